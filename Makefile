@@ -1,0 +1,48 @@
+# make demo      set up, run the demonstration and print its main tables
+# make test      set up and run every check and test
+# make smollm2   a pretrained model on real text; name a folder of local copies with SYNOPSIS_DATA
+# make setup     the environment alone, in .venv
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+CORES ?= all
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: setup demo smollm2 test lint browser clean
+.DEFAULT_GOAL := demo
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml envs/constraints.txt
+	@echo "Setting up .venv (Python and about 150 packages; a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) install --constraint envs/constraints.txt --editable '.[workflow,gguf,test]'
+	@touch $@
+
+# `--quiet rules host` leaves the lines to read: what each stage says, and "3 of 51 steps (6%) done".
+demo smollm2: setup
+	@$(BIN)/snakemake --cores $(CORES) --configfile config/$@.yaml --quiet rules host reason
+	@if [ ! results/$@/report.html -nt results/$@/scores.parquet ]; then \
+	  $(BIN)/snakemake --configfile config/$@.yaml --quiet all --report results/$@/report.html; fi
+	@$(BIN)/synopsis summary --config config/$@.yaml
+	@echo "Report: $(CURDIR)/results/$@/report.html"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+test: lint browser
+	$(BIN)/pytest
+
+# The report is tested in a real browser. Without one, and without the rights to install it, those tests are skipped.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium chromium-driver >/dev/null; } \
+	  || echo "No chromium: the tests of the report in a browser are skipped."
+
+clean:
+	rm -rf results/demo results/smollm2 .snakemake

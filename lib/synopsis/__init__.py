@@ -1,0 +1,27 @@
+"""Language models that compress their context: trained, evaluated and benchmarked.
+
+    import synopsis
+    model = synopsis.load("results/demo/models/autocompressor-s0")
+    context = model.compress(input_ids)
+    model.generate(prompt_ids, context=context, max_new_tokens=20)
+
+Names are imported when they are used: `import synopsis` alone does not import torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+_HOMES = {
+    "CompressedContext": "synopsis.compressors.context",
+    "load": "synopsis.compressors.loading",
+    "load_tokenizer": "synopsis.compressors.loading",
+    "load_experiment": "synopsis.config",
+}
+__all__ = ["CompressedContext", "load", "load_experiment", "load_tokenizer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'synopsis' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,313 @@
+"""What stages hand to each other on disk: paths, formats, atomic writes and provenance.
+
+Every file appears whole or not at all: it is written beside its place, flushed to disk and renamed. Every JSON result
+carries its kind, the version of its format and its provenance; readers name the file and the fault when one is
+truncated, of another kind or of another version.
+
+    layout = Layout(experiment)
+    write_json(layout.perplexity("base"), "perplexity", {"rows": rows}, provenance)
+    read_json(layout.perplexity("base"), "perplexity")["rows"]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synopsis.errors import ArtifactError, SynopsisError
+
+if TYPE_CHECKING:
+    from synopsis.config import Experiment
+
+FORMAT_VERSION = 1
+PACKAGES = ("synopsis", "torch", "transformers", "tokenizers", "datasets", "accelerate", "rouge-score", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of an experiment's artifacts; the one place where they are spelled."""
+
+    experiment: Experiment
+
+    @property
+    def root(self) -> Path:
+        return Path(self.experiment.results) / self.experiment.name
+
+    def tokenizer(self, model: str) -> Path:
+        """Folder of a model's tokenizer: beside the weights of a loaded model, made by `prepare` otherwise."""
+        if self.experiment.models[model].architecture is None:
+            return self.model(model)
+        return self.root / "data" / "tokenizers" / model
+
+    def corpus(self, corpus: str, tokenizer: str) -> Path:
+        return self.root / "data" / corpus / tokenizer
+
+    def instructions(self, name: str) -> Path:
+        return self.root / "data" / "instructions" / f"{name}.json"
+
+    def task(self, dataset: str) -> Path:
+        return self.root / "data" / "tasks" / f"{dataset}.json"
+
+    def model(self, run: str) -> Path:
+        return self.root / "models" / run
+
+    def checkpoints(self, run: str) -> Path:
+        return self.root / "checkpoints" / run
+
+    def perplexity(self, run: str) -> Path:
+        return self.root / "perplexity" / f"{run}.json"
+
+    def icl(self, run: str, dataset: str, seed: int | str) -> Path:
+        return self.root / "icl" / run / dataset / f"seed{seed}.json"
+
+    def generations(self, run: str, split: str) -> Path:
+        return self.root / "generations" / run / f"{split}.csv"
+
+    def judgements(self, judge: str, a: str, b: str, split: str) -> Path:
+        """The append-only store of judgements; the summary lies beside it with the suffix .json."""
+        return self.root / "judgements" / judge / f"{a}-vs-{b}" / f"{split}.jsonl"
+
+    def benchmark(self, run: str) -> Path:
+        return self.root / "benchmark" / f"{run}.csv"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores.parquet"
+
+    @property
+    def accuracy(self) -> Path:
+        return self.root / "accuracy.json"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+
+# ------------------------------------------------------------------------------------------------- atomic writing
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; at the end of the block flush it to disk and rename it to `path`.
+
+    When the block fails, nothing is left behind. Raises SynopsisError when the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        with told_when_full(path):
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; at the end of the block it takes the place of `path`, files flushed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+    temporary.mkdir()
+    try:
+        with told_when_full(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def told_when_full(path: str | Path) -> Iterator[None]:
+    """Turn "no space left" into a message that names the file; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SynopsisError(
+            f"{path}: the disk is full ({error.strerror}); nothing was written. "
+            "Free some space and start again: finished results and checkpoints are kept."
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(columns))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV that has at least `columns`; values are strings, as written (an empty answer stays "")."""
+    path = Path(path)
+    with _reading(path), path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        missing = [column for column in columns if column not in (reader.fieldnames or [])]
+        if missing:
+            raise ArtifactError(f"{path}: column {', '.join(missing)} is missing; found {reader.fieldnames}")
+        rows = list(reader)
+    for number, row in enumerate(rows, start=2):
+        if None in row.values():
+            raise ArtifactError(f"{path}: row {number} is incomplete; the file is truncated. Delete it and run again.")
+    return rows
+
+
+def write_json_lines(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as JSON lines, compressed when the name ends in .gz (without a time stamp: equal rows, equal bytes)."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(gzip.compress(text, mtime=0) if str(path).endswith(".gz") else text)
+
+
+def write_json(path: str | Path, kind: str, payload: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Write a result of `kind` with its format version and provenance."""
+    document = {"kind": kind, "format": FORMAT_VERSION, **payload, "provenance": dict(provenance)}
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: str | Path, kind: str) -> dict[str, Any]:
+    """Read a result of `kind`; ArtifactError names the file and what is wrong with it."""
+    path = Path(path)
+    with _reading(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(
+            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); the file is truncated or damaged. "
+            "Delete it and run again."
+        ) from None
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        found = document.get("kind") if isinstance(document, dict) else type(document).__name__
+        raise ArtifactError(f"{path}: holds {found!r}; expected a result of kind {kind!r}")
+    if document.get("format") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: format {document.get('format')!r}; this version of Synopsis reads format {FORMAT_VERSION}. "
+            "Delete it and run again."
+        )
+    return document
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; the stage that writes it has not run") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ArtifactError(f"{path}: cannot be read: {error}") from None
+
+
+# ----------------------------------------------------------------------------------------------------- provenance
+
+
+@dataclass
+class Provenance:
+    """Where a result comes from; make one when a stage starts and call `record()` when it writes.
+
+    config: hash of the configuration that the result depends on (`Experiment.facts`);
+    inputs: files that were read (their hashes are recorded, of folders the hash of their file list).
+    """
+
+    config: str
+    inputs: Sequence[str | Path] = ()
+    seed: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    started: float = field(default_factory=time.perf_counter)
+
+    def record(self, **extra: Any) -> dict[str, Any]:
+        return {
+            **git_state(),
+            "config": self.config,
+            "inputs": {str(path): file_hash(path) for path in self.inputs},
+            "packages": package_versions(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": self.device,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "wall_seconds": round(time.perf_counter() - self.started, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **extra,
+        }
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the sources and whether they were changed since; None where they are no git checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": None if commit is None else bool(git("status", "--porcelain", "."))}
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def file_hash(path: str | Path) -> str | None:
+    """SHA-256 of a file, or of the names and contents of a folder's files; None when there is nothing."""
+    path = Path(path)
+    if path.is_dir():
+        parts = [f"{file.relative_to(path)}:{file_hash(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,114 @@
+"""What every compressor shares: calls that go on from a CompressedContext."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from synopsis.compressors.context import CompressedContext, fingerprint
+
+
+class ContextMixin:
+    """Adds `prefix_cache`, `continue_from` and `generate(context=)` to a causal language model of transformers.
+
+    A family says in `_context_cache` how its context becomes the keys and values of k positions; decoding from those
+    is then the same for all: the k positions stand first in the cache, and each row goes on at its own position.
+    """
+
+    _context_offset: Tensor | None = None  # (batch,) next_position - k while generate runs
+
+    def compress(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> CompressedContext:  # pragma: no cover - every family has its own
+        raise TypeError(f"{type(self).__name__} cannot compress")
+
+    def fingerprint(self) -> str:
+        return fingerprint(self)  # type: ignore[arg-type]
+
+    def check_context(self, context: CompressedContext) -> None:
+        """ValueError when another model made the context."""
+        own = self.fingerprint()
+        if context.fingerprint != own:
+            raise ValueError(f"the context was made by another model (fingerprint {context.fingerprint}; this is {own})")
+
+    def _context_cache(self, context: CompressedContext) -> DynamicCache:
+        """Keys and values of the context's k positions in every layer."""
+        cache = DynamicCache(config=self.config)  # type: ignore[attr-defined]
+        for layer, (key, value) in enumerate(zip(context.keys, context.values, strict=True)):
+            cache.update(key, value, layer)
+        return cache
+
+    def prefix_cache(self, context: CompressedContext, batch_size: int | None = None) -> DynamicCache:
+        """A fresh cache that holds the context, for `batch_size` rows (one row serves many)."""
+        context = context.to(self.device, self.dtype)  # type: ignore[attr-defined]
+        return self._context_cache(context.expand(batch_size or context.batch_size))
+
+    def continue_from(
+        self, context: CompressedContext, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> Any:
+        """One forward pass over `input_ids` (batch, length) after the context; logits are (batch, length, vocabulary).
+
+        Padded positions (0 in `attention_mask`, left or right) are not attended to; their logits mean nothing.
+        """
+        self.check_context(context)
+        rows = input_ids.shape[0]
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        cache = self.prefix_cache(context, rows)
+        start = context.next_position.to(input_ids.device).expand(rows)
+        positions = start[:, None] + (mask.cumsum(-1) - 1).clamp(min=0)
+        full = torch.cat([mask.new_ones(rows, context.length), mask], dim=1)
+        return self._plain_forward(
+            input_ids=input_ids, attention_mask=full, position_ids=positions, past_key_values=cache, **options
+        )
+
+    def _plain_forward(self, **arguments: Any) -> Any:
+        """The forward pass of the transformers class, without anything of the family."""
+        return super().forward(**arguments)  # type: ignore[misc]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        context: CompressedContext | None = None,
+        attention_mask: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """`generate` of transformers, going on after `context`; returns (batch, prompt + new) ids, left padding kept.
+
+        Prompts of unequal length are padded on the left. Each row needs at least one prompt token.
+        """
+        if inputs is None:
+            inputs = options.pop("input_ids", None)
+        if context is None:
+            return super().generate(inputs, attention_mask=attention_mask, **options)  # type: ignore[misc]
+        if inputs is None or inputs.shape[1] == 0:
+            raise ValueError("generate(context=) needs at least one prompt token in each row")
+        self.check_context(context)
+        rows, length = inputs.shape[0], context.length
+        mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
+        # The k cached positions need ids that generate can count; it never reads them.
+        full = torch.cat([inputs.new_zeros(rows, length), inputs], dim=1)
+        cache = self.prefix_cache(context, rows)
+        self._context_offset = context.next_position.to(inputs.device).expand(rows) - length
+        try:
+            out = super().generate(  # type: ignore[misc]
+                full,
+                attention_mask=torch.cat([mask.new_ones(rows, length), mask], dim=1),
+                past_key_values=cache,
+                **options,
+            )
+        finally:
+            self._context_offset = None
+        return out[:, length:]
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **arguments: Any) -> dict[str, Any]:
+        model_inputs = super().prepare_inputs_for_generation(input_ids, **arguments)  # type: ignore[misc]
+        if self._context_offset is not None:
+            mask = model_inputs["attention_mask"]
+            width = model_inputs["input_ids"].shape[1]
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
+            model_inputs["position_ids"] = positions + self._context_offset[:, None]
+        return model_inputs

@@ -1,0 +1,158 @@
+"""CompressedContext: what a later call needs instead of the original tokens, for every family."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from synopsis.artifacts import atomic_file
+from synopsis.errors import ArtifactError
+
+FORMAT = "synopsis-context-1"
+
+
+@dataclass(frozen=True)
+class CompressedContext:
+    """Compressed context of a batch.
+
+    Exactly one of the two forms is set:
+    summary_vectors: (batch, k, hidden), put before the next tokens as a soft prompt;
+    keys, values: per layer (batch, kv_heads, k, head_dim), the cached gist activations.
+
+    next_position: (batch,) position at which each row goes on; source_tokens: (batch,) tokens each row stands for;
+    fingerprint: of the model that made it.
+    """
+
+    next_position: Tensor
+    source_tokens: Tensor
+    fingerprint: str
+    summary_vectors: Tensor | None = None
+    keys: tuple[Tensor, ...] = ()
+    values: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.summary_vectors is None) == (not self.keys):
+            raise ValueError("a context holds either summary vectors or keys and values")
+
+    @property
+    def batch_size(self) -> int:
+        return self.next_position.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Vectors in each row."""
+        return self.summary_vectors.shape[1] if self.summary_vectors is not None else self.keys[0].shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    @property
+    def compression_ratio(self) -> Tensor:
+        """(batch,) source tokens per vector."""
+        return self.source_tokens / max(self.length, 1)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CompressedContext:
+        """Move to a device; `dtype` applies to the activations and not to positions."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+        return self._map(moved)
+
+    def select(self, rows: Sequence[int] | Tensor) -> CompressedContext:
+        """The given rows, repeated where an index is."""
+        index = torch.as_tensor(rows, device=self.next_position.device)
+        return self._map(lambda tensor: tensor[index])
+
+    def expand(self, batch_size: int) -> CompressedContext:
+        """One context for many rows, without a copy."""
+        if self.batch_size == batch_size:
+            return self
+        if self.batch_size != 1:
+            raise ValueError(f"a context of {self.batch_size} rows cannot serve a batch of {batch_size}")
+        return self._map(lambda tensor: tensor.expand(batch_size, *tensor.shape[1:]))
+
+    @staticmethod
+    def concat(contexts: Sequence[CompressedContext]) -> CompressedContext:
+        """Several contexts of one model and one length as one batch."""
+        first = contexts[0]
+        for other in contexts:
+            if other.fingerprint != first.fingerprint:
+                raise ValueError("contexts of different models cannot form one batch")
+            if other.length != first.length:
+                raise ValueError(f"contexts of {first.length} and {other.length} vectors cannot form one batch")
+        merged = {key: torch.cat([c._tensors()[key] for c in contexts]) for key in first._tensors()}
+        return _from_tensors(merged, first.fingerprint)
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file; the fingerprint stands in its header."""
+        tensors = {key: tensor.contiguous().clone() for key, tensor in self._tensors().items()}
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": FORMAT, "fingerprint": self.fingerprint})
+
+    @staticmethod
+    def load(path: str | Path) -> CompressedContext:
+        """Raises ArtifactError when the file is missing, truncated or no context."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: no such file") from None
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(f"{path}: not a readable safetensors file: {error}") from None
+        if metadata.get("format") != FORMAT:
+            raise ArtifactError(f"{path}: format {metadata.get('format')!r}; expected {FORMAT!r}")
+        return _from_tensors(tensors, metadata["fingerprint"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {"next_position": self.next_position, "source_tokens": self.source_tokens}
+        if self.summary_vectors is not None:
+            tensors["summary_vectors"] = self.summary_vectors
+        for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
+            tensors[f"keys.{layer}"], tensors[f"values.{layer}"] = key, value
+        return tensors
+
+    def _map(self, function: Any) -> CompressedContext:
+        return replace(
+            self,
+            next_position=function(self.next_position),
+            source_tokens=function(self.source_tokens),
+            summary_vectors=None if self.summary_vectors is None else function(self.summary_vectors),
+            keys=tuple(function(key) for key in self.keys),
+            values=tuple(function(value) for value in self.values),
+        )
+
+
+def _from_tensors(tensors: dict[str, Tensor], fingerprint: str) -> CompressedContext:
+    layers = sum(key.startswith("keys.") for key in tensors)
+    return CompressedContext(
+        next_position=tensors["next_position"],
+        source_tokens=tensors["source_tokens"],
+        fingerprint=fingerprint,
+        summary_vectors=tensors.get("summary_vectors"),
+        keys=tuple(tensors[f"keys.{layer}"] for layer in range(layers)),
+        values=tuple(tensors[f"values.{layer}"] for layer in range(layers)),
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Short hash of a model's architecture and of samples of all its weights; the same on every device and dtype."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // 16)
+        # bfloat16 keeps 8 bits of mantissa: a model loaded in another dtype has the same fingerprint.
+        sample = flat[::step][:16].to("cpu", torch.bfloat16).float().tolist()
+        digest.update(json.dumps([name, list(parameter.shape), sample]).encode())
+    return digest.hexdigest()[:16]

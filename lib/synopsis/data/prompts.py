@@ -1,0 +1,20 @@
+"""The prompt of instruction data (Mu et al. 2023, appendix): text before and after the gist tokens."""
+
+from __future__ import annotations
+
+GIST_TOKEN = "<GIST>"
+
+
+def instruction_part(instruction: str) -> str:
+    """The part that is compressed."""
+    return f"Instruction: {instruction}\n"
+
+
+def input_part(text: str) -> str:
+    """The part that stays; without an input only the cue for the output."""
+    return f"\nInput: {text}\nOutput:" if text else "\nOutput:"
+
+
+def gist_prompt(instruction: str, text: str, gist_tokens: int) -> str:
+    """The whole prompt as text, gist tokens written as a decoder's published format has them."""
+    return instruction_part(instruction) + " ".join([GIST_TOKEN] * gist_tokens) + input_part(text)

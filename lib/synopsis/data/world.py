@@ -1,0 +1,178 @@
+"""A small generated language in which context has value, so that compression can be shown on a laptop.
+
+Real text cannot be shipped with the demo, and a model of a million parameters could not use it. This language has
+three kinds of context-dependent words, from easy to hard:
+
+- *topic*: what an animal eats, visits and wears follows from three hidden topics of the document (one for each verb,
+  each out of 8 fixed tables). A topic uses 3 of a verb's 12 words, so a first statement narrows the words down, and a
+  few more tell which animal goes with which.
+- *recall*: each document has guests who hold things drawn at random. The first mention cannot be predicted, every
+  later one can, by whoever remembers the first.
+- *instruction*: what to write follows from the instruction alone (translate words into one of eight languages, in
+  the given or in reverse order), never from the input.
+
+Everything follows from seeds: the same configuration gives the same bytes.
+
+    world = World()
+    words, kinds = world.story(numpy.random.default_rng(0), facts=32)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+TOPICS = 8
+WORDS_PER_TOPIC = 3
+ANIMALS = ("fox", "owl", "bear", "hare", "crow", "wolf", "toad", "deer")
+MANNERS = ("old", "young", "shy", "proud", "quick", "calm")
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "eats": ("plums", "seeds", "bread", "honey", "roots", "fish", "apples", "nuts", "corn", "figs", "peas", "cheese"),
+    "visits": (
+        *("rivers", "caves", "markets", "hills", "islands", "towers"),
+        *("gardens", "bridges", "meadows", "harbours", "mills", "ruins"),
+    ),
+    "wears": (
+        *("red", "green", "blue", "white", "yellow", "black"),
+        *("purple", "brown", "silver", "golden", "orange", "pink"),
+    ),
+}
+GUESTS = ("Mira", "Tomas", "Ilse", "Pavel", "Nadia", "Oskar", "Greta", "Juri")
+THINGS = (
+    "lantern",
+    "compass",
+    "violin",
+    "ladder",
+    "basket",
+    "mirror",
+    "hammer",
+    "kettle",
+    "anchor",
+    "drum",
+    "candle",
+    "map",
+)
+LANGUAGES = ("Noric", "Velan", "Tarsi", "Ombra", "Lusic", "Kethi", "Dorai", "Pelun")
+PHRASINGS = (
+    "Translate the words into {language} {order}",
+    "Say these in {language} {order}",
+    "Write the {language} words {order}",
+    "Give me {language} for this {order}",
+    "How does one say it in {language} {order}",
+)
+ORDERS = ("in this order", "in reverse order")
+END = "\n\n"
+GUESTS_PER_STORY = 3
+RECALL_SHARE = 0.2
+HELD_OUT_SHARE = 0.2
+
+KINDS = ("other", "topic", "recall")
+"""Meaning of the numbers in a token's `kind`."""
+
+
+class World:
+    """The tables of the language, drawn once from a fixed seed: every corpus and task speaks the same language."""
+
+    def __init__(self, seed: int = 0):
+        rng = np.random.default_rng([seed, 97])
+        # table[verb][topic, animal] -> index of the word that follows
+        self.tables = {verb: _table(rng, len(words)) for verb, words in ATTRIBUTES.items()}
+        syllables = ["".join(s) for s in itertools.product("bdfgklmnprstvz", "aeiou")]
+        pairs = rng.permutation(len(syllables) ** 2)[: len(LANGUAGES) * len(ANIMALS)]
+        names = [syllables[p // len(syllables)] + syllables[p % len(syllables)] for p in pairs]
+        self.lexicon = {
+            language: dict(zip(ANIMALS, names[i * len(ANIMALS) : (i + 1) * len(ANIMALS)], strict=True))
+            for i, language in enumerate(LANGUAGES)
+        }
+        combinations = list(itertools.product(range(len(PHRASINGS)), LANGUAGES, ORDERS))
+        order = rng.permutation(len(combinations))
+        cut = int(len(combinations) * HELD_OUT_SHARE)
+        self.held_out = [combinations[i] for i in order[:cut]]
+        """Instructions that no training document or row holds: the split `unseen`."""
+        self.seen = [combinations[i] for i in order[cut:]]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Every word of the language, in a fixed order."""
+        words = [END, "holds", "guest", *ATTRIBUTES, *ANIMALS, *MANNERS, *GUESTS, *THINGS]
+        words += [word for values in ATTRIBUTES.values() for word in values]
+        words += [word for phrase in (*PHRASINGS, *ORDERS) for word in phrase.split() if "{" not in word]
+        words += [*LANGUAGES, *(word for language in self.lexicon.values() for word in language.values())]
+        words += ["Instruction:", "Input:", "Output:", "\n", "N/A"]
+        return list(dict.fromkeys(words))
+
+    def statement(self, rng: np.random.Generator, verb: str, topic: int) -> list[str]:
+        """ "old fox eats plums", its last word following from the topic."""
+        animal = int(rng.integers(len(ANIMALS)))
+        manner = MANNERS[rng.integers(len(MANNERS))]
+        return [manner, ANIMALS[animal], verb, ATTRIBUTES[verb][self.tables[verb][topic, animal]]]
+
+    def story(self, rng: np.random.Generator, facts: int) -> tuple[list[str], list[int]]:
+        """Words of a document of `facts` statements, and the kind of each word (an index into KINDS)."""
+        topics = {verb: int(rng.integers(TOPICS)) for verb in ATTRIBUTES}
+        guests = rng.choice(len(GUESTS), size=GUESTS_PER_STORY, replace=False)
+        holds = {GUESTS[g]: THINGS[rng.integers(len(THINGS))] for g in guests}
+        words: list[str] = []
+        kinds: list[int] = []
+        mentioned: set[str] = set()
+        for _ in range(facts):
+            if rng.random() < RECALL_SHARE:
+                guest = list(holds)[rng.integers(len(holds))]
+                sentence = ["guest", guest, "holds", holds[guest]]
+                kind = KINDS.index("recall") if guest in mentioned else 0
+                mentioned.add(guest)
+            else:
+                verb = list(ATTRIBUTES)[rng.integers(len(ATTRIBUTES))]
+                sentence = self.statement(rng, verb, topics[verb])
+                kind = KINDS.index("topic")
+            words += [*sentence, END]
+            kinds += [0] * (len(sentence) - 1) + [kind, 0]
+        return words, kinds
+
+    def instruction(self, rng: np.random.Generator, *, held_out: bool = False) -> dict[str, str]:
+        """A row of instruction, input and output. Inputs are two to four animals; outputs their translations."""
+        pool = self.held_out if held_out else self.seen
+        phrasing, language, order = pool[rng.integers(len(pool))]
+        animals = [ANIMALS[i] for i in rng.choice(len(ANIMALS), size=int(rng.integers(2, 5)), replace=False)]
+        written = animals if order == ORDERS[0] else animals[::-1]
+        return {
+            "instruction": PHRASINGS[phrasing].format(language=language, order=order),
+            "input": " ".join(animals),
+            "output": " ".join(self.lexicon[language][animal] for animal in written),
+        }
+
+    def task(self, name: str, seed: int, train: int = 400, test: int = 120) -> dict[str, list[dict[str, Any]]]:
+        """Rows (`text`, `label`) of a classification task whose labels follow from one hidden topic or guest list.
+
+        `name` is a verb of ATTRIBUTES, or `holds` for the guests. The label is an index into `options(name)`.
+        Without demonstrations the topic is unknown, and so is the label.
+        """
+        rng = np.random.default_rng([seed, 5, list([*ATTRIBUTES, "holds"]).index(name)])
+        if name == "holds":
+            things = rng.integers(len(THINGS), size=len(GUESTS))
+            texts = [(f"guest {guest} holds", int(thing)) for guest, thing in zip(GUESTS, things, strict=True)]
+        else:
+            topic = int(rng.integers(TOPICS))
+            texts = [
+                (f"{manner} {animal} {name}", int(self.tables[name][topic, index]))
+                for manner in MANNERS
+                for index, animal in enumerate(ANIMALS)
+            ]
+        draws = {"train": rng.integers(len(texts), size=train), "test": rng.permutation(len(texts))[:test]}
+        return {
+            split: [{"id": i, "text": texts[d][0], "label": texts[d][1]} for i, d in enumerate(rows)]
+            for split, rows in draws.items()
+        }
+
+    @staticmethod
+    def options(name: str) -> Sequence[str]:
+        return THINGS if name == "holds" else ATTRIBUTES[name]
+
+
+def _table(rng: np.random.Generator, words: int) -> np.ndarray:
+    """(topics, animals) indices of words; each topic uses WORDS_PER_TOPIC of them."""
+    chosen = [rng.permutation(words)[:WORDS_PER_TOPIC] for _ in range(TOPICS)]
+    return np.stack([words_of_topic[rng.integers(WORDS_PER_TOPIC, size=len(ANIMALS))] for words_of_topic in chosen])

@@ -1,0 +1,120 @@
+"""Artifacts of the generated language: its tokenizer, corpora, instruction rows and classification tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synopsis.artifacts import Layout, Provenance, atomic_directory, write_json
+from synopsis.config import Experiment, WorldCorpus, WorldInstructions
+from synopsis.data.prompts import input_part, instruction_part
+from synopsis.data.world import World
+
+SPLITS = ("train", "validation", "test")
+TRIPLES_PER_DOCUMENT = 8
+
+
+def prepare_world_tokenizer(experiment: Experiment, model: str) -> Path:
+    """A word-level tokenizer of the language: words, line breaks, and the usual special tokens."""
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Sequence, Split
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", "</s>", *World().vocabulary]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Sequence([Split(Regex(" +"), "removed"), Split(Regex(r"\n\n|\n"), "isolated")])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="<pad>", padding_side="left"
+    )
+    path = Layout(experiment).tokenizer(model)
+    with atomic_directory(path) as temporary:
+        fast.save_pretrained(temporary)
+    return path
+
+
+def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Path:
+    """Tokenised documents of every split, with the kind of each token (see `synopsis.data.world.KINDS`)."""
+    from datasets import Dataset, DatasetDict, Features, List, Value
+    from transformers import AutoTokenizer
+
+    settings = experiment.corpora[corpus]
+    assert isinstance(settings, WorldCorpus)
+    layout = Layout(experiment)
+    provenance = Provenance(experiment.facts(settings), inputs=[layout.tokenizer(model)], seed=settings.seed)
+    vocabulary = AutoTokenizer.from_pretrained(layout.tokenizer(model)).get_vocab()
+    columns = {
+        "input_ids": List(Value("int32")),
+        "kind": List(Value("int8")),
+        "domain": Value("string"),
+        "bytes": Value("int64"),
+        "id": Value("string"),
+    }
+    digest, counts, tokens = hashlib.sha256(), {}, {}
+    splits = {}
+    for number, split in enumerate(SPLITS):
+        rows = []
+        for row in _documents(settings, split, number):
+            ids = [vocabulary[word] for word in row.pop("words")]
+            digest.update(np.asarray(ids, dtype="<i4").tobytes())
+            rows.append({"input_ids": ids, **row})
+        splits[split] = Dataset.from_list(rows, features=Features(columns))
+        counts[split] = dict(Counter(row["domain"] for row in rows))
+        tokens[split] = sum(len(row["input_ids"]) for row in rows)
+    path = layout.corpus(corpus, model)
+    with atomic_directory(path) as temporary:
+        DatasetDict(splits).save_to_disk(temporary)
+        report = {"corpus": corpus, "documents": counts, "tokens": tokens, "token_sha256": digest.hexdigest()}
+        write_json(temporary / "provenance.json", "corpus", report, provenance.record())
+    return path
+
+
+def _documents(settings: WorldCorpus, split: str, number: int) -> Iterator[dict[str, Any]]:
+    world = World()
+    rng = np.random.default_rng([settings.seed, 11, number])
+    for index in range(settings.documents if split == "train" else settings.held_out):
+        if rng.random() < settings.instruction_share:
+            words = [word for _ in range(TRIPLES_PER_DOCUMENT) for word in _triple(world.instruction(rng))]
+            kinds, domain = [0] * len(words), "instructions"
+        else:
+            (words, kinds), domain = world.story(rng, settings.facts), "stories"
+        size = len(" ".join(words).encode())
+        yield {"words": words, "kind": kinds, "domain": domain, "bytes": size, "id": f"{split}-{index}"}
+
+
+def _triple(row: dict[str, str]) -> list[str]:
+    parts = [instruction_part(row["instruction"]), input_part(row["input"]), row["output"]]
+    return [*(word for part in parts for word in re.findall(r"\n|[^ \n]+", part)), "</s>"]
+
+
+def prepare_world_instructions(experiment: Experiment, name: str) -> Path:
+    """Rows of the splits train, seen (instructions that occur in training) and unseen (held-out instructions)."""
+    settings = experiment.instructions[name]
+    assert isinstance(settings, WorldInstructions)
+    world = World()
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for number, (split, rows) in enumerate(
+        {"train": settings.train, "seen": settings.held_out, "unseen": settings.held_out}.items()
+    ):
+        rng = np.random.default_rng([settings.seed, 13, number])
+        splits[split] = [{"id": index, **world.instruction(rng, held_out=split == "unseen")} for index in range(rows)]
+    path = Layout(experiment).instructions(name)
+    provenance = Provenance(experiment.facts(settings), seed=settings.seed)
+    write_json(path, "instructions", {"splits": splits}, provenance.record())
+    return path
+
+
+def prepare_world_task(experiment: Experiment, dataset: str) -> Path:
+    """Training and test rows of a task of the language."""
+    name = experiment.tasks[dataset].source.world
+    assert name is not None
+    rows = World().task(name, seed=0)
+    provenance = Provenance(experiment.facts(experiment.tasks[dataset]), seed=0)
+    write_json(Layout(experiment).task(dataset), "task", {"dataset": dataset, **rows}, provenance.record())
+    return Layout(experiment).task(dataset)

@@ -1,0 +1,97 @@
+"""Which demonstrations a prompt shows: the published sampling (Chevalier et al. 2023, section 5)."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from synopsis.config import Setting, Task
+from synopsis.data.tasks import options_of, render
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Demonstrations of one setting as token ids: the chunks that are compressed, in order, and the plain ones."""
+
+    chunks: tuple[list[int], ...]
+    plain: list[int]
+    rows: tuple[Any, ...]
+    """Ids of the demonstrations, in the order in which they stand."""
+    unfilled: int
+    """Budgets that hold no demonstration at all."""
+
+
+def demonstrations(
+    task: Task, pool: Sequence[dict[str, Any]], setting: Setting, seed: int, encode: Callable[[str], list[int]]
+) -> Prompt:
+    """Draw demonstrations for a setting.
+
+    The number for a budget is budget // tokens_per_demonstration where the task states the published mean length,
+    else as many as really fit. The draw depends on the seed and the budgets only.
+    """
+    budgets = [*setting.compressed_tokens, *([setting.plain_tokens] if setting.plain_tokens else [])]
+    generator = random.Random(10**6 * seed + 10**3 * sum(setting.compressed_tokens) + setting.plain_tokens)
+    if task.tokens_per_demonstration:
+        counts = [budget // task.tokens_per_demonstration for budget in budgets]
+        drawn = draw(task, pool, sum(counts), generator)
+        texts = [encode(text_of(task, row)) for row in drawn]
+        groups = _split(texts, counts)
+    else:
+        shuffled = draw(task, pool, len(pool), generator)
+        texts = [encode(text_of(task, row)) for row in shuffled]
+        groups, used = fill(texts, budgets)
+        drawn = shuffled[:used]
+    joined = [[token for text in group for token in text] for group in groups]
+    compressed = len(setting.compressed_tokens)
+    plain = joined[compressed] if setting.plain_tokens else []
+    return Prompt(
+        tuple(chunk for chunk in joined[:compressed] if chunk),
+        plain,
+        tuple(row["id"] for row in drawn),
+        sum(not group for group in groups),
+    )
+
+
+def text_of(task: Task, row: dict[str, Any]) -> str:
+    """A demonstration: the example with its true option."""
+    return render(task, row, options_of(task, row)[row[task.label_field]]) + task.demonstration_end
+
+
+def draw(task: Task, pool: Sequence[dict[str, Any]], count: int, generator: random.Random) -> list[dict[str, Any]]:
+    """`count` rows, at most as many as there are. Balanced: each label as often as the rarest, in turn."""
+    if not task.balanced:
+        return generator.sample(list(pool), min(count, len(pool)))
+    by_label = defaultdict(list)
+    for row in pool:
+        by_label[row[task.label_field]].append(row)
+    for rows in by_label.values():
+        generator.shuffle(rows)
+    turns = [row for group in zip(*by_label.values(), strict=False) for row in group]
+    start = generator.randint(0, max(len(turns) - count, 0))
+    return turns[start : start + count]
+
+
+def fill(texts: Sequence[list[int]], budgets: Sequence[int]) -> tuple[list[list[list[int]]], int]:
+    """Texts in order into budgets of tokens; a text that does not fit any more closes its budget. Also the number used."""
+    groups: list[list[list[int]]] = []
+    used = 0
+    for budget in budgets:
+        group: list[list[int]] = []
+        left = budget
+        while used < len(texts) and len(texts[used]) <= left:
+            left -= len(texts[used])
+            group.append(texts[used])
+            used += 1
+        groups.append(group)
+    return groups, used
+
+
+def _split(texts: list[list[int]], counts: Sequence[int]) -> list[list[list[int]]]:
+    groups, start = [], 0
+    for count in counts:
+        groups.append(texts[start : start + count])
+        start += count
+    return groups

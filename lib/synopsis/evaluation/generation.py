@@ -1,0 +1,106 @@
+"""The generate stage: greedy outputs for the validation splits of an instruction set, and their ROUGE.
+
+    synopsis generate --config config/demo.yaml gist-1-s0 seen
+
+Writes generations/<run>/<split>.csv (the published columns x, y_pred, y_true, plus id and lengths) and beside it
+<split>.json with the scores. ROUGE uses the stemmer, as the published numbers do; scores are means of F x 100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from synopsis.artifacts import Layout, Provenance, write_csv, write_json
+from synopsis.compressors.loading import load, load_tokenizer
+from synopsis.config import Experiment, GistCompressor
+from synopsis.data.instructions import load_instructions
+from synopsis.data.prompts import gist_prompt
+from synopsis.errors import ArtifactError, DataError
+from synopsis.plan import generate_facts
+from synopsis.progress import track
+from synopsis.training.data import collate_padded, gist_prompt_ids
+
+COLUMNS = ("id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens")
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
+    """Greedy outputs of a gist run for one split; writes them and their scores, and returns the scores."""
+    section, subject = experiment.generate, experiment.subject(run)
+    assert section is not None and isinstance(subject, GistCompressor)
+    layout = Layout(experiment)
+    source = layout.instructions(section.instructions)
+    provenance = Provenance(generate_facts(experiment, run, split), inputs=[layout.model(run), source])
+    splits = load_instructions(source)
+    if split not in splits:
+        raise ArtifactError(f"{source}: has no split {split!r}; found {', '.join(splits)}")
+    rows = splits[split][: section.max_examples]
+    model, tokenizer = load(layout.model(run)), load_tokenizer(layout.model(run))
+    provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
+    prompts = [gist_prompt_ids(row, tokenizer, model.config.gist_token_id, subject.gist_tokens) for row in rows]
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if longest + section.max_new_tokens > model.config.max_position_embeddings:
+        raise DataError(
+            f"{source}: split '{split}': the longest prompt ({longest} tokens) and max_new_tokens "
+            f"({section.max_new_tokens}) exceed the model's {model.config.max_position_embeddings} positions"
+        )
+    outputs = greedy(model, tokenizer, prompts, section.max_new_tokens, section.batch_size, f"{run} {split}")
+    table = [
+        {
+            "id": row["id"],
+            "x": gist_prompt(row["instruction"], row["input"], subject.gist_tokens),
+            "y_pred": tokenizer.decode(output, skip_special_tokens=True).strip(),
+            "y_true": row["output"],
+            "prompt_tokens": len(prompt),
+            "new_tokens": len(output),
+        }
+        for row, prompt, output in zip(rows, prompts, outputs, strict=True)
+    ]
+    path = layout.generations(run, split)
+    write_csv(path, table, COLUMNS)
+    scores = rouge([(r["y_pred"], r["y_true"]) for r in table])
+    payload = {"run": run, "split": split, "n": len(table), **scores}
+    write_json(path.with_suffix(".json"), "rouge", payload, provenance.record())
+    return payload
+
+
+def greedy(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int, label: str
+) -> list[list[int]]:
+    """New tokens of each prompt up to the end of text (excluded), in the order of `prompts`; longest batches first."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    outputs: list[list[int]] = [[] for _ in prompts]
+    for batch in track(batches, label, unit="batches"):
+        examples = [{"input_ids": prompts[index], "labels": prompts[index]} for index in batch]
+        inputs = collate_padded(examples, pad)
+        ids = inputs["input_ids"].to(model.device)
+        with torch.no_grad():
+            out = model.generate(
+                ids,
+                attention_mask=inputs["attention_mask"].to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=pad,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        for index, new in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
+            outputs[index] = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
+    return outputs
+
+
+def rouge(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Mean F of each ROUGE type (0 to 100), and the share of exact matches, of (prediction, truth) pairs."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    if not pairs:
+        raise DataError("there are no outputs to score")
+    scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
+    scores = [scorer.score(truth, prediction) for prediction, truth in pairs]
+    means = {kind: 100 * sum(score[kind].fmeasure for score in scores) / len(scores) for kind in ROUGE_TYPES}
+    exact = 100 * sum(prediction.strip() == truth.strip() for prediction, truth in pairs) / len(pairs)
+    return {**means, "exact_match": exact}

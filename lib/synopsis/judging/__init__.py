@@ -1,0 +1,1 @@
+"""Pairwise judging: which of two runs wrote the better output, told in both orders, resumable, errors never ties."""

@@ -1,0 +1,76 @@
+"""Which jobs an experiment has, and what each depends on. Pure: used by the Snakefile and by the stages alike.
+
+A job's *facts* are a short hash of the part of the configuration that its result follows from. Snakemake keeps it as a
+parameter of the job, so a changed setting makes exactly those jobs run again that it touches; provenance keeps it too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from synopsis.artifacts import Layout
+from synopsis.config import Experiment, GistCompressor, Model
+
+SCHEDULE_ONLY = {"checkpoint_every", "keep_checkpoints", "log_every"}
+"""Fields of a training section that change when something is written and not what is learned."""
+
+
+def prepare_facts(experiment: Experiment, kind: str, name: str) -> str:
+    """kind: model, tokenizer, corpus, instructions or task."""
+    sections = {
+        "model": experiment.models,
+        "corpus": experiment.corpora,
+        "instructions": experiment.instructions,
+        "task": experiment.tasks,
+    }
+    if kind == "tokenizer":
+        return experiment.facts("tokenizer")
+    definition = sections[kind][name]
+    return experiment.facts(kind, definition.model_dump(mode="json", exclude={"pretraining"}))
+
+
+def train_facts(experiment: Experiment, run: str) -> str:
+    subject = experiment.subject(run)
+    seed = experiment.trained_runs[run][1] if run in experiment.trained_runs else 0
+    section = "pretraining" if isinstance(subject, Model) else "training"
+    plain = subject.model_dump(mode="json", exclude={"training_seeds": True, section: SCHEDULE_ONLY})
+    return experiment.facts("train", plain, seed)
+
+
+def perplexity_facts(experiment: Experiment, run: str) -> str:
+    assert experiment.perplexity is not None
+    return experiment.facts("perplexity", experiment.perplexity.model_dump(exclude={"runs", "batch_size"}), run)
+
+
+def icl_facts(experiment: Experiment, run: str, dataset: str, seed: int) -> str:
+    assert experiment.icl is not None
+    settings = {name: setting.model_dump() for name, setting in experiment.settings_of(run).items()}
+    return experiment.facts("icl", experiment.tasks[dataset], settings, experiment.icl.max_examples, seed)
+
+
+def generate_facts(experiment: Experiment, run: str, split: str) -> str:
+    assert experiment.generate is not None
+    section = experiment.generate.model_dump(exclude={"runs", "splits", "batch_size"})
+    return experiment.facts("generate", section, run, split)
+
+
+def judge_facts(experiment: Experiment, judge: str) -> str:
+    return experiment.facts("judge", experiment.judges[judge])
+
+
+def benchmark_facts(experiment: Experiment, run: str) -> str:
+    assert experiment.benchmark is not None
+    return experiment.facts("benchmark", experiment.benchmark.model_dump(exclude={"runs"}), run)
+
+
+def training_inputs(experiment: Experiment, run: str) -> list[Path]:
+    """Artifacts that a training run reads: data, tokenizer, and the weights it starts from."""
+    layout, subject, base = Layout(experiment), experiment.subject(run), experiment.base_of(run)
+    if isinstance(subject, Model):
+        assert subject.pretraining is not None
+        return [layout.tokenizer(run), layout.corpus(subject.pretraining.corpus, run)]
+    if isinstance(subject, GistCompressor):
+        data = layout.instructions(subject.training.instructions)
+    else:
+        data = layout.corpus(subject.training.corpus, base)
+    return [layout.model(base), data, layout.tokenizer(base)]

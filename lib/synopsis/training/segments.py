@@ -1,0 +1,36 @@
+"""How a training sequence is cut (Chevalier et al. 2023, section 3.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def fixed_segment_lengths(length: int, segments: int) -> list[int]:
+    """`segments` lengths that differ by one token at most and add up to `length`."""
+    edges = [round(index * length / segments) for index in range(segments + 1)]
+    return [end - start for start, end in zip(edges, edges[1:], strict=False)]
+
+
+def random_segment_lengths(length: int, segments: int, longest: int) -> list[int]:
+    """Lengths between distinct random breakpoints, drawn from torch's global generator.
+
+    `longest`: tokens that fit one forward pass. No segment is shorter than what the others need to stay within it (and
+    than 2). ValueError when `length` cannot be cut that way.
+    """
+    if segments == 1:
+        return [length]
+    shortest = max(math.ceil((length - longest) / (segments - 1)), 2)
+    free = length - segments * shortest
+    if free < segments - 1:
+        return fixed_segment_lengths(length, segments)
+    breakpoints = torch.multinomial(torch.ones(free), segments - 1).sort().values.tolist()
+    edges = [0, *breakpoints, free]
+    return [shortest + end - start for start, end in zip(edges, edges[1:], strict=False)]
+
+
+def substep_slices(length: int, substeps: int) -> list[slice]:
+    """Equal parts of a sequence, between two of which gradients stop."""
+    edges = [round(index * length / substeps) for index in range(substeps + 1)]
+    return [slice(start, end) for start, end in zip(edges, edges[1:], strict=False)]

@@ -1,0 +1,196 @@
+"""A small experiment with every section, and artifacts of all its stages with numbers to check by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from synopsis.artifacts import Layout, write_csv, write_json, write_text
+from synopsis.config import Experiment
+from synopsis.reporting.files import domains_of, judgement_summaries, runs_with_metrics
+from synopsis.reporting.scores import BENCHMARK_AXES, BENCHMARK_METRICS
+
+PROVENANCE = {"commit": None}
+TEXT_TRAINING = {"steps": 40, "batch_size": 2, "learning_rate": 1e-3, "corpus": "world", "sequence_length": 64}
+GIST_TRAINING = {"steps": 40, "batch_size": 2, "learning_rate": 1e-3, "instructions": "words"}
+SEEDS = {"autocompressor": [0, 1]}
+
+# Loss with no context; each 100 tokens of context take off this much, by class of tokens.
+LOSS_WITHOUT_CONTEXT = {"all": 2.0, "dependent": 2.5, "topic": 2.6, "recall": 2.4}
+LOSS_OF_DOMAIN = {"books": 0.2, "code": -0.2}
+GAIN = {"base": 1.0, "full_attention": 1.2, "autocompressor": 0.8, "rmt": 0.4}
+ROUGE_L = {"gist-1": 50.0, "pos_control": 60.0, "neg_control": 20.0}
+ACCURACY = {"zero_shot": 0.4, "plain_48": 0.7, "summary_4": 0.6}
+
+
+def experiment(folder: Path, **changes: Any) -> Experiment:
+    """Every section; a section that is set to None in `changes` is left out."""
+    sections: dict[str, Any] = {
+        "name": "small",
+        "results": str(folder / "results"),
+        "evaluation_seeds": [0, 1, 2],
+        "corpora": {"world": {"source": "world"}},
+        "instructions": {"words": {"source": "world"}},
+        "models": {"base": {"architecture": {}, "pretraining": TEXT_TRAINING}},
+        "compressors": {
+            "full_attention": {"family": "full_attention", "base": "base", "training": TEXT_TRAINING},
+            "autocompressor": _summary("autocompressor"),
+            "rmt": _summary("rmt"),
+            "gist-1": _gist("gist"),
+            "pos_control": _gist("pos_control"),
+            "neg_control": _gist("neg_control"),
+        },
+        "perplexity": {
+            "corpus": "world",
+            "context_lengths": [0, 50, 100],
+            "scored_tokens": 32,
+            "tokens_per_step": 50,
+        },
+        "icl": {
+            "datasets": ["world_eats", "world_wears"],
+            "settings": {"zero_shot": {}, "plain_48": {"plain_tokens": 48}, "summary_4": {"compressed_tokens": [48]}},
+        },
+        "generate": {"instructions": "words", "splits": ["seen", "unseen"]},
+        "judge": {"judges": ["reference"], "pairs": [["gist-1", "pos_control"], ["gist-1", "neg_control"]]},
+        "benchmark": {"context_lengths": [64, 128], "batch_sizes": [1, 8]},
+        **changes,
+    }
+    return Experiment.model_validate({key: value for key, value in sections.items() if value is not None})
+
+
+def _summary(family: str) -> dict[str, Any]:
+    return {"family": family, "base": "base", "summary_length": 4, "training": TEXT_TRAINING} | (
+        {"training_seeds": SEEDS[family]} if family in SEEDS else {}
+    )
+
+
+def _gist(condition: str) -> dict[str, Any]:
+    return {"family": "gist", "condition": condition, "base": "base", "training": GIST_TRAINING}
+
+
+def write_artifacts(subject: Experiment) -> Layout:
+    """Write everything that the score stage of `subject` reads."""
+    layout = Layout(subject)
+    _write_training(subject, layout)
+    _write_perplexity(subject, layout)
+    _write_icl(subject, layout)
+    _write_rouge(subject, layout)
+    for (judge, a, b, split), path in judgement_summaries(subject).items():
+        write_json(path, "judgement_summary", judgement_summary(judge, a, b, split), PROVENANCE)
+    _write_benchmark(subject, layout)
+    return layout
+
+
+def training_seed(run: str) -> int:
+    """The training seed at the end of a run's name; 0 for a model."""
+    return int(run.rsplit("-s", 1)[1]) if "-s" in run else 0
+
+
+def _write_training(subject: Experiment, layout: Layout) -> None:
+    for run in runs_with_metrics(subject):
+        lines = []
+        for step in range(1, 41):
+            loss = 1.5 + 3 * math.exp(-step / 12) + 0.1 * math.sin(7 * step + training_seed(run))
+            lines.append(f'{{"step": {step}, "loss": {loss}, "learning_rate": 0.001}}')
+        lines.append('{"step": 40, "eval_loss": 1.7}')
+        write_text(layout.model(run) / "metrics.jsonl", "\n".join(lines) + "\n")
+
+
+def _write_perplexity(subject: Experiment, layout: Layout) -> None:
+    """As the stage writes it: a corpus of one domain has rows of that domain only, one of several also of `all`."""
+    domains = domains_of(subject)
+    lengths = subject.perplexity.context_lengths if subject.perplexity else []
+    for run in subject.runs_of("perplexity"):
+        rows = [
+            perplexity_row(subject, run, domain, tokens, context)
+            for domain in (["all", *domains] if domains else ["stories"])
+            for tokens in LOSS_WITHOUT_CONTEXT
+            for context in lengths
+        ]
+        document = {"run": run, "corpus": "world", "split": "test", "scored_tokens": 32, "rows": rows}
+        write_json(layout.perplexity(run), "perplexity", document, PROVENANCE)
+
+
+def perplexity_row(subject: Experiment, run: str, domain: str, tokens: str, context: int) -> dict[str, Any]:
+    name = subject.trained_runs.get(run, (run, 0))[0]
+    loss = LOSS_WITHOUT_CONTEXT[tokens] - GAIN[name] * context / 100 + 0.1 * training_seed(run)
+    return {
+        "domain": domain,
+        "context_length": context,
+        "tokens": tokens,
+        "loss": loss + LOSS_OF_DOMAIN.get(domain, 0.0),
+        "perplexity": math.exp(loss + LOSS_OF_DOMAIN.get(domain, 0.0)),
+        "loss_low": loss - 0.05,
+        "loss_high": loss + 0.05,
+        "n_tokens": 640,
+        "n_documents": 20,
+        "summary_vectors": context // 50 * 4,
+    }
+
+
+def _write_icl(subject: Experiment, layout: Layout) -> None:
+    for run in subject.runs_of("icl"):
+        for dataset in subject.icl.datasets if subject.icl else []:
+            for seed in subject.evaluation_seeds:
+                settings = {
+                    setting: {
+                        "accuracy": ACCURACY[setting] + (0.0 if setting == "zero_shot" else 0.02 * seed),
+                        "n": 100 if dataset == "world_eats" else 80,
+                        "dropped": 1 if setting == "plain_48" else 0,
+                        "truncated": 0,
+                        "demonstrations": 0 if setting == "zero_shot" else 6,
+                        "summary_vectors": 4 if setting == "summary_4" else 0,
+                    }
+                    for setting in subject.settings_of(run)
+                }
+                document = {"run": run, "dataset": dataset, "seed": seed, "settings": settings}
+                write_json(layout.icl(run, dataset, seed), "icl", document, PROVENANCE)
+
+
+def _write_rouge(subject: Experiment, layout: Layout) -> None:
+    for run in subject.runs_of("generate"):
+        name, _ = subject.trained_runs[run]
+        for split in subject.generate.splits if subject.generate else []:
+            value = ROUGE_L[name] - (5.0 if split == "unseen" else 0.0)
+            metrics = {
+                "rouge1": value + 1,
+                "rouge2": value - 10,
+                "rougeL": value,
+                "rougeLsum": value,
+                "exact_match": 12.5,
+            }
+            path = layout.generations(run, split).with_suffix(".json")
+            write_json(path, "rouge", {"run": run, "split": split, "n": 64, "exact_match": 12.5, **metrics}, PROVENANCE)
+
+
+def judgement_summary(judge: str, a: str, b: str, split: str) -> dict[str, Any]:
+    """50 examples, 100 judgements of which four are errors: 60 wins, 12 ties and 24 losses; a win rate of 66 / 96."""
+    counts = {"win": 60, "tie": 12, "lose": 24, "parse_error": 3, "api_error": 1, "win_rate": 66 / 96}
+    more = {"consistent": 40, "first_position_wins": 42, "identical": 5}
+    return {"judge": judge, "a": a, "b": b, "split": split, "n": 50, "judgements": 100, **counts, **more}
+
+
+def _write_benchmark(subject: Experiment, layout: Layout) -> None:
+    for run in subject.runs_of("benchmark"):
+        rows = []
+        for batch in subject.benchmark.batch_sizes if subject.benchmark else []:
+            for context in subject.benchmark.context_lengths if subject.benchmark else []:
+                for mode, work in (("cached", 10), ("uncached", 10 + context / 8)):
+                    for sample, factor in enumerate((1.0, 1.1, 3.0)):
+                        axes = dict(zip(BENCHMARK_AXES, (mode, batch, context, 16), strict=True))
+                        rows.append(
+                            {
+                                "run": run,
+                                **axes,
+                                "sample": sample,
+                                "wall_seconds": factor * work * batch**0.5 / 1000,
+                                "cpu_seconds": work / 1000,
+                                "cuda_seconds": "",
+                                "flops": work * batch * 1e8,
+                                "peak_bytes": (20 + work / 10 * batch) * 2**20,
+                                "context_bytes": batch * (4 if mode == "cached" else context) * 3072,
+                                "floor_seconds": work / 4000,
+                            }
+                        )
+        write_csv(layout.benchmark(run), rows, ["run", *BENCHMARK_AXES, "sample", *BENCHMARK_METRICS])

@@ -1,0 +1,83 @@
+# Reads and checks the experiment before the DAG is built, and names what the rules share.
+import json
+import re
+import shlex
+import sys
+
+from synopsis import plan
+from synopsis.artifacts import Layout
+from synopsis.config import load_experiment
+from synopsis.errors import SynopsisError
+from synopsis.reporting.files import report_files, report_item, score_inputs
+
+CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
+    "config/demo.yaml"
+]
+
+
+def flat(changes, prefix=""):
+    """The values of `snakemake --config`, by dotted key."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+OVERRIDES = dict(flat(workflow.config_settings.config))
+
+try:
+    EXPERIMENT = load_experiment(*CONFIG_FILES, overrides=OVERRIDES)
+except SynopsisError as error:
+    print(f"synopsis: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+# The front page of the HTML report reads these.
+config.setdefault("name", EXPERIMENT.name)
+config.setdefault("title", EXPERIMENT.title or EXPERIMENT.name)
+LAYOUT = Layout(EXPERIMENT)
+RESULTS = LAYOUT.root
+LOGS = LAYOUT.root / "logs"
+REPORT_FILES = report_files(EXPERIMENT)
+# How a job's command names the experiment: the same files and changes as on Snakemake's own command line.
+CONFIG = shlex.join(
+    [word for file in CONFIG_FILES for word in ("--config", file)]
+    + [
+        word
+        for key, value in OVERRIDES.items()
+        for word in ("--set", f"{key}={json.dumps(value)}")
+    ]
+)
+
+
+def one_of(names):
+    """Wildcard constraint that matches these names, and nothing when there are none."""
+    return "|".join(re.escape(str(name)) for name in names) or "(?!)"
+
+
+def shown(path):
+    """The file, marked for Snakemake's HTML report where it has a place there."""
+    item = report_item(path)
+    if item is None:
+        return path
+    caption = f"../report/{item.caption}"
+    return report(path, caption=caption, category=item.category, labels=item.labels)
+
+
+LOADED = [
+    name for name, model in EXPERIMENT.models.items() if model.architecture is None
+]
+SCRATCH = [name for name in EXPERIMENT.models if name not in LOADED]
+
+
+wildcard_constraints:
+    model=one_of(EXPERIMENT.models),
+    run=one_of(EXPERIMENT.run_names),
+    corpus=one_of(EXPERIMENT.corpora),
+    instructions=one_of(EXPERIMENT.instructions),
+    dataset=one_of(EXPERIMENT.tasks),
+    seed=r"\d+",
+    split=one_of(EXPERIMENT.generate.splits if EXPERIMENT.generate else []),
+    judge=one_of(EXPERIMENT.judges),
+    a=one_of(EXPERIMENT.run_names),
+    b=one_of(EXPERIMENT.run_names),

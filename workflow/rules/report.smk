@@ -1,0 +1,20 @@
+# Tables and figures; those with a caption also appear in `snakemake --report`.
+
+
+rule report:
+    input:
+        LAYOUT.scores,
+    output:
+        [shown(path) for path in REPORT_FILES["tables"] + REPORT_FILES["figures"]],
+    log:
+        LOGS / "report" / "report.log",
+    benchmark:
+        LOGS / "report" / "report.tsv"
+    conda:
+        "../../envs/synopsis.yaml"
+    resources:
+        config=CONFIG,
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "synopsis --log {log} report {resources.config}"
