@@ -60,19 +60,15 @@ Run = Annotated[str, typer.Argument(help="A run: a model's name, or <compressor>
 
 def read(config: list[Path], changes: list[str] | None) -> Any:
     """The experiment of a command line."""
-    import yaml
-
     from synopsis.config import load_experiment
+    from synopsis.config_yaml import parse_value
 
     overrides = {}
     for change in changes or []:
         key, separator, value = change.partition("=")
         if not separator or not key:
             raise InputError(f"--set {change}: expected KEY=VALUE, for instance --set icl.max_examples=50")
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"--set {change}: {value!r} is no valid YAML value") from None
+        overrides[key] = parse_value(value, f"--set {key}")
     return load_experiment(*config, overrides=overrides)
 
 
@@ -124,6 +120,8 @@ def prepare(
     change: Set = None,
 ) -> None:
     """Fetch, convert or tokenise one input; the only stage that uses the network."""
+    if not sys.stderr.isatty():
+        plain_logs()
     from synopsis.data.prepare import prepare as make
 
     print(make(read(config, change), kind, name, model))
@@ -274,6 +272,13 @@ def offline() -> None:
     """Nothing is downloaded in the middle of a job: `prepare` has fetched what there is to fetch."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    plain_logs()
+
+
+def plain_logs() -> None:
+    """Progress of the libraries' own small steps stays out of the logs; the stages tell theirs."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

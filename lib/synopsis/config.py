@@ -19,17 +19,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="letters, digits, '_', '-' and '.'")]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """A section of the configuration: unknown keys are faults, values are not changed after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
+from synopsis.config_files import JudgeDefinition, Task
+from synopsis.config_types import Contradiction, Distinct, Name, PositiveFloat, Seed, Share, Strict
 
 # ---------------------------------------------------------------------------------------------------------- data
 
@@ -45,23 +38,32 @@ class WorldCorpus(Strict):
     """Statements in a document of the domain `stories`."""
     instruction_share: Share = 0.0
     """Share of training documents that are instruction, input and output triples instead of stories."""
-    seed: int = 0
+    seed: Seed = 0
+
+    @property
+    def story_tokens(self) -> int:
+        """Tokens of a document of the domain `stories`: four words and an end for each statement."""
+        return 5 * self.facts
 
 
 class TextDomain(Strict):
     """One domain of a corpus of real text, with a hub source, local files, or both."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "emozilla/pg19"}]})
 
     hub: str | None = None
     """Hub data set id, read when no local copy is named."""
     hub_config: str | None = None
     text_column: str = "text"
     files: dict[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
-    """Split -> .txt or .jsonl file (also .gz, .xz); relative paths start at the data mirror, else at the working directory."""
+    """Split -> .txt or .jsonl file (also .gz, .xz); relative paths start at the data mirror, else right here."""
 
     @model_validator(mode="after")
     def _has_a_source(self) -> TextDomain:
         if not self.hub and not self.files:
-            raise ValueError("a domain needs 'hub' or 'files'")
+            raise Contradiction((None, "no source", "'hub', 'files', or both"))
+        if self.hub_config and not self.hub:
+            raise Contradiction(("hub_config", repr(self.hub_config), "'hub' beside it"))
         return self
 
 
@@ -86,7 +88,7 @@ class WorldInstructions(Strict):
     train: PositiveInt = 4_000
     held_out: PositiveInt = 64
     """Rows of each validation split (`seen`, `unseen`)."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 class AlpacaPlus(Strict):
@@ -106,57 +108,14 @@ class AlpacaPlus(Strict):
     max_train: PositiveInt | None = None
     max_held_out: PositiveInt | None = None
 
+    @model_validator(mode="after")
+    def _train_is_no_validation_split(self) -> AlpacaPlus:
+        if "train" in self.splits:
+            raise Contradiction(("splits.train", "a validation split of this name", "the training rows in 'train'"))
+        return self
+
 
 Instructions = Annotated[WorldInstructions | AlpacaPlus, Field(discriminator="source")]
-
-
-class TaskSource(Strict):
-    """Where a classification data set comes from; the mirror is used when one is named."""
-
-    world: Name | None = None
-    """Attribute of the generated language."""
-    hub: str | None = None
-    hub_config: str | None = None
-    mirror: str | None = None
-    """Folder below the data mirror."""
-
-    @model_validator(mode="after")
-    def _has_a_source(self) -> TaskSource:
-        if not (self.world or self.hub or self.mirror):
-            raise ValueError("a source needs 'world', 'hub' or 'mirror'")
-        return self
-
-
-class Task(Strict):
-    """One classification data set of in-context learning: a file config/tasks/<name>.yaml."""
-
-    source: TaskSource
-    train_split: str = "train"
-    """The split that demonstrations are drawn from."""
-    test_split: str = "validation"
-    template: str
-    """Text of an example with {column} fields; `{answer}` marks where the option goes and comes last."""
-    input_fields: list[str] = Field(min_length=1)
-    """Columns that calibration replaces by "N/A"."""
-    options: list[str] | None = None
-    """Option texts in label order; None reads the options of each row from `option_fields`."""
-    option_fields: list[str] = Field(default_factory=list)
-    label_field: str = "label"
-    calibrate: bool = False
-    """Subtract the loss of each option after a content-free input."""
-    balanced: bool = False
-    """Draw the same number of demonstrations of each label."""
-    tokens_per_demonstration: PositiveInt | None = None
-    """Published mean length; the demonstrations that fit a budget are budget // this. None: as many as really fit."""
-    demonstration_end: str = "\n\n"
-
-    @model_validator(mode="after")
-    def _complete(self) -> Task:
-        if (self.options is None) == (not self.option_fields):
-            raise ValueError("a task needs either 'options' or 'option_fields'")
-        if not self.template.rstrip().endswith("{answer}"):
-            raise ValueError("'template' must end with {answer}")
-        return self
 
 
 # -------------------------------------------------------------------------------------------------------- models
@@ -172,6 +131,17 @@ class Architecture(Strict):
     num_attention_heads: PositiveInt = 4
     num_key_value_heads: PositiveInt | None = None
     max_position_embeddings: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Architecture:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % (2 * heads):
+            # Rotary positions turn pairs of numbers, so a head's width is even.
+            wanted = f"a multiple of {2 * heads}, twice num_attention_heads"
+            raise Contradiction(("hidden_size", str(self.hidden_size), wanted))
+        if groups is not None and heads % groups:
+            raise Contradiction(("num_key_value_heads", str(groups), f"a divisor of num_attention_heads ({heads})"))
+        return self
 
 
 class GgufSource(Strict):
@@ -193,7 +163,7 @@ class Optimisation(Strict):
     learning_rate: PositiveFloat
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: NonNegativeInt = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     max_grad_norm: PositiveFloat = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -211,7 +181,7 @@ class LanguageModelTraining(Optimisation):
     corpus: Name
     sequence_length: PositiveInt
     pack_documents: bool = False
-    """Lay documents end to end, so that sequences cross their boundaries; False: the rest of each document is unused."""
+    """Lay documents end to end, sequences crossing their boundaries; False: the rest of each document is unused."""
 
 
 class SegmentTraining(Optimisation):
@@ -242,6 +212,8 @@ class InstructionTraining(Optimisation):
 class Model(Strict):
     """A base model: loaded (exactly one of hub, path, gguf) or trained from scratch (architecture and pretraining)."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "meta-llama/Llama-2-7b-hf", "type": "llama"}]})
+
     hub: str | None = None
     path: str | None = None
     gguf: GgufSource | None = None
@@ -256,9 +228,25 @@ class Model(Strict):
     def _one_source(self) -> Model:
         named = [key for key in ("hub", "path", "gguf", "architecture") if getattr(self, key) is not None]
         if len(named) != 1:
-            raise ValueError(f"needs exactly one of 'hub', 'path', 'gguf', 'architecture' (found {named or 'none'})")
-        if (self.architecture is None) != (self.pretraining is None):
-            raise ValueError("'architecture' and 'pretraining' go together")
+            found = " and ".join(f"'{key}'" for key in named) or "none of them"
+            raise Contradiction((None, found, "exactly one of 'hub', 'path', 'gguf', 'architecture'"))
+        if self.architecture is not None and self.pretraining is None:
+            raise Contradiction(
+                ("pretraining", "nothing", "how to train it: 'architecture' describes an untrained model")
+            )
+        if self.architecture is None and self.pretraining is not None:
+            raise Contradiction(
+                (
+                    "pretraining",
+                    f"a training beside '{named[0]}'",
+                    "'architecture' with it: loaded models stay as they are",
+                )
+            )
+        if self.architecture is not None and (self.max_positions or self.type):
+            key = "max_positions" if self.max_positions else "type"
+            raise Contradiction(
+                (key, "a key of loaded models beside 'architecture'", "the value in 'architecture' alone")
+            )
         return self
 
     @property
@@ -273,7 +261,7 @@ class Model(Strict):
 class CompressorBase(Strict):
     base: Name
     """The model that training starts from."""
-    training_seeds: list[NonNegativeInt] | None = None
+    training_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] | None = None
     """Seeds of this compressor; None: the experiment's."""
 
 
@@ -319,15 +307,15 @@ class Perplexity(Strict):
 
     corpus: Name
     split: Literal["validation", "test"] = "test"
-    context_lengths: list[NonNegativeInt] = Field(min_length=1)
-    scored_tokens: PositiveInt
-    """Length of the last segment, whose loss is reported."""
+    context_lengths: Annotated[list[NonNegativeInt], Field(min_length=1), Distinct()]
+    scored_tokens: Annotated[int, Field(ge=2)]
+    """Length of the last segment, whose loss is reported; nothing predicts its first token."""
     tokens_per_step: PositiveInt
     """Context tokens compressed in one step."""
     max_documents: PositiveInt | None = None
     """Documents of each domain, at most."""
     batch_size: PositiveInt = 8
-    runs: list[Name] | None = None
+    runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Models and compressors; None: all that read plain text."""
 
 
@@ -342,13 +330,13 @@ class Setting(Strict):
 class InContextLearning(Strict):
     """Classification with demonstrations in the prompt."""
 
-    datasets: list[Name] = Field(min_length=1)
+    datasets: Annotated[list[Name], Field(min_length=1), Distinct()]
     """Names of files in config/tasks."""
     settings: dict[Name, Setting] = Field(min_length=1)
     max_examples: PositiveInt | None = None
     """Test examples of each data set, drawn with a fixed seed; None: all."""
     batch_size: PositiveInt = 32
-    runs: list[Name] | None = None
+    runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Models and compressors; None: all that read plain text."""
 
 
@@ -356,59 +344,33 @@ class Generate(Strict):
     """Greedy outputs for the validation splits of an instruction set, and their ROUGE."""
 
     instructions: Name
-    splits: list[Name] = Field(min_length=1)
+    splits: Annotated[list[Name], Field(min_length=1), Distinct()]
     max_new_tokens: PositiveInt = 128
     max_examples: PositiveInt | None = None
     batch_size: PositiveInt = 16
-    runs: list[Name] | None = None
+    runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Gist compressors; None: all."""
 
 
 class Judge(Strict):
     """Pairwise judgements of the outputs of two compressors."""
 
-    judges: list[Name] = Field(min_length=1)
+    judges: Annotated[list[Name], Field(min_length=1), Distinct()]
     """Names of files in config/judges."""
-    pairs: list[tuple[Name, Name]] = Field(min_length=1)
+    pairs: Annotated[list[Annotated[tuple[Name, Name], Field(strict=False)]], Field(min_length=1), Distinct()]
+    """Compressors: the one in question, and the one it is compared with."""
 
 
 class Benchmark(Strict):
     """Time and memory of decoding with a compressed context against reading the context again."""
 
-    context_lengths: list[PositiveInt] = Field(min_length=1)
-    batch_sizes: list[PositiveInt] = Field(default_factory=lambda: [1])
+    context_lengths: Annotated[list[PositiveInt], Field(min_length=1), Distinct()]
+    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1), Distinct()] = Field(default_factory=lambda: [1])
     new_tokens: PositiveInt = 16
     warmup: NonNegativeInt = 1
     repeats: PositiveInt = 3
-    runs: list[Name] | None = None
+    runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Compressors; None: all that compress."""
-
-
-class JudgeDefinition(Strict):
-    """One judge: a file config/judges/<name>.yaml."""
-
-    kind: Literal["reference", "openai"]
-    """`reference`: an offline rule that prefers the answer nearer to the true output; `openai`: a chat service."""
-    model: str | None = None
-    base_url: str | None = None
-    """None: the client's default service."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; keys never stand in files."""
-    prompt: str | None = None
-    """Template with {instruction}, {input}, {answer_a} and {answer_b}."""
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    max_tokens: PositiveInt = 512
-    max_retries: NonNegativeInt = 5
-    timeout_seconds: PositiveFloat = 60.0
-    concurrency: PositiveInt = 8
-    tie_margin: Share = 0.0
-    """`reference` only: ROUGE-L differences up to this are ties."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> JudgeDefinition:
-        if self.kind == "openai" and not (self.model and self.prompt):
-            raise ValueError("a judge of kind 'openai' needs 'model' and 'prompt'")
-        return self
 
 
 class Experiment(Strict):
@@ -416,11 +378,11 @@ class Experiment(Strict):
 
     name: Name
     """Results go to results/<name>."""
-    results: str = "results"
+    results: Annotated[str, Field(min_length=1)] = "results"
     """Folder of all results."""
     title: str = ""
-    training_seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
-    evaluation_seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    training_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] = Field(default=[0])
+    evaluation_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] = Field(default=[0])
     """Draws of demonstrations."""
     data_mirror: str | None = None
     """Folder with local copies of data sets; the environment variable SYNOPSIS_DATA comes first."""

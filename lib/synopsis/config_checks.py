@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from string import Formatter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from synopsis.config import (
     STAGE_FAMILIES,
     Experiment,
     FullAttentionCompressor,
     GistCompressor,
-    SegmentTraining,
+    InContextLearning,
+    LanguageModelTraining,
+    Model,
+    Perplexity,
     SummaryCompressor,
+    TextCorpus,
     WorldCorpus,
     WorldInstructions,
 )
-from synopsis.errors import Fault
+from synopsis.config_form import hint
+from synopsis.config_yaml import Key
 
 SUPPORTED: dict[str, frozenset[str]] = {
     "autocompressor": frozenset({"llama"}),
@@ -24,209 +29,389 @@ SUPPORTED: dict[str, frozenset[str]] = {
 }
 """Family -> architectures it can be built on. Families that are not named work on any causal language model."""
 
+RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
+"""Names of corpora that would mix their files with other data (see `synopsis.artifacts.Layout`)."""
 
-def check_experiment(experiment: Experiment) -> list[Fault]:
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault between sections. `needs`: the keys besides `key` that it follows from."""
+
+    key: Key
+    found: str
+    expected: str
+    needs: tuple[Key, ...] = ()
+
+
+def check_experiment(experiment: Experiment) -> list[Finding]:
     """Every fault between sections; files and lines are filled in by the reader."""
     return [
+        *_names(experiment),
+        *_corpora(experiment),
         *_models(experiment),
         *_compressors(experiment),
         *_perplexity(experiment),
         *_icl(experiment),
-        *_generate_and_judge(experiment),
+        *_generate(experiment),
+        *_judge(experiment),
         *_benchmark(experiment),
     ]
 
 
-def _fault(key: str, found: object, expected: str) -> Fault:
-    return Fault("", key, found if isinstance(found, str) and " " in found else repr(found), expected)
+# ------------------------------------------------------------------------------------------------- what they share
 
 
-def _unknown(key: str, name: str, what: str, known: Iterable[str]) -> Iterator[Fault]:
+def _unknown(key: Key, name: str, what: str, section: str, known: Iterable[str]) -> Iterator[Finding]:
     known = list(known)
     if name not in known:
-        yield _fault(key, name, f"the name of {what} ({', '.join(known) or 'none is defined'})")
+        wanted = f"the name of {what} ({', '.join(known) or 'none is defined'}){hint(name, known)}"
+        yield Finding(key, repr(name), wanted, ((section, name),))
 
 
-def _too_long(key: str, length: int, positions: int | None, base: str) -> Iterator[Fault]:
-    if positions is not None and length > positions:
-        yield _fault(key, f"{length} positions in one forward pass", f"at most {positions}, the positions of '{base}'")
+def _too_long(experiment: Experiment, key: Key, parts: dict[str, int], base: str, *needs: Key) -> Iterator[Finding]:
+    """A forward pass over `parts` (what -> positions) that has more positions than the model."""
+    model, length = experiment.models.get(base), sum(parts.values())
+    if model is None or model.positions is None or length <= model.positions:
+        return
+    sum_of = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
+    found = f"{length} positions in one pass ({sum_of})"
+    yield Finding(key, found, f"at most {model.positions}, the positions of '{base}'", (*_positions_of(base), *needs))
 
 
-def _models(experiment: Experiment) -> Iterator[Fault]:
-    for name, model in experiment.models.items():
-        if model.pretraining:
-            key = f"models.{name}.pretraining"
-            yield from _unknown(f"{key}.corpus", model.pretraining.corpus, "a corpus", experiment.corpora)
-            yield from _too_long(f"{key}.sequence_length", model.pretraining.sequence_length, model.positions, name)
-            corpus = experiment.corpora.get(model.pretraining.corpus)
-            if corpus is not None and not isinstance(corpus, WorldCorpus):
-                yield _fault(f"{key}.corpus", model.pretraining.corpus, "a corpus of source 'world' (its tokenizer is made with it)")
-        if model.architecture and model.architecture.hidden_size % model.architecture.num_attention_heads:
-            yield _fault(
-                f"models.{name}.architecture.hidden_size",
-                model.architecture.hidden_size,
-                f"a multiple of num_attention_heads ({model.architecture.num_attention_heads})",
-            )
+def _positions_of(base: str) -> tuple[Key, ...]:
+    """Where the positions of a model stand."""
+    return ("models", base, "architecture", "max_position_embeddings"), ("models", base, "max_positions")
+
+
+def _not_its_language(experiment: Experiment, key: Key, base: str, world: bool, what: str) -> Iterator[Finding]:
+    """A model from scratch knows the words of the generated language alone, and corpora of it are for such models."""
+    model = experiment.models.get(base)
+    if model is not None and (model.architecture is not None) != world:
+        written = "real text" if model.architecture else "the generated language"
+        trained = "trained from scratch" if model.architecture else "a loaded model"
+        wanted = "source 'world'" if model.architecture else "real text"
+        yield Finding(key, f"{what} of {written} for '{base}', {trained}", f"{what} of {wanted}", (("models", base),))
+
+
+def _corpus(experiment: Experiment, key: Key, corpus: str, base: str) -> Iterator[Finding]:
+    yield from _unknown(key, corpus, "a corpus", "corpora", experiment.corpora)
+    definition = experiment.corpora.get(corpus)
+    if definition is not None:
+        world = isinstance(definition, WorldCorpus)
+        for finding in _not_its_language(experiment, key, base, world, "a corpus"):
+            yield Finding(finding.key, finding.found, finding.expected, (*finding.needs, ("corpora", corpus, "source")))
+
+
+def _too_short(experiment: Experiment, key: Key, tokens: int, corpus: str, *needs: Key) -> Iterator[Finding]:
+    """Documents of the generated language have a known length."""
+    definition = experiment.corpora.get(corpus)
+    if isinstance(definition, WorldCorpus) and not definition.instruction_share and tokens > definition.story_tokens:
+        wanted = f"at most {definition.story_tokens}, the tokens of a document of '{corpus}' (5 for each of its facts)"
+        place = ("corpora", corpus)
+        yield Finding(key, f"{tokens} tokens of one document", wanted, (place, *needs))
+
+
+def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Finding]:
+    section = getattr(experiment, stage)
+    families = {name: "base" for name in experiment.models}
+    families |= {name: compressor.family for name, compressor in experiment.compressors.items()}
+    able = [name for name, family in families.items() if family in STAGE_FAMILIES[stage]]
+    for index, name in enumerate(section.runs or []):
+        key = (stage, "runs", str(index))
+        if name in families and name not in able:
+            kind = "a model without compression" if families[name] == "base" else f"of the family {families[name]}"
+            wanted = f"a run that '{stage}' can measure ({', '.join(able) or 'there is none'})"
+            yield Finding(key, f"'{name}', {kind}", wanted)
+        elif name not in able:
+            for finding in _unknown(key, name, f"what '{stage}' can measure", "models", able):
+                yield Finding(key, finding.found, finding.expected, (("models", name), ("compressors", name)))
+    if section.runs is None and not able:
+        wanted = f"a compressor of the family {', '.join(sorted(STAGE_FAMILIES[stage]))}"
+        yield Finding((stage,), "nothing that it can measure", wanted, (("compressors",),))
+
+
+# ------------------------------------------------------------------------------------------------------ by section
+
+
+def _names(experiment: Experiment) -> Iterator[Finding]:
+    for name in experiment.models:
         if name in experiment.compressors:
-            yield _fault(f"models.{name}", name, "a name that no compressor has")
+            yield Finding(("compressors", name), f"'{name}', the name of a model", "a name of its own")
+        if name in experiment.trained_runs:
+            compressor, seed = experiment.trained_runs[name]
+            wanted = f"another name: it is the run of the compressor '{compressor}' with the training seed {seed}"
+            needs: tuple[Key, ...] = (("training_seeds",), ("compressors", compressor, "training_seeds"))
+            yield Finding(("models", name), f"the name '{name}'", wanted, needs)
 
 
-def _compressors(experiment: Experiment) -> Iterator[Fault]:
+def _corpora(experiment: Experiment) -> Iterator[Finding]:
+    for name, corpus in experiment.corpora.items():
+        if name in RESERVED:
+            yield Finding(
+                ("corpora", name), f"the name '{name}'", "another name: other data lie in a folder of this one"
+            )
+        if isinstance(corpus, TextCorpus):
+            sources = corpus.domains.values()
+            missing = [split for split in SPLITS if not any(source.hub or split in source.files for source in sources)]
+            if missing:
+                found = f"no source of the split {', '.join(missing)}"
+                yield Finding(("corpora", name, "domains"), found, "'hub' or a file for each split in some domain")
+
+
+def _models(experiment: Experiment) -> Iterator[Finding]:
+    for name, model in experiment.models.items():
+        if model.pretraining is not None:
+            yield from _whole_sequences(experiment, ("models", name, "pretraining"), model.pretraining, name)
+
+
+def _compressors(experiment: Experiment) -> Iterator[Finding]:
     for name, compressor in experiment.compressors.items():
-        key = f"compressors.{name}"
-        training = compressor.training
-        yield from _unknown(f"{key}.base", compressor.base, "a model", experiment.models)
+        key, base = ("compressors", name), compressor.base
+        yield from _unknown((*key, "base"), base, "a model", "models", experiment.models)
+        yield from _unsupported(key, compressor.family, base, experiment.models.get(base))
+        inside = (*key, "training")
         if isinstance(compressor, GistCompressor):
-            yield from _unknown(
-                f"{key}.training.instructions", compressor.training.instructions, "an instruction set", experiment.instructions
-            )
-        else:
-            yield from _unknown(f"{key}.training.corpus", training.corpus, "a corpus", experiment.corpora)  # type: ignore[union-attr]
-        base = experiment.models.get(compressor.base)
-        if base is None:
+            instructions = compressor.training.instructions
+            yield from _instructions(experiment, (*inside, "instructions"), instructions, base)
+            tokens = {"tokens": compressor.training.max_length}
+            yield from _too_long(experiment, (*inside, "max_length"), tokens, base)
             continue
-        allowed = SUPPORTED.get(compressor.family)
-        if allowed is not None and base.model_type is not None and base.model_type not in allowed:
-            yield _fault(
-                f"{key}.base",
-                f"'{compressor.base}' of architecture {base.model_type!r}",
-                f"for the family '{compressor.family}' a model of architecture {', '.join(sorted(allowed))}",
-            )
-        if isinstance(training, SegmentTraining) and isinstance(compressor, SummaryCompressor):
-            yield from _segments(key, compressor, base.positions)
-        elif isinstance(compressor, FullAttentionCompressor):
-            yield from _too_long(
-                f"{key}.training.sequence_length", compressor.training.sequence_length, base.positions, compressor.base
-            )
-        elif isinstance(compressor, GistCompressor):
-            length = compressor.training.max_length
-            yield from _too_long(f"{key}.training.max_length", length, base.positions, compressor.base)
+        if isinstance(compressor, FullAttentionCompressor):
+            yield from _whole_sequences(experiment, inside, compressor.training, base)
+        else:
+            yield from _corpus(experiment, (*inside, "corpus"), compressor.training.corpus, base)
+            yield from _segments(experiment, key, compressor)
 
 
-def _segments(key: str, compressor: SummaryCompressor, positions: int | None) -> Iterator[Fault]:
-    training = compressor.training
-    if training.sequence_length % training.substeps:
-        yield _fault(
-            f"{key}.training.sequence_length",
-            training.sequence_length,
-            f"a multiple of substeps ({training.substeps})",
-        )
-    if training.segments < 2:
-        yield _fault(f"{key}.training", "one segment in all", "at least two: nothing is compressed otherwise")
-    shortest = training.sequence_length // max(training.segments, 1)
-    if shortest < 2:
-        yield _fault(f"{key}.training.sequence_length", training.sequence_length, f"at least 2 tokens for each of {training.segments} segments")
-    soft = compressor.trained_summary_vectors
-    yield from _too_long(
-        f"{key}.training.sequence_length", shortest + soft + compressor.summary_length, positions, compressor.base
-    )
+def _whole_sequences(experiment: Experiment, key: Key, training: LanguageModelTraining, base: str) -> Iterator[Finding]:
+    yield from _corpus(experiment, (*key, "corpus"), training.corpus, base)
+    length, at = training.sequence_length, (*key, "sequence_length")
+    yield from _too_long(experiment, at, {"tokens": length}, base)
+    if not training.pack_documents:
+        yield from _too_short(experiment, at, length, training.corpus, (*key, "corpus"), (*key, "pack_documents"))
 
 
-def _perplexity(experiment: Experiment) -> Iterator[Fault]:
+def _unsupported(key: Key, family: str, base: str, model: Model | None) -> Iterator[Finding]:
+    allowed = SUPPORTED.get(family)
+    if model is None or allowed is None or model.model_type is None or model.model_type in allowed:
+        return
+    found = f"'{base}' of the architecture {model.model_type}"
+    wanted = f"for the family {family} a model of the architecture {', '.join(sorted(allowed))}"
+    yield Finding((*key, "base"), found, wanted, (("models", base, "type"), ("models", base, "architecture", "type")))
+
+
+def _instructions(experiment: Experiment, key: Key, name: str, base: str) -> Iterator[Finding]:
+    yield from _unknown(key, name, "an instruction set", "instructions", experiment.instructions)
+    definition, model = experiment.instructions.get(name), experiment.models.get(base)
+    if model is not None and model.architecture is not None and definition is not None:
+        world = isinstance(definition, WorldInstructions)
+        yield from _not_its_language(experiment, key, base, world, "an instruction set")
+
+
+def _segments(experiment: Experiment, key: Key, compressor: SummaryCompressor) -> Iterator[Finding]:
+    training, inside = compressor.training, (*key, "training")
+    at = (*inside, "sequence_length")
+    cut = ((*inside, "substeps"), (*inside, "segments_per_substep"))
+    length, segments = training.sequence_length, training.segments
+    if segments < 2:
+        yield Finding(inside, "one segment in all", "at least two (substeps x segments_per_substep)", cut)
+        return
+    if length % training.substeps:
+        yield Finding(at, str(length), f"a multiple of substeps ({training.substeps})", cut)
+    if length < 2 * segments:
+        wanted = f"at least {2 * segments}, 2 tokens for each of {segments} segments"
+        yield Finding(at, str(length), wanted, cut)
+    # The shortest that the longest segment of a step can be, beside what stands before and after it.
+    parts = {
+        "summary vectors": compressor.trained_summary_vectors,
+        "tokens of a segment": -(-length // segments),
+        "summary tokens": compressor.summary_length,
+    }
+    yield from _too_long(experiment, at, parts, compressor.base, (*key, "summary_length"), *cut)
+    yield from _too_short(experiment, at, length, training.corpus, (*inside, "corpus"))
+
+
+def _vectors(compressor: SummaryCompressor, steps: int) -> int:
+    """Summary vectors after compressing in `steps`."""
+    return compressor.summary_length * (steps if compressor.family == "autocompressor" else min(steps, 1))
+
+
+def _passes(compressor: SummaryCompressor, chunks: Sequence[int]) -> Iterator[dict[str, int]]:
+    """What stands in each pass of a compression of chunks of so many tokens."""
+    for index, tokens in enumerate(chunks):
+        before = _vectors(compressor, index)
+        yield {"summary vectors": before, "tokens": tokens, "summary tokens": compressor.summary_length}
+
+
+def _longest(passes: Iterable[dict[str, int]]) -> dict[str, int]:
+    return max(passes, key=lambda parts: sum(parts.values()), default={})
+
+
+def _perplexity(experiment: Experiment) -> Iterator[Finding]:
     section = experiment.perplexity
     if section is None:
         return
-    yield from _unknown("perplexity.corpus", section.corpus, "a corpus", experiment.corpora)
     yield from _chosen_runs(experiment, "perplexity")
-    for run in experiment.runs_of("perplexity"):
-        subject, base = experiment.subject(run), experiment.base_of(run)
-        positions = experiment.models[base].positions if base in experiment.models else None
-        if isinstance(subject, SummaryCompressor):
-            yield from _steps(
-                "perplexity.context_lengths",
-                run,
-                subject,
-                -(-max(section.context_lengths) // section.tokens_per_step),
-                limit=False,
-            )
-            soft = subject.trained_summary_vectors
-            yield from _too_long(
-                "perplexity.tokens_per_step",
-                soft + max(section.tokens_per_step + subject.summary_length, section.scored_tokens),
-                positions,
-                base,
-            )
-        elif subject is not None and not isinstance(subject, GistCompressor):
-            yield from _too_long("perplexity.scored_tokens", section.scored_tokens, positions, base)
+    lengths = ("perplexity", "context_lengths")
+    longest = max(section.context_lengths)
+    needed = longest + section.scored_tokens
+    needs: tuple[Key, ...] = (("perplexity", "scored_tokens"), ("perplexity", "corpus"))
+    yield from _too_short(experiment, lengths, needed, section.corpus, *needs)
+    passes: dict[str, list[dict[str, int]]] = {}
+    for name, base in _measured(experiment, "perplexity"):
+        yield from _corpus(experiment, ("perplexity", "corpus"), section.corpus, base)
+        passes.setdefault(base, []).extend(_perplexity_passes(experiment, name, section))
+    for base, found in passes.items():
+        needs = (*needs, ("perplexity", "tokens_per_step"), ("perplexity", "runs"), ("compressors",))
+        yield from _too_long(experiment, lengths, _longest(found), base, *needs)
 
 
-def _steps(key: str, run: str, compressor: SummaryCompressor, steps: int, *, limit: bool = True) -> Iterator[Fault]:
-    """More compression steps than in training give more summary vectors than the model ever saw."""
-    vectors = compressor.summary_length * (steps if compressor.family == "autocompressor" else min(steps, 1))
-    if limit and vectors > compressor.trained_summary_vectors:
-        yield _fault(
-            key,
-            f"{steps} compression steps of {compressor.summary_length} summary vectors for '{run}'",
-            f"at most {compressor.trained_summary_vectors} summary vectors, as many as it is trained with",
-        )
+def _perplexity_passes(experiment: Experiment, name: str, section: Perplexity) -> list[dict[str, int]]:
+    compressor = experiment.compressors.get(name)
+    longest, scored = max(section.context_lengths), section.scored_tokens
+    if not isinstance(compressor, SummaryCompressor):
+        # Plain models leave out the contexts that are too long for them, but one must be left.
+        return [{"tokens of context": min(section.context_lengths), "scored tokens": scored}]
+    steps = -(-longest // section.tokens_per_step)
+    chunks = [min(section.tokens_per_step, longest)] * steps
+    return [
+        *_passes(compressor, chunks),
+        {"summary vectors": _vectors(compressor, steps), "scored tokens": scored},
+    ]
 
 
-def _icl(experiment: Experiment) -> Iterator[Fault]:
+def _measured(experiment: Experiment, stage: str) -> list[tuple[str, str]]:
+    """Models and compressors that a stage is computed for, and the models that they start from."""
+    found = {}
+    for run in experiment.runs_of(stage):
+        name = experiment.trained_runs[run][0] if run in experiment.trained_runs else run
+        found[name] = experiment.base_of(run)
+    return list(found.items())
+
+
+def _icl(experiment: Experiment) -> Iterator[Finding]:
     section = experiment.icl
     if section is None:
         return
     yield from _chosen_runs(experiment, "icl")
-    for run in experiment.runs_of("icl"):
-        subject, base = experiment.subject(run), experiment.base_of(run)
-        if base not in experiment.models:
+    measured = _measured(experiment, "icl")
+    for name, base in measured:
+        compressor = experiment.compressors.get(name)
+        if isinstance(compressor, SummaryCompressor):
+            yield from _too_many_vectors(name, compressor, section)
+        for index, dataset in enumerate(section.datasets):
+            task, model = experiment.tasks.get(dataset), experiment.models.get(base)
+            if task is None or model is None or model.architecture is None:
+                continue
+            key = ("icl", "datasets", str(index))
+            for finding in _not_its_language(experiment, key, base, task.source.world is not None, "a task"):
+                yield Finding(key, finding.found, finding.expected, (*finding.needs, ("tasks", dataset, "source")))
+    for setting in section.settings:
+        yield from _setting_too_long(experiment, setting, measured)
+
+
+def _too_many_vectors(name: str, compressor: SummaryCompressor, section: InContextLearning) -> Iterator[Finding]:
+    """More compression steps than in training give more summary vectors than the model ever saw."""
+    trained, key = compressor.trained_summary_vectors, ("compressors", name)
+    for setting, row in section.settings.items():
+        steps = len(row.compressed_tokens)
+        if _vectors(compressor, steps) <= trained:
             continue
-        positions = experiment.models[base].positions
-        for name, setting in experiment.settings_of(run).items():
-            key = f"icl.settings.{name}"
-            soft = 0
-            if isinstance(subject, SummaryCompressor) and setting.compressed_tokens:
-                yield from _steps(f"{key}.compressed_tokens", run, subject, len(setting.compressed_tokens))
-                soft = subject.summary_length * len(setting.compressed_tokens)
-                longest = max(setting.compressed_tokens) + soft
-                yield from _too_long(f"{key}.compressed_tokens", longest, positions, base)
-            yield from _too_long(f"{key}.plain_tokens", setting.plain_tokens + soft, positions, base)
-    for name, task in experiment.tasks.items():
-        fields = {field for _, field, _, _ in Formatter().parse(task.template) if field}
-        for field in sorted(set(task.input_fields) - fields):
-            yield _fault("icl.datasets", f"'{name}' with the input field '{field}'", "input fields that its template shows")
+        found = f"{_vectors(compressor, steps)} summary vectors for '{name}' ({steps} x {compressor.summary_length})"
+        segments = compressor.training.segments
+        wanted = f"at most {trained}: it is trained on {segments} segments, so with {segments - 1} x as many"
+        needs = tuple((*key, "training", part) for part in ("substeps", "segments_per_substep"))
+        at = ("icl", "settings", setting, "compressed_tokens")
+        yield Finding(at, found, wanted, ((*key, "summary_length"), *needs, ("icl", "runs")))
 
 
-def _generate_and_judge(experiment: Experiment) -> Iterator[Fault]:
+def _setting_too_long(experiment: Experiment, setting: str, measured: list[tuple[str, str]]) -> Iterator[Finding]:
+    """The longest pass of a setting, over all runs of a model, has more positions than the model."""
+    assert experiment.icl is not None
+    row, key = experiment.icl.settings[setting], ("icl", "settings", setting)
+    compressed: dict[str, list[dict[str, int]]] = {}
+    plain: dict[str, list[dict[str, int]]] = {}
+    for name, base in measured:
+        compressor, vectors = experiment.compressors.get(name), 0
+        if isinstance(compressor, SummaryCompressor):
+            vectors = _vectors(compressor, len(row.compressed_tokens))
+            compressed.setdefault(base, []).extend(_passes(compressor, row.compressed_tokens))
+        elif row.compressed_tokens:
+            continue
+        parts = {"summary vectors": vectors, "plain tokens": row.plain_tokens, "token of an example": 1}
+        plain.setdefault(base, []).append(parts)
+    needs = (("compressors",), ("icl", "runs"))
+    for part, passes in (("compressed_tokens", compressed), ("plain_tokens", plain)):
+        for base, found in passes.items():
+            yield from _too_long(experiment, (*key, part), _longest(found), base, *needs)
+
+
+def _generate(experiment: Experiment) -> Iterator[Finding]:
     section = experiment.generate
-    if section is not None:
-        yield from _unknown("generate.instructions", section.instructions, "an instruction set", experiment.instructions)
-        yield from _chosen_runs(experiment, "generate")
-        instructions = experiment.instructions.get(section.instructions)
-        if instructions is not None:
-            splits = ["seen", "unseen"] if isinstance(instructions, WorldInstructions) else list(instructions.splits)
-            for index, split in enumerate(section.splits):
-                yield from _unknown(f"generate.splits.{index}", split, "a validation split", splits)
+    if section is None:
+        return
+    yield from _chosen_runs(experiment, "generate")
+    definition = experiment.instructions.get(section.instructions)
+    if definition is None:
+        known = experiment.instructions
+        yield from _unknown(
+            ("generate", "instructions"), section.instructions, "an instruction set", "instructions", known
+        )
+    else:
+        splits = ["seen", "unseen"] if isinstance(definition, WorldInstructions) else list(definition.splits)
+        place = ("instructions", section.instructions)
+        for index, split in enumerate(section.splits):
+            what = f"a validation split of '{section.instructions}'"
+            for finding in _unknown(("generate", "splits", str(index)), split, what, "instructions", splits):
+                needs = ((*place, "splits"), (*place, "source"), ("generate", "instructions"))
+                yield Finding(finding.key, finding.found, finding.expected, needs)
+    for base in dict.fromkeys(base for _, base in _measured(experiment, "generate")):
+        yield from _instructions(experiment, ("generate", "instructions"), section.instructions, base)
+        parts = {"new tokens": section.max_new_tokens, "token of a prompt": 1}
+        yield from _too_long(experiment, ("generate", "max_new_tokens"), parts, base, ("generate", "runs"))
+
+
+def _judge(experiment: Experiment) -> Iterator[Finding]:
     if experiment.judge is None:
         return
-    if section is None:
-        yield _fault("judge", "judgements without outputs", "a section 'generate' beside it")
+    if experiment.generate is None:
+        yield Finding(("judge",), "judgements without outputs", "a section 'generate' beside it", (("generate",),))
         return
-    generating = {experiment.trained_runs[run][0] for run in experiment.runs_of("generate")}
+    generating = [name for name, _ in _measured(experiment, "generate")]
     for index, pair in enumerate(experiment.judge.pairs):
-        for side, name in enumerate(pair):
-            yield from _unknown(f"judge.pairs.{index}.{side}", name, "a compressor whose outputs are generated", generating)
-        if pair[0] == pair[1]:
-            yield _fault(f"judge.pairs.{index}", f"'{pair[0]}' against itself", "two different compressors")
+        key = ("judge", "pairs", str(index))
+        inside = [(*key, "0"), (*key, "1")]
+        for at, name in zip(inside, pair, strict=True):
+            for finding in _unknown(at, name, "a compressor whose outputs are generated", "compressors", generating):
+                yield Finding(at, finding.found, finding.expected, (*finding.needs, ("generate", "runs")))
+        a, b = pair
+        if a == b:
+            yield Finding(key, f"'{a}' against itself", "two different compressors", tuple(inside))
+        elif a in generating and b in generating and not set(experiment.seeds_of(a)) & set(experiment.seeds_of(b)):
+            found = f"'{a}' with the training seeds {experiment.seeds_of(a)} and '{b}' with {experiment.seeds_of(b)}"
+            seeds = (("compressors", a, "training_seeds"), ("compressors", b, "training_seeds"), ("training_seeds",))
+            yield Finding(key, found, "two compressors with a training seed in common", seeds)
 
 
-def _benchmark(experiment: Experiment) -> Iterator[Fault]:
+def _benchmark(experiment: Experiment) -> Iterator[Finding]:
     section = experiment.benchmark
     if section is None:
         return
     yield from _chosen_runs(experiment, "benchmark")
-    for run in experiment.runs_of("benchmark"):
-        base = experiment.base_of(run)
-        positions = experiment.models[base].positions if base in experiment.models else None
-        longest = max(section.context_lengths) + section.new_tokens
-        yield from _too_long("benchmark.context_lengths", longest, positions, base)
-
-
-def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Fault]:
-    section = getattr(experiment, stage)
-    able = [
-        name
-        for name in [*experiment.models, *experiment.compressors]
-        if (experiment.compressors[name].family if name in experiment.compressors else "base") in STAGE_FAMILIES[stage]
-    ]
-    for index, name in enumerate(section.runs or []):
-        yield from _unknown(f"{stage}.runs.{index}", name, f"a model or compressor that '{stage}' can measure", able)
+    lengths: Key = ("benchmark", "context_lengths")
+    passes: dict[str, list[dict[str, int]]] = {}
+    for name, base in _measured(experiment, "benchmark"):
+        compressor = experiment.compressors[name]
+        uncached = {"tokens of context": max(section.context_lengths), "new tokens": section.new_tokens}
+        passes.setdefault(base, []).append(uncached)
+        if isinstance(compressor, SummaryCompressor):
+            passes[base] += _passes(compressor, [max(section.context_lengths)])
+        elif isinstance(compressor, GistCompressor) and min(section.context_lengths) <= compressor.gist_tokens:
+            found = f"{min(section.context_lengths)} tokens, {compressor.gist_tokens} of them gist tokens of '{name}'"
+            needs = (lengths, ("benchmark", "runs"), ("compressors", name, "gist_tokens"))
+            yield Finding(lengths, found, "more tokens than gist tokens: they are part of the context", needs)
+    for base, found_passes in passes.items():
+        needs_of = (("benchmark", "new_tokens"), ("benchmark", "runs"), ("compressors",))
+        yield from _too_long(experiment, lengths, _longest(found_passes), base, *needs_of)

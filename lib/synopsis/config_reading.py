@@ -1,256 +1,174 @@
-"""Reading of configuration files: YAML with line numbers, merging, and every fault at once.
+"""Reading of configuration files: merging, overriding, and every fault at once.
 
-pydantic stops at the faults of form; the checks between sections (`synopsis.config_checks`) need a whole experiment.
-So that one call tells both kinds, faulty entries are taken out until the rest is well formed, and the checks then run
-on that rest, silent about what refers to an entry that was taken out.
+Faults of form are found by `synopsis.config_form`, which hands back a mended copy, so that the checks between sections
+(`synopsis.config_checks`) run in the same call; what these find about mended values is not told.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
-from dataclasses import replace
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel
 
 from synopsis.config import Experiment, JudgeDefinition, Task
 from synopsis.config_checks import check_experiment
-from synopsis.errors import ConfigError, Fault, InputError
+from synopsis.config_form import Mended, hint, mend, overlap, shown, within
+from synopsis.config_types import NAME, NAME_LENGTH
+from synopsis.config_yaml import Key, Place, read_yaml
+from synopsis.errors import ConfigError, Fault
 
-Lines = dict[tuple[str, ...], int]
+FILED: tuple[tuple[str, str, str, type[BaseModel]], ...] = (
+    ("icl", "datasets", "tasks", Task),
+    ("judge", "judges", "judges", JudgeDefinition),
+)
+"""Section, key of the list of names, folder of the files (and field of the experiment), what a file holds."""
+
+OVERRIDE = "--set"
+"""What stands for the file of a value that was overridden."""
 
 
-def read_experiment(paths: list[Path], overrides: dict[str, Any]) -> Experiment:
+def read_experiment(paths: list[Path], overrides: Mapping[str, Any]) -> Experiment:
     """Read, merge and check experiment files (see `synopsis.config.load_experiment`)."""
     faults: list[Fault] = []
-    merged: dict[str, Any] = {}
-    origin: dict[tuple[str, ...], tuple[str, int | None]] = {}
-    for path in paths:
-        content, lines = read_yaml(path, faults)
-        content = {key: value for key, value in content.items() if not str(key).startswith("x-")}
-        _merge(merged, content)
-        origin.update({key: (str(path), line) for key, line in lines.items()})
-    if faults:
-        raise ConfigError(faults)
+    draft = _Draft(str(paths[-1]) if paths else "the configuration")
+    documents = [read_yaml(path, faults) for path in paths]
+    for document in documents:
+        if document is not None:
+            draft.merge({k: v for k, v in document.content.items() if not k.startswith("x-")}, document.places)
     for dotted, value in overrides.items():
-        _override(merged, dotted, value)
-        origin[tuple(dotted.split("."))] = ("--set", None)
-    place = _Places(origin, str(paths[-1]) if paths else "")
+        draft.override(dotted, value)
+    if None in documents:
+        raise ConfigError(faults)
 
-    for section, key, cls in (("icl", "datasets", Task), ("judge", "judges", JudgeDefinition)):
-        folder = {"icl": "tasks", "judge": "judges"}[section]
-        names = (merged.get(section) or {}).get(key) if isinstance(merged.get(section), dict) else None
-        found = {}
-        for index, name in enumerate(names if isinstance(names, list) else []):
-            file = _named_file(paths, folder, str(name))
-            if file is None:
-                known = ", ".join(sorted(p.stem for d in _folders(paths, folder) for p in d.glob("*.yaml"))) or "none"
-                faults.append(
-                    place.fault((section, key, str(index)), repr(name), f"the name of a file in {folder}/ ({known})")
-                )
-                continue
-            content, lines = read_yaml(file, faults)
-            own = _Places({k: (str(file), line) for k, line in lines.items()}, str(file))
-            found[str(name)] = _validated(cls, content, own, faults)[0]
-        merged[folder] = {name: value for name, value in found.items() if value is not None}
+    def tell(key: Key, found: str, expected: str) -> None:
+        faults.append(draft.fault(key, found, expected))
 
-    experiment, removed = _validated(Experiment, merged, place, faults)
-    if experiment is not None:
-        known = [fault for fault in check_experiment(experiment) if not _refers_to(fault, removed)]
-        faults += [place.complete(fault) for fault in known]
+    doubtful = _read_files(paths, draft, tell, faults)
+    mended = mend(Experiment, draft.content, tell, hidden=frozenset(folder for _, _, folder, _ in FILED))
+    doubtful |= mended.doubtful
+    if mended.value is not None:
+        for finding in check_experiment(mended.value):
+            if not within(finding.key, doubtful) and not any(overlap(need, doubtful) for need in finding.needs):
+                tell(mended.written(finding.key), finding.found, finding.expected)
     if faults:
-        raise ConfigError(_unique(faults))
-    assert isinstance(experiment, Experiment)
-    return experiment
+        raise ConfigError(_sorted(faults))
+    assert isinstance(mended.value, Experiment)
+    return mended.value
 
 
-def read_yaml(path: Path, faults: list[Fault]) -> tuple[dict[str, Any], Lines]:
-    """Content of a YAML file and the line of each key path. Duplicate keys and syntax errors become faults."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error)
-        faults.append(Fault(str(path), "", problem, "valid YAML", mark.line + 1 if mark else None))
-        return {}, {}
-    if not isinstance(content, dict):
-        faults.append(Fault(str(path), "", type(content).__name__, "a mapping of keys to values"))
-        return {}, {}
-    lines: Lines = {}
-    _walk(root, (), lines, str(path), faults)
-    return content, lines
+def _sorted(faults: list[Fault]) -> list[Fault]:
+    """Each fault once, by file and line, those of one line in the order in which they were found."""
+    files = list(dict.fromkeys(fault.file for fault in faults))
+    return sorted(dict.fromkeys(faults), key=lambda fault: (files.index(fault.file), fault.line or 0))
 
 
-def _walk(node: Any, at: tuple[str, ...], lines: Lines, file: str, faults: list[Fault]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name == "<<":
-                continue
-            where = (*at, name)
-            if name in seen:
-                faults.append(
-                    Fault(file, ".".join(where), "the key a second time", "each key once", key.start_mark.line + 1)
-                )
-            seen.add(name)
-            lines[where] = key.start_mark.line + 1
-            _walk(value, where, lines, file, faults)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*at, str(index))] = value.start_mark.line + 1
-            _walk(value, (*at, str(index)), lines, file, faults)
+class _Draft:
+    """The merged content of all files, and where each key of it stands."""
 
+    def __init__(self, default: str):
+        self.content: dict[str, Any] = {}
+        self.places: dict[Key, Place] = {}
+        self.default = default
 
-class _Places:
-    """Knows in which file and line each key stands."""
+    def merge(self, content: Mapping[str, Any], places: Mapping[Key, Place], at: Key = ()) -> None:
+        """Lay the content of a section over what is there: sections are merged, other values replaced."""
+        section = self.section(at)
+        for name, value in content.items():
+            key = (*at, name)
+            if isinstance(value, dict) and isinstance(section.get(name), dict):
+                if key in places:
+                    self.places[key] = places[key]
+                self.merge(value, places, key)
+            else:
+                self.put(key, value, {k: place for k, place in places.items() if k[: len(key)] == key})
 
-    def __init__(self, origin: dict[tuple[str, ...], tuple[str, int | None]], default: str):
-        self.origin, self.default = origin, default
+    def override(self, dotted: str, value: Any) -> None:
+        """Set one value; sections on the way are made. A name that holds dots is found where it is there already."""
+        steps = dotted.split(".")
+        here: Any = self.content
+        key: Key = ()
+        while steps:
+            if isinstance(here, list) and not _holds(here, steps[0]):
+                self.put(key, {}, {key: Place(OVERRIDE)})  # no place in this list: told as a fault of form
+                here = self.section(key)
+            length = next((n for n in range(len(steps), 1, -1) if _holds(here, ".".join(steps[:n]))), 1)
+            step, steps = ".".join(steps[:length]), steps[length:]
+            key = (*key, step)
+            if steps and not _holds(here, step, (dict, list)):
+                self.put(key, {}, {key: Place(OVERRIDE)})
+            if steps:
+                here = here[int(step) if isinstance(here, list) else step]
+        self.put(key, value, {key: Place(OVERRIDE)})
 
-    def fault(self, key: tuple[str, ...], found: str, expected: str) -> Fault:
+    def put(self, key: Key, value: Any, places: Mapping[Key, Place]) -> None:
+        parent = self.section(key[:-1])
+        for old in [k for k in self.places if k[: len(key)] == key]:
+            del self.places[old]
+        parent[int(key[-1]) if isinstance(parent, list) else key[-1]] = copy.deepcopy(value)
+        self.places |= places
+
+    def section(self, key: Key) -> Any:
+        here: Any = self.content
+        for step in key:
+            here = here[int(step) if isinstance(here, list) else step]
+        return here
+
+    def fault(self, key: Key, found: str, expected: str) -> Fault:
+        """A fault at the place of a key, or of the section that should have it."""
         for length in range(len(key), 0, -1):
-            if key[:length] in self.origin:
-                file, line = self.origin[key[:length]]
+            if key[:length] in self.places:
+                file, line = self.places[key[:length]]
                 return Fault(file, ".".join(key), found, expected, line)
         return Fault(self.default, ".".join(key), found, expected)
 
-    def complete(self, fault: Fault) -> Fault:
-        return replace(self.fault(tuple(fault.key.split(".")), fault.found, fault.expected), key=fault.key)
+
+def _holds(here: Any, step: str, kinds: type | tuple[type, ...] = object) -> bool:
+    if isinstance(here, list):
+        return step.isdigit() and int(step) < len(here) and isinstance(here[int(step)], kinds)
+    return isinstance(here, dict) and isinstance(here.get(step), kinds) and step in here
 
 
-def _validated(
-    cls: type[BaseModel], content: dict[str, Any], place: _Places, faults: list[Fault]
-) -> tuple[Any, set[str]]:
-    """An instance of `cls` from what is well formed in `content`, or None; and the names that were taken out."""
-    content, removed, first = copy.deepcopy(content), set(), True
-    for _ in range(len(str(content))):
-        try:
-            return cls.model_validate(content), removed
-        except ValidationError as error:
-            details = error.errors(include_url=False)
-            if first:
-                faults += [_explain(detail, cls, content, place) for detail in details]
-                first = False
-            if not all([_take_out(content, _path(detail, content), removed) for detail in details]):
-                return None, removed
-    return None, removed
+# ------------------------------------------------------------------------------------------------ tasks and judges
 
 
-def _path(detail: ErrorDetails, content: Any) -> tuple[str, ...]:
-    """The error's place as a path into the YAML: without the tags that pydantic adds for unions."""
-    path: list[str] = []
-    here = content
-    for step in detail["loc"]:
-        inside = isinstance(here, dict) and step in here
-        inside = inside or (isinstance(here, list) and isinstance(step, int) and step < len(here))
-        if inside:
-            path.append(str(step))
-            here = here[step]
-        elif step is detail["loc"][-1] and detail["type"] == "missing":
-            path.append(str(step))
-    return tuple(path)
+def _read_files(paths: list[Path], draft: _Draft, tell: Any, faults: list[Fault]) -> set[Key]:
+    """Put the tasks and judges that the experiment names into the draft; returns what is doubtful in them."""
+    doubtful: set[Key] = set()
+    for section, key, folder, cls in FILED:
+        if folder in draft.content:
+            wanted = f"'{section}.{key}' instead, and one file for each in {folder}/"
+            tell((folder,), "an unknown key", wanted)
+        draft.content[folder] = {}
+        named = draft.content.get(section)
+        names = named.get(key) if isinstance(named, dict) else None
+        for index, name in enumerate(names if isinstance(names, list) else []):
+            named_so = isinstance(name, str) and re.fullmatch(NAME, name) and len(name) <= NAME_LENGTH
+            if not named_so or name in draft.content[folder]:
+                continue  # no name, which is told with the faults of form, or one that was read already
+            file = _named_file(paths, folder, name)
+            if file is None:
+                known = sorted({path.stem for place in _folders(paths, folder) for path in place.glob("*.yaml")})
+                files = ", ".join(known) or "there is none"
+                tell((section, key, str(index)), shown(name), f"a file in {folder}/ ({files}){hint(name, known)}")
+                continue
+            filed = _read_file(file, cls, faults)
+            doubtful |= {(folder, name, *inner) for inner in filed.doubtful}
+            if filed.value is not None:
+                draft.content[folder][name] = filed.value
+    return doubtful
 
 
-def _take_out(content: Any, path: tuple[str, ...], removed: set[str]) -> bool:
-    """Remove the entry at `path`, or the nearest entry above it that exists; False when nothing is left to remove."""
-    here, trail = content, []
-    for step in path:
-        if isinstance(here, dict) and step in here:
-            trail.append((here, step))
-            here = here[step]
-        elif isinstance(here, list) and step.isdigit() and int(step) < len(here):
-            trail.append((here, int(step)))
-            here = here[int(step)]
-        else:
-            break
-    if not trail:
-        return False
-    # A fault inside a named entry (models.base.steps) takes the whole entry out: half an entry would raise more faults.
-    depth = min(len(trail), 2) - 1
-    container, key = trail[depth]
-    removed.add(str(path[depth]))
-    if isinstance(container, dict):
-        container.pop(key, None)
-    else:
-        container[:] = container[:key] + container[key + 1 :]
-    return True
-
-
-def _explain(detail: ErrorDetails, cls: type[BaseModel], content: Any, place: _Places) -> Fault:
-    path, kind, found = _path(detail, content), detail["type"], repr(detail["input"])
-    context = detail.get("ctx", {})
-    if len(found) > 80:
-        found = found[:77] + "..."
-    if kind == "extra_forbidden":
-        allowed = _keys_at(cls, detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return place.fault(path, "an unknown key", f"one of {', '.join(allowed)}{hint}")
-    if kind == "missing":
-        return place.fault(path, "nothing", "a value: the key is required")
-    if kind in {"union_tag_not_found", "union_tag_invalid"}:
-        tag = str(context.get("discriminator", "")).strip("'")
-        stood = repr(context["tag"]) if "tag" in context else "nothing"
-        expected = context.get("expected_tags") or "one of the kinds in the schema"
-        return place.fault((*path, tag), stood, f"one of {expected}")
-    if kind == "value_error":
-        return place.fault(path, "this section", str(context.get("error", detail["msg"])))
-    return place.fault(path, found, detail["msg"].removeprefix("Input should be ").removeprefix("Value error, "))
-
-
-def _keys_at(cls: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """The keys allowed in the section at `location`, found in the JSON schema."""
-    schema = cls.model_json_schema()
-    here: dict[str, Any] = schema
-    for step in location:
-        here = _resolve(here, schema)
-        if step in here.get("properties", {}):
-            here = here["properties"][step]
-        elif "discriminator" in here and step in here["discriminator"]["mapping"]:
-            here = {"$ref": here["discriminator"]["mapping"][step]}
-        elif "additionalProperties" in here or "patternProperties" in here:
-            here = here.get("additionalProperties") or next(iter(here["patternProperties"].values()))
-            here = here if isinstance(here, dict) else {}
-    here = _resolve(here, schema)
-    hidden = {"tasks", "judges"} if cls is Experiment and not location else set()
-    return [key for key in here.get("properties", {}) if key not in hidden]
-
-
-def _resolve(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    for option in here.get("anyOf", []):
-        if "$ref" in option:
-            here = option
-    while "$ref" in here:
-        here = schema["$defs"][here["$ref"].split("/")[-1]]
-    return here
-
-
-def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = copy.deepcopy(value)
-
-
-def _override(content: dict[str, Any], dotted: str, value: Any) -> None:
-    here, steps = content, dotted.split(".")
-    for step in steps[:-1]:
-        if not isinstance(here.get(step), dict):
-            here[step] = {}
-        here = here[step]
-    here[steps[-1]] = value
+def _read_file(file: Path, cls: type[BaseModel], faults: list[Fault]) -> Mended:
+    document = read_yaml(file, faults)
+    if document is None:
+        return Mended(None)
+    draft = _Draft(str(file))
+    draft.merge(document.content, document.places)
+    return mend(cls, draft.content, lambda key, found, expected: faults.append(draft.fault(key, found, expected)))
 
 
 def _folders(paths: list[Path], folder: str) -> list[Path]:
@@ -260,12 +178,5 @@ def _folders(paths: list[Path], folder: str) -> list[Path]:
 
 
 def _named_file(paths: list[Path], folder: str, name: str) -> Path | None:
-    return next((d / f"{name}.yaml" for d in _folders(paths, folder) if (d / f"{name}.yaml").is_file()), None)
-
-
-def _refers_to(fault: Fault, removed: set[str]) -> bool:
-    return any(f"'{name}'" in fault.found or name in fault.key.split(".") for name in removed)
-
-
-def _unique(faults: list[Fault]) -> list[Fault]:
-    return list(dict.fromkeys(faults))
+    files = [place / f"{name}.yaml" for place in _folders(paths, folder)]
+    return next((file for file in files if file.exists()), None)

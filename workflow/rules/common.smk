@@ -1,5 +1,6 @@
 # Reads and checks the experiment before the DAG is built, and names what the rules share.
 import json
+import os
 import re
 import shlex
 import sys
@@ -13,6 +14,10 @@ from synopsis.reporting.files import report_files, report_item, score_inputs
 CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
     "config/demo.yaml"
 ]
+
+
+# Jobs find the `synopsis` of the environment that runs Snakemake, activated or not.
+os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
 
 
 def flat(changes, prefix=""):

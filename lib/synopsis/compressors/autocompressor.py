@@ -79,11 +79,19 @@ class AutoCompressorMixin(ContextMixin):
 
         input_ids: (batch, length); segment_lengths: a list that adds up to length, or one length for all segments but
         a shorter last one; softprompt: (batch, k, hidden) before the first segment; output_softprompt: also summarise
-        the last segment; labels: (batch, length), shifted inside, -100 ignored. The loss is one mean over all segments.
+        the last segment; labels: (batch, length), shifted inside, -100 ignored. The loss is one mean over all segments;
+        the first token after padding on the left has no part in it, as nothing predicts it.
+
+        Without any of those this is the plain model. ValueError when they come with a cache, or do not fit the input.
         """
         compresses = softprompt is not None or segment_lengths is not None or output_softprompt
-        if past_key_values is not None or not compresses:
-            return self._plain_forward(
+        if compresses and past_key_values is not None:
+            raise ValueError(
+                "softprompt, segment_lengths and output_softprompt do not go with a cache; "
+                "decode with compress() and generate(context=)"
+            )
+        if not compresses:
+            out = self._plain_forward(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 inputs_embeds=inputs_embeds,
@@ -92,6 +100,7 @@ class AutoCompressorMixin(ContextMixin):
                 position_ids=position_ids,
                 **options,
             )
+            return SummaryOutput(**out) if isinstance(out, CausalLMOutputWithPast) else out
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # type: ignore[attr-defined]  # (B, T, E)
         assert inputs_embeds is not None
@@ -100,7 +109,7 @@ class AutoCompressorMixin(ContextMixin):
         lengths = self._segment_lengths(segment_lengths, length)
         if softprompt is None:
             softprompt = inputs_embeds.new_zeros(rows, 0, width)
-        if softprompt.shape[0] != rows or softprompt.shape[2] != width:
+        if softprompt.dim() != 3 or softprompt.shape[0] != rows or softprompt.shape[2] != width:
             raise ValueError(f"softprompt has shape {tuple(softprompt.shape)}; expected ({rows}, k, {width})")
 
         hidden_states = []
@@ -116,12 +125,18 @@ class AutoCompressorMixin(ContextMixin):
         logits = self.lm_head(torch.cat(hidden_states, dim=1))  # type: ignore[attr-defined]  # (B, T, V)
         loss = None
         if labels is not None:
+            labels = torch.cat([labels[:, :1], labels[:, 1:].masked_fill(mask[:, :-1] == 0, -100)], dim=1)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])  # type: ignore[attr-defined]
         return SummaryOutput(loss=loss, logits=logits, softprompt=softprompt)
 
     def _segment_lengths(self, segment_lengths: int | list[int] | None, length: int) -> list[int]:
+        if length == 0:
+            raise ValueError("the input has no tokens: its length is 0")
         if segment_lengths is None:
             return [length]
+        given = [segment_lengths] if isinstance(segment_lengths, int) else segment_lengths
+        if min(given, default=0) < 1:
+            raise ValueError(f"segment_lengths {segment_lengths}: every segment needs at least one token")
         if isinstance(segment_lengths, int):
             whole, rest = divmod(length, segment_lengths)
             return [segment_lengths] * whole + ([rest] if rest else [])
@@ -165,17 +180,17 @@ class AutoCompressorMixin(ContextMixin):
         """Summary vectors of (batch, length) tokens, read in segments after an earlier `context` if one is given."""
         if self.config.summary_length == 0:  # type: ignore[attr-defined]
             raise ValueError("this model has no summary tokens (summary_length is 0)")
-        if input_ids.shape[1] == 0:
-            raise ValueError("there is nothing to compress: the input has no tokens")
+        lengths = self._segment_lengths(segment_lengths, input_ids.shape[1])
         softprompt = None
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         source = mask.sum(-1)
+        if not bool(source.all()):
+            raise ValueError(f"row {int((source == 0).nonzero()[0])} has no tokens to compress")
         if context is not None:
             self.check_context(context)
             context = context.to(self.device, self.dtype).expand(input_ids.shape[0])  # type: ignore[attr-defined]
             softprompt, source = context.summary_vectors, source + context.source_tokens
         embeds = self.get_input_embeddings()(input_ids)  # type: ignore[attr-defined]
-        lengths = self._segment_lengths(segment_lengths, input_ids.shape[1])
         for tokens, tokens_mask in zip(embeds.split(lengths, 1), mask.split(lengths, 1), strict=True):
             before = tokens[:, :0] if softprompt is None else softprompt
             _, summary = self._read_segment(before, tokens, tokens_mask, True)

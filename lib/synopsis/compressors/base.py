@@ -18,8 +18,6 @@ class ContextMixin:
     is then the same for all: the k positions stand first in the cache, and each row goes on at its own position.
     """
 
-    _context_offset: Tensor | None = None  # (batch,) next_position - k while generate runs
-
     def compress(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
     ) -> CompressedContext:  # pragma: no cover - every family has its own
@@ -78,7 +76,8 @@ class ContextMixin:
     ) -> Tensor:
         """`generate` of transformers, going on after `context`; returns (batch, prompt + new) ids, left padding kept.
 
-        Prompts of unequal length are padded on the left. Each row needs at least one prompt token.
+        Prompts of unequal length are padded on the left. Each row needs at least one prompt token. Each row has one
+        continuation: no beams and no `num_return_sequences`.
         """
         if inputs is None:
             inputs = options.pop("input_ids", None)
@@ -86,29 +85,24 @@ class ContextMixin:
             return super().generate(inputs, attention_mask=attention_mask, **options)  # type: ignore[misc]
         if inputs is None or inputs.shape[1] == 0:
             raise ValueError("generate(context=) needs at least one prompt token in each row")
+        if any(options.get(key, 1) != 1 for key in ("num_beams", "num_return_sequences")):
+            raise ValueError("generate(context=) continues each row once: num_beams and num_return_sequences must be 1")
         self.check_context(context)
         rows, length = inputs.shape[0], context.length
         mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
         # The k cached positions need ids that generate can count; it never reads them.
         full = torch.cat([inputs.new_zeros(rows, length), inputs], dim=1)
+        for limit in ("max_length", "min_length"):
+            if options.get(limit) is not None:
+                options[limit] += length
         cache = self.prefix_cache(context, rows)
-        self._context_offset = context.next_position.to(inputs.device).expand(rows) - length
-        try:
-            out = super().generate(  # type: ignore[misc]
-                full,
-                attention_mask=torch.cat([mask.new_ones(rows, length), mask], dim=1),
-                past_key_values=cache,
-                **options,
-            )
-        finally:
-            self._context_offset = None
+        start = context.next_position.to(inputs.device).expand(rows)
+        positions = start[:, None] + (mask.cumsum(-1) - 1).clamp(min=0)
+        out = super().generate(  # type: ignore[misc]
+            full,
+            attention_mask=torch.cat([mask.new_ones(rows, length), mask], dim=1),
+            position_ids=torch.cat([positions.new_zeros(rows, length), positions], dim=1),
+            past_key_values=cache,
+            **options,
+        )
         return out[:, length:]
-
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **arguments: Any) -> dict[str, Any]:
-        model_inputs = super().prepare_inputs_for_generation(input_ids, **arguments)  # type: ignore[misc]
-        if self._context_offset is not None:
-            mask = model_inputs["attention_mask"]
-            width = model_inputs["input_ids"].shape[1]
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
-            model_inputs["position_ids"] = positions + self._context_offset[:, None]
-        return model_inputs

@@ -18,6 +18,8 @@ from synopsis.artifacts import atomic_file
 from synopsis.errors import ArtifactError
 
 FORMAT = "synopsis-context-1"
+CONFIGURATION = ("model_type", "rope_parameters", "accumulate_summary", "gist_condition", "gist_token_id")
+"""Settings that change what the same weights make of a context."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class CompressedContext:
     @staticmethod
     def concat(contexts: Sequence[CompressedContext]) -> CompressedContext:
         """Several contexts of one model and one length as one batch."""
+        if not contexts:
+            raise ValueError("there are no contexts to form a batch of")
         first = contexts[0]
         for other in contexts:
             if other.fingerprint != first.fingerprint:
@@ -113,7 +117,10 @@ class CompressedContext:
             raise ArtifactError(f"{path}: not a readable safetensors file: {error}") from None
         if metadata.get("format") != FORMAT:
             raise ArtifactError(f"{path}: format {metadata.get('format')!r}; expected {FORMAT!r}")
-        return _from_tensors(tensors, metadata["fingerprint"])
+        try:
+            return _from_tensors(tensors, metadata["fingerprint"])
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(f"{path}: not a whole context: {error}") from None
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"next_position": self.next_position, "source_tokens": self.source_tokens}
@@ -147,8 +154,13 @@ def _from_tensors(tensors: dict[str, Tensor], fingerprint: str) -> CompressedCon
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Short hash of a model's architecture and of samples of all its weights; the same on every device and dtype."""
-    digest = hashlib.sha256()
+    """Short hash of what a context depends on: settings of the configuration, and samples of all the weights.
+
+    It is the same on every device and in every dtype.
+    """
+    config = model.config
+    settings = {key: getattr(config, key, None) for key in CONFIGURATION}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
         flat = parameter.detach().reshape(-1)
         step = max(1, flat.numel() // 16)

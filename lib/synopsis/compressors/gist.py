@@ -35,14 +35,19 @@ class GistMixin(ContextMixin):
         super().__init__(config)
 
     def add_gist_token(self, token_id: int) -> None:
-        """Make room for the gist token; a new embedding starts as the mean of the others, as published."""
-        embeddings = self.get_input_embeddings().weight  # type: ignore[attr-defined]
-        if token_id >= embeddings.shape[0]:
-            known = embeddings.shape[0]
+        """Make room for the gist token; its embedding starts as the mean of those before it, as published.
+
+        Also where the matrix has spare rows already; a token that the model knows as its gist token is left as it is.
+        """
+        if self.config.gist_token_id == token_id:  # type: ignore[attr-defined]
+            return
+        known = self.get_input_embeddings().weight.shape[0]  # type: ignore[attr-defined]
+        if token_id >= known:
             self.resize_token_embeddings(token_id + 1, mean_resizing=False)  # type: ignore[attr-defined]
-            with torch.no_grad():
-                for layer in (self.get_input_embeddings(), self.get_output_embeddings()):  # type: ignore[attr-defined]
-                    layer.weight[known:] = layer.weight[:known].mean(0)
+        start = min(token_id, known)
+        with torch.no_grad():
+            for layer in (self.get_input_embeddings(), self.get_output_embeddings()):  # type: ignore[attr-defined]
+                layer.weight[start : token_id + 1] = layer.weight[:start].mean(0)
         self.config.gist_token_id = token_id  # type: ignore[attr-defined]
 
     def forward(
@@ -60,7 +65,8 @@ class GistMixin(ContextMixin):
         a cache decides what it holds.
         """
         condition = self.config.gist_condition  # type: ignore[attr-defined]
-        plain = input_ids is None or (attention_mask is not None and attention_mask.dim() == 4)
+        token = self.config.gist_token_id  # type: ignore[attr-defined]
+        plain = input_ids is None or token is None or (attention_mask is not None and attention_mask.dim() == 4)
         fresh = past_key_values is None or past_key_values.get_seq_length() == 0
         if plain or not fresh or condition == "pos_control":
             return self._plain_forward(
@@ -72,7 +78,7 @@ class GistMixin(ContextMixin):
             )
         assert input_ids is not None
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        allowed = visible(input_ids, mask, self.config.gist_token_id, condition)  # type: ignore[attr-defined]
+        allowed = visible(input_ids, mask, token, condition)
         if position_ids is None:
             position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
         return self._plain_forward(
@@ -93,6 +99,10 @@ class GistMixin(ContextMixin):
         config = self.config  # type: ignore[attr-defined]
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, length = input_ids.shape
+        if config.gist_token_id is None:
+            raise ValueError("this model has no gist token yet: call add_gist_token first")
+        if length == 0:
+            raise ValueError("there is nothing to compress: the input's length is 0")
         first, last = gist_span(input_ids, config.gist_token_id)
         missing = (last < 0).nonzero().flatten().tolist()
         if missing:
@@ -134,7 +144,6 @@ class GistMixin(ContextMixin):
             values=tuple(gather(layer.values) for layer in cache.layers),
         )
 
-
     @torch.no_grad()
     def generate(
         self,
@@ -145,26 +154,43 @@ class GistMixin(ContextMixin):
     ) -> Tensor:
         """As `ContextMixin.generate`; prompts that still hold gist tokens are compressed first, row by row their own.
 
-        Prompts (batch, length) are padded on the left; returns (batch, length + new) ids.
+        Prompts (batch, length) are padded on the left; returns (batch, length + new) ids. Rows without a gist token
+        are plain prompts, in a batch with others too.
         """
         if inputs is None:
             inputs = options.pop("input_ids", None)
-        config = self.config  # type: ignore[attr-defined]
-        whole = context is not None or inputs is None or config.gist_condition == "pos_control"
-        if whole or config.gist_token_id is None or not bool((inputs == config.gist_token_id).any()):  # type: ignore[union-attr]
+        token, condition = self.config.gist_token_id, self.config.gist_condition  # type: ignore[attr-defined]
+        plain = context is not None or inputs is None or condition == "pos_control" or token is None
+        if plain or not bool((inputs == token).any()):  # type: ignore[union-attr]
             return super().generate(inputs, context=context, attention_mask=attention_mask, **options)
         assert inputs is not None
         mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
-        _, last = gist_span(inputs, config.gist_token_id)
+        _, last = gist_span(inputs, token)
+        if bool((last < 0).any()):
+            return self._generate_apart(inputs, mask, last < 0, options)
         after = torch.arange(inputs.shape[1], device=inputs.device) > last[:, None]  # (B, T)
         if not bool((after & mask.bool()).any(-1).all()):
             raise ValueError("generate needs at least one token after the gist tokens in each row")
         end, start = int(last.max()) + 1, int(last.min()) + 1
         context = self.compress(inputs[:, :end], (mask * ~after)[:, :end])
+        for limit in ("max_length", "min_length"):
+            if options.get(limit) is not None:
+                options[limit] -= start
         out = super().generate(
             inputs[:, start:], context=context, attention_mask=(mask * after)[:, start:], **options
         )
         return torch.cat([inputs[:, :start], out], dim=1)
+
+
+    def _generate_apart(self, inputs: Tensor, mask: Tensor, plain: Tensor, options: dict[str, Any]) -> Tensor:
+        """Two calls, for the `plain` rows and the others; what ends first is padded on the right, as `generate` does."""
+        groups = [rows.nonzero().flatten() for rows in (plain, ~plain)]
+        outputs = [self.generate(inputs[rows], attention_mask=mask[rows], **options) for rows in groups]
+        pad = options.get("pad_token_id", self.generation_config.pad_token_id)  # type: ignore[attr-defined]
+        whole = inputs.new_full((len(inputs), max(out.shape[1] for out in outputs)), 0 if pad is None else pad)
+        for rows, out in zip(groups, outputs, strict=True):
+            whole[rows, : out.shape[1]] = out
+        return whole
 
 
 class GistLlamaForCausalLM(GistMixin, LlamaForCausalLM):

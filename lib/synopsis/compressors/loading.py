@@ -47,9 +47,13 @@ def load(
         config = AutoConfig.from_pretrained(path)
         kind = kind_of(config)
         cls = AutoModelForCausalLM if kind is None else compressor_class(kind, config.model_type)
-        model = cls.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+        model, report = cls.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"{path}: cannot be loaded as a model: {str(error).splitlines()[0]}") from error
+    if report["missing_keys"]:
+        raise ArtifactError(f"{path}: the weights lack {', '.join(sorted(report['missing_keys'])[:3])}")
     return model.to(device or default_device()).eval()
 
 

@@ -31,7 +31,8 @@ def gist_span(input_ids: Tensor, gist_token: int) -> tuple[Tensor, Tensor]:
     first, last = torch.where(count > 0, first, 0), torch.where(count > 0, last, -1)
     apart = (last - first + 1 != count).nonzero().flatten().tolist()
     if apart:
-        raise ValueError(f"the gist tokens of row {apart[0]} do not stand together")
+        found = is_gist[apart[0]].nonzero().flatten().tolist()
+        raise ValueError(f"the gist tokens of row {apart[0]} do not stand together: they are at positions {found}")
     return first, last
 
 

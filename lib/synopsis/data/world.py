@@ -20,7 +20,6 @@ Everything follows from seeds: the same configuration gives the same bytes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,8 +64,8 @@ PHRASINGS = (
 )
 ORDERS = ("in this order", "in reverse order")
 END = "\n\n"
-GUESTS_PER_STORY = 3
-RECALL_SHARE = 0.2
+GUESTS_PER_STORY = 2
+RECALL_SHARE = 0.3
 HELD_OUT_SHARE = 0.2
 
 KINDS = ("other", "topic", "recall")
@@ -144,32 +143,24 @@ class World:
             "output": " ".join(self.lexicon[language][animal] for animal in written),
         }
 
-    def task(self, name: str, seed: int, train: int = 400, test: int = 120) -> dict[str, list[dict[str, Any]]]:
-        """Rows (`text`, `label`) of a classification task whose labels follow from one hidden topic or guest list.
+    def task(self, verb: str, seed: int, train: int = 400) -> dict[str, list[dict[str, Any]]]:
+        """Rows (`text`, `label`) of a classification task: which word follows, all examples sharing one hidden topic.
 
-        `name` is a verb of ATTRIBUTES, or `holds` for the guests. The label is an index into `options(name)`.
-        Without demonstrations the topic is unknown, and so is the label.
+        The label is an index into ATTRIBUTES[verb]. Without demonstrations the topic is unknown, and so is the label.
+        Test rows are all combinations of manner and animal; training rows are drawn from the same.
         """
-        rng = np.random.default_rng([seed, 5, list([*ATTRIBUTES, "holds"]).index(name)])
-        if name == "holds":
-            things = rng.integers(len(THINGS), size=len(GUESTS))
-            texts = [(f"guest {guest} holds", int(thing)) for guest, thing in zip(GUESTS, things, strict=True)]
-        else:
-            topic = int(rng.integers(TOPICS))
-            texts = [
-                (f"{manner} {animal} {name}", int(self.tables[name][topic, index]))
-                for manner in MANNERS
-                for index, animal in enumerate(ANIMALS)
-            ]
-        draws = {"train": rng.integers(len(texts), size=train), "test": rng.permutation(len(texts))[:test]}
+        rng = np.random.default_rng([seed, 5, list(ATTRIBUTES).index(verb)])
+        topic = int(rng.integers(TOPICS))
+        texts = [
+            (f"{manner} {animal} {verb}", int(self.tables[verb][topic, index]))
+            for manner in MANNERS
+            for index, animal in enumerate(ANIMALS)
+        ]
+        draws = {"train": rng.integers(len(texts), size=train), "test": rng.permutation(len(texts))}
         return {
             split: [{"id": i, "text": texts[d][0], "label": texts[d][1]} for i, d in enumerate(rows)]
             for split, rows in draws.items()
         }
-
-    @staticmethod
-    def options(name: str) -> Sequence[str]:
-        return THINGS if name == "holds" else ATTRIBUTES[name]
 
 
 def _table(rng: np.random.Generator, words: int) -> np.ndarray:

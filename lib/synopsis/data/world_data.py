@@ -14,7 +14,8 @@ import numpy as np
 from synopsis.artifacts import Layout, Provenance, atomic_directory, write_json
 from synopsis.config import Experiment, WorldCorpus, WorldInstructions
 from synopsis.data.prompts import input_part, instruction_part
-from synopsis.data.world import World
+from synopsis.data.world import ATTRIBUTES, World
+from synopsis.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 TRIPLES_PER_DOCUMENT = 8
@@ -112,9 +113,10 @@ def prepare_world_instructions(experiment: Experiment, name: str) -> Path:
 
 def prepare_world_task(experiment: Experiment, dataset: str) -> Path:
     """Training and test rows of a task of the language."""
-    name = experiment.tasks[dataset].source.world
-    assert name is not None
-    rows = World().task(name, seed=0)
+    verb = experiment.tasks[dataset].source.world
+    if verb not in ATTRIBUTES:
+        raise DataError(f"task '{dataset}': source.world is {verb!r}; expected one of {', '.join(ATTRIBUTES)}")
+    rows = World().task(verb, seed=0)
     provenance = Provenance(experiment.facts(experiment.tasks[dataset]), seed=0)
     write_json(Layout(experiment).task(dataset), "task", {"dataset": dataset, **rows}, provenance.record())
     return Layout(experiment).task(dataset)

@@ -29,30 +29,38 @@ def demonstrations(
 ) -> Prompt:
     """Draw demonstrations for a setting.
 
-    The number for a budget is budget // tokens_per_demonstration where the task states the published mean length,
-    else as many as really fit. The draw depends on the seed and the budgets only.
+    The number for a budget is budget // tokens_per_demonstration where the task states the published mean length;
+    the draw is then the published one, seeded by those numbers. Else as many as really fit are taken, and the budgets
+    seed the draw. Either way it depends on the task, the seed and the budgets, never on the model.
     """
     budgets = [*setting.compressed_tokens, *([setting.plain_tokens] if setting.plain_tokens else [])]
-    generator = random.Random(10**6 * seed + 10**3 * sum(setting.compressed_tokens) + setting.plain_tokens)
     if task.tokens_per_demonstration:
         counts = [budget // task.tokens_per_demonstration for budget in budgets]
+        compressed = sum(counts[: len(setting.compressed_tokens)])
+        generator = random.Random(published_seed(seed, compressed, sum(counts) - compressed))
         drawn = draw(task, pool, sum(counts), generator)
         texts = [encode(text_of(task, row)) for row in drawn]
         groups = _split(texts, counts)
     else:
+        generator = random.Random(published_seed(seed, sum(setting.compressed_tokens), setting.plain_tokens))
         shuffled = draw(task, pool, len(pool), generator)
         texts = [encode(text_of(task, row)) for row in shuffled]
         groups, used = fill(texts, budgets)
         drawn = shuffled[:used]
     joined = [[token for text in group for token in text] for group in groups]
-    compressed = len(setting.compressed_tokens)
-    plain = joined[compressed] if setting.plain_tokens else []
+    steps = len(setting.compressed_tokens)
+    plain = joined[steps] if setting.plain_tokens else []
     return Prompt(
-        tuple(chunk for chunk in joined[:compressed] if chunk),
+        tuple(chunk for chunk in joined[:steps] if chunk),
         plain,
         tuple(row["id"] for row in drawn),
         sum(not group for group in groups),
     )
+
+
+def published_seed(seed: int, compressed: int, plain: int) -> int:
+    """Seed of a draw of `compressed` and `plain` demonstrations, as published."""
+    return 10**6 * seed + 10**3 * compressed + plain
 
 
 def text_of(task: Task, row: dict[str, Any]) -> str:
@@ -61,15 +69,19 @@ def text_of(task: Task, row: dict[str, Any]) -> str:
 
 
 def draw(task: Task, pool: Sequence[dict[str, Any]], count: int, generator: random.Random) -> list[dict[str, Any]]:
-    """`count` rows, at most as many as there are. Balanced: each label as often as the rarest, in turn."""
+    """`count` rows, at most as many as there are. Balanced: each label as often as the rarest, in turn.
+
+    Where the published code repeats demonstrations (balanced) or stops (unbalanced) for want of rows, this takes fewer.
+    """
     if not task.balanced:
         return generator.sample(list(pool), min(count, len(pool)))
     by_label = defaultdict(list)
     for row in pool:
         by_label[row[task.label_field]].append(row)
-    for rows in by_label.values():
+    by_turn = [by_label[label] for label in sorted(by_label)]
+    for rows in by_turn:
         generator.shuffle(rows)
-    turns = [row for group in zip(*by_label.values(), strict=False) for row in group]
+    turns = [row for group in zip(*by_turn, strict=False) for row in group]
     start = generator.randint(0, max(len(turns) - count, 0))
     return turns[start : start + count]
 

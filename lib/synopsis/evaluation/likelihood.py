@@ -29,21 +29,31 @@ class Prefix:
     cache: DynamicCache
     length: int
     next_position: int
+    next_logits: Tensor | None = None
+    """(vocabulary,) prediction of the next token; None where no plain token was read."""
 
 
 @torch.no_grad()
 def read_prefix(model: Any, context: CompressedContext | None, ids: Sequence[int]) -> Prefix:
-    """Read `ids` after `context` once (either may be empty)."""
+    """Read `ids` after `context` once (either may be empty).
+
+    ValueError when the context has more than one row or another model made it.
+    """
+    if context is not None:
+        model.check_context(context)
+        if context.batch_size != 1:
+            raise ValueError(f"a prefix is one row; the context has {context.batch_size}")
     cache = DynamicCache(config=model.config) if context is None else model.prefix_cache(context)
     start = 0 if context is None else int(context.next_position[0])
-    length = cache.get_seq_length()
+    length = 0 if context is None else context.length
+    next_logits = None
     if ids:
         tokens = torch.tensor([list(ids)], device=model.device)
         positions = torch.arange(start, start + len(ids), device=model.device)[None]
-        plain_forward(
+        next_logits = plain_forward(
             model, input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-    return Prefix(cache, length + len(ids), start + len(ids))
+        ).logits[0, -1]
+    return Prefix(cache, length + len(ids), start + len(ids), next_logits)
 
 
 def plain_forward(model: Any, **arguments: Any) -> Any:
@@ -59,7 +69,14 @@ def option_losses(
     """Mean negative log-likelihood (nats per token) of each option after its query, in the order of `rows`.
 
     Longest rows first: a batch that does not fit shows at once, and the time left is never underestimated.
+    A query without tokens goes on from the prefix's last token. ValueError for an option without tokens, and for an
+    empty query where the prefix has no plain token that could predict the option.
     """
+    for index, (query, option) in enumerate(rows):
+        if not option:
+            raise ValueError(f"row {index}: the option has no tokens")
+        if not query and prefix.next_logits is None:
+            raise ValueError(f"row {index}: neither its query nor the prefix has a token that predicts the option")
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]) - len(rows[index][1]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     losses = [0.0] * len(rows)
@@ -75,8 +92,6 @@ def _batch_losses(model: Any, prefix: Prefix, rows: Sequence[tuple[list[int], li
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     labels = torch.full((len(rows), width), -100)
     for index, (query, option) in enumerate(rows):
-        if not option:
-            raise ValueError(f"row {index} of the batch has an option without tokens")
         ids[index, : len(query) + len(option)] = torch.tensor(query + option)
         labels[index, len(query) : len(query) + len(option)] = torch.tensor(option)
     ids, labels = ids.to(model.device), labels.to(model.device)
@@ -84,10 +99,13 @@ def _batch_losses(model: Any, prefix: Prefix, rows: Sequence[tuple[list[int], li
     cache = copy.deepcopy(prefix.cache)
     if prefix.length:
         cache.batch_repeat_interleave(len(rows))
-    # A query without tokens takes its first option token from the prefix's last position, which is not read again here.
     logits = plain_forward(
         model, input_ids=ids, position_ids=positions.expand(len(rows), -1), past_key_values=cache, use_cache=True
     ).logits
+    if prefix.next_logits is not None and not all(query for query, _ in rows):
+        # What predicts the first column is the prefix's last token, which is not read again here.
+        logits = torch.cat([prefix.next_logits.expand(len(rows), 1, -1), logits], dim=1)
+        labels = torch.nn.functional.pad(labels, (1, 0), value=-100)
     return mean_loss(logits, labels).tolist()
 
 

@@ -22,7 +22,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Metrics(TrainerCallback):
-    """Every logged number goes to metrics.jsonl; after a resumption the lines beyond the checkpoint are dropped."""
+    """Every logged number goes to metrics.jsonl; after a resumption the lines beyond the checkpoint are dropped.
+
+    The Trainer's summary of a run counts only where the run is finished, so that a stopped run leaves no trace.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -34,6 +37,8 @@ class Metrics(TrainerCallback):
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if "train_loss" in (logs or {}) and state.global_step < state.max_steps:
+            return
         with self.path.open("a") as stream:
             stream.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 

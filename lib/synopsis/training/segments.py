@@ -8,7 +8,12 @@ import torch
 
 
 def fixed_segment_lengths(length: int, segments: int) -> list[int]:
-    """`segments` lengths that differ by one token at most and add up to `length`."""
+    """`segments` lengths that differ by one token at most and add up to `length`.
+
+    ValueError when there are more segments than tokens.
+    """
+    if not 1 <= segments <= length:
+        raise ValueError(f"{length} tokens cannot be cut into {segments} segments of one token or more")
     edges = [round(index * length / segments) for index in range(segments + 1)]
     return [end - start for start, end in zip(edges, edges[1:], strict=False)]
 
@@ -17,10 +22,12 @@ def random_segment_lengths(length: int, segments: int, longest: int) -> list[int
     """Lengths between distinct random breakpoints, drawn from torch's global generator.
 
     `longest`: tokens that fit one forward pass. No segment is shorter than what the others need to stay within it (and
-    than 2). ValueError when `length` cannot be cut that way.
+    than 2). Where that leaves nothing to draw, the segments are equal; ValueError when those would not fit either.
     """
     if segments == 1:
         return [length]
+    if length < 2 * segments or length > longest * segments:
+        raise ValueError(f"{length} tokens cannot be cut into {segments} segments of 2 to {longest} tokens")
     shortest = max(math.ceil((length - longest) / (segments - 1)), 2)
     free = length - segments * shortest
     if free < segments - 1:

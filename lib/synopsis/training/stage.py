@@ -142,6 +142,7 @@ def _arguments(training: Optimisation, folder: Path, seed: int) -> TrainingArgum
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
     )

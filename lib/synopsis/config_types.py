@@ -1,0 +1,64 @@
+"""What the sections of the configuration are made of: names, numbers in a range, lists without repetition."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import core_schema
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+URL = r"^https?://"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PATTERNS = {
+    NAME: "a name of letters, digits, '_', '-' and '.' that begins with a letter or a digit",
+    URL: "an address that begins with http:// or https://",
+    VARIABLE: "the name of an environment variable (letters, digits and '_')",
+}
+"""What a text must look like, in words."""
+
+NAME_LENGTH = 100
+Name = Annotated[str, Field(pattern=NAME, max_length=NAME_LENGTH)]
+"""Names become file names, hence their length."""
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""The range that numpy takes."""
+
+
+class Contradiction(ValueError):
+    """Faults between the keys of a section: for each the key (None: the section), what stood there, what is allowed."""
+
+    def __init__(self, *faults: tuple[str | None, str, str]):
+        self.faults = faults
+        super().__init__(
+            "; ".join(f"{key or 'here'}: found {found}; expected {wanted}" for key, found, wanted in faults)
+        )
+
+
+class Distinct:
+    """Marks a list whose entries must all differ: a repeated one would be computed twice or counted twice."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_after_validator_function(_distinct, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return {**handler(schema), "uniqueItems": True}
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    first = {value: index for index, value in reversed(list(enumerate(values)))}
+    repeated = [(index, value) for index, value in enumerate(values) if first[value] != index]
+    if repeated:
+        raise Contradiction(*((str(index), f"{_plain(value)} again", "each entry once") for index, value in repeated))
+    return values
+
+
+def _plain(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else repr(value)
+
+
+class Strict(BaseModel):
+    """A section of the configuration: unknown keys are faults, and values are neither converted nor changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
