@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from synopsis.config_files import JudgeDefinition, Task
-from synopsis.config_types import Contradiction, Distinct, Name, PositiveFloat, Seed, Share, Strict
+from synopsis.config_types import Clash, Contradiction, Distinct, Name, PositiveFloat, Seed, Share, Strict
 
 # ---------------------------------------------------------------------------------------------------------- data
 
@@ -61,9 +61,9 @@ class TextDomain(Strict):
     @model_validator(mode="after")
     def _has_a_source(self) -> TextDomain:
         if not self.hub and not self.files:
-            raise Contradiction((None, "no source", "'hub', 'files', or both"))
+            raise Contradiction(Clash("", "no source", "'hub', 'files', or both", ("hub", "files")))
         if self.hub_config and not self.hub:
-            raise Contradiction(("hub_config", repr(self.hub_config), "'hub' beside it"))
+            raise Contradiction(Clash("hub_config", repr(self.hub_config), "'hub' beside it", ("hub", "hub_config")))
         return self
 
 
@@ -111,7 +111,8 @@ class AlpacaPlus(Strict):
     @model_validator(mode="after")
     def _train_is_no_validation_split(self) -> AlpacaPlus:
         if "train" in self.splits:
-            raise Contradiction(("splits.train", "a validation split of this name", "the training rows in 'train'"))
+            found, wanted = "a validation split of this name", "the training rows in 'train', beside 'splits'"
+            raise Contradiction(Clash("splits.train", found, wanted, ("splits",)))
         return self
 
 
@@ -134,13 +135,18 @@ class Architecture(Strict):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Architecture:
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        heads, groups, clashes = self.num_attention_heads, self.num_key_value_heads, []
         if self.hidden_size % (2 * heads):
             # Rotary positions turn pairs of numbers, so a head's width is even.
             wanted = f"a multiple of {2 * heads}, twice num_attention_heads"
-            raise Contradiction(("hidden_size", str(self.hidden_size), wanted))
+            needs = ("hidden_size", "num_attention_heads")
+            clashes.append(Clash("hidden_size", str(self.hidden_size), wanted, needs))
         if groups is not None and heads % groups:
-            raise Contradiction(("num_key_value_heads", str(groups), f"a divisor of num_attention_heads ({heads})"))
+            wanted = f"a divisor of num_attention_heads ({heads})"
+            needs = ("num_key_value_heads", "num_attention_heads")
+            clashes.append(Clash("num_key_value_heads", str(groups), wanted, needs))
+        if clashes:
+            raise Contradiction(*clashes)
         return self
 
 
@@ -226,27 +232,24 @@ class Model(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> Model:
-        named = [key for key in ("hub", "path", "gguf", "architecture") if getattr(self, key) is not None]
+        sources, clashes = ("hub", "path", "gguf", "architecture"), []
+        named = [key for key in sources if getattr(self, key) is not None]
         if len(named) != 1:
-            found = " and ".join(f"'{key}'" for key in named) or "none of them"
-            raise Contradiction((None, found, "exactly one of 'hub', 'path', 'gguf', 'architecture'"))
+            found = " and ".join(f"'{key}'" for key in named) or "no source"
+            clashes.append(Clash("", found, "exactly one of 'hub', 'path', 'gguf', 'architecture'", sources))
+        both = (*sources, "pretraining")
         if self.architecture is not None and self.pretraining is None:
-            raise Contradiction(
-                ("pretraining", "nothing", "how to train it: 'architecture' describes an untrained model")
-            )
-        if self.architecture is None and self.pretraining is not None:
-            raise Contradiction(
-                (
-                    "pretraining",
-                    f"a training beside '{named[0]}'",
-                    "'architecture' with it: loaded models stay as they are",
-                )
-            )
-        if self.architecture is not None and (self.max_positions or self.type):
-            key = "max_positions" if self.max_positions else "type"
-            raise Contradiction(
-                (key, "a key of loaded models beside 'architecture'", "the value in 'architecture' alone")
-            )
+            wanted = "how to train it: 'architecture' describes an untrained model"
+            clashes.append(Clash("pretraining", "nothing", wanted, both))
+        if named and self.architecture is None and self.pretraining is not None:
+            wanted = "'architecture' beside it: loaded models are not trained anew"
+            clashes.append(Clash("pretraining", f"a training beside '{named[0]}'", wanted, both))
+        for key in ("max_positions", "type"):
+            if self.architecture is not None and getattr(self, key) is not None:
+                found, wanted = "a key of loaded models beside 'architecture'", "the value in 'architecture' alone"
+                clashes.append(Clash(key, found, wanted, (key, "architecture")))
+        if clashes:
+            raise Contradiction(*clashes)
         return self
 
     @property

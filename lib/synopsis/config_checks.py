@@ -47,17 +47,18 @@ class Finding:
 
 def check_experiment(experiment: Experiment) -> list[Finding]:
     """Every fault between sections; files and lines are filled in by the reader."""
-    return [
-        *_names(experiment),
-        *_corpora(experiment),
-        *_models(experiment),
-        *_compressors(experiment),
+    names = list(_names(experiment))
+    stages = [
         *_perplexity(experiment),
         *_icl(experiment),
         *_generate(experiment),
         *_judge(experiment),
         *_benchmark(experiment),
     ]
+    # What two things have as their name says nothing about either.
+    twice = {f"'{name}'" for finding in names for name in finding.names}
+    stages = [finding for finding in stages if not any(name in finding.found + finding.expected for name in twice)]
+    return [*names, *_corpora(experiment), *_models(experiment), *_compressors(experiment), *stages]
 
 
 # ------------------------------------------------------------------------------------------------- what they share
@@ -76,7 +77,7 @@ def _too_long(experiment: Experiment, key: Key, parts: dict[str, int], base: str
     if model is None or model.positions is None or length <= model.positions:
         return
     sum_of = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
-    found = f"{length} positions in one pass ({sum_of})"
+    found = f"{length} positions in one pass" + (f" ({sum_of})" if " + " in sum_of else "")
     yield Finding(key, found, f"at most {model.positions}, the positions of '{base}'", (*_positions_of(base), *needs))
 
 
@@ -125,7 +126,8 @@ def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Finding]:
             wanted = f"a run that '{stage}' can measure ({', '.join(able) or 'there is none'})"
             yield Finding(key, f"'{name}', {kind}", wanted)
         elif name not in able:
-            for finding in _unknown(key, name, f"what '{stage}' can measure", "models", able):
+            what = f"a model or compressor that '{stage}' can measure"
+            for finding in _unknown(key, name, what, "models", able):
                 yield Finding(key, finding.found, finding.expected, (("models", name), ("compressors", name)))
     if section.runs is None and not able:
         wanted = f"a compressor of the family {', '.join(sorted(STAGE_FAMILIES[stage]))}"
@@ -135,15 +137,20 @@ def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------------------------ by section
 
 
-def _names(experiment: Experiment) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class _Collision(Finding):
+    names: tuple[str, ...] = ()
+
+
+def _names(experiment: Experiment) -> Iterator[_Collision]:
     for name in experiment.models:
         if name in experiment.compressors:
-            yield Finding(("compressors", name), f"'{name}', the name of a model", "a name of its own")
+            yield _Collision(("compressors", name), f"'{name}', the name of a model", "a name of its own", (), (name,))
         if name in experiment.trained_runs:
             compressor, seed = experiment.trained_runs[name]
             wanted = f"another name: it is the run of the compressor '{compressor}' with the training seed {seed}"
             needs: tuple[Key, ...] = (("training_seeds",), ("compressors", compressor, "training_seeds"))
-            yield Finding(("models", name), f"the name '{name}'", wanted, needs)
+            yield _Collision(("models", name), f"the name '{name}'", wanted, needs, (name, compressor))
 
 
 def _corpora(experiment: Experiment) -> Iterator[Finding]:

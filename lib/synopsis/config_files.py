@@ -5,9 +5,9 @@ from __future__ import annotations
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from synopsis.config_types import URL, VARIABLE, Contradiction, Distinct, PositiveFloat, Share, Strict
+from synopsis.config_types import URL, VARIABLE, Clash, Contradiction, Distinct, PositiveFloat, Share, Strict
 
 PROMPT_FIELDS = ("instruction", "answer_a", "answer_b")
 """What a judge must be shown."""
@@ -27,14 +27,16 @@ class TaskSource(Strict):
 
     @model_validator(mode="after")
     def _has_a_source(self) -> TaskSource:
+        origins, clashes = ("world", "hub", "mirror"), []
         if self.world and (self.hub or self.mirror):
-            raise Contradiction(
-                ("world", f"'{self.world}' beside another source", "'world' alone, or 'hub' and 'mirror'")
-            )
+            beside = f"'{self.world}' beside another source"
+            clashes.append(Clash("world", beside, "'world' alone, or 'hub' and 'mirror'", origins))
         if not (self.world or self.hub or self.mirror):
-            raise Contradiction((None, "no source", "'world', or 'hub', 'mirror' or both"))
+            clashes.append(Clash("", "no source", "'world', or 'hub', 'mirror' or both", origins))
         if self.hub_config and not self.hub:
-            raise Contradiction(("hub_config", repr(self.hub_config), "'hub' beside it"))
+            clashes.append(Clash("hub_config", repr(self.hub_config), "'hub' beside it", ("hub_config", "hub")))
+        if clashes:
+            raise Contradiction(*clashes)
         return self
 
 
@@ -61,52 +63,59 @@ class Task(Strict):
     """Published mean length; the demonstrations that fit a budget are budget // this. None: as many as really fit."""
     demonstration_end: str = "\n\n"
 
+    @field_validator("template")
+    @classmethod
+    def _shows_columns(cls, template: str) -> str:
+        wrong = _fault_of(template)
+        if wrong is not None:
+            raise Contradiction(wrong)
+        return template
+
     @model_validator(mode="after")
     def _complete(self) -> Task:
-        faults: list[tuple[str | None, str, str]] = []
+        clashes, both = [], ("options", "option_fields")
         if (self.options is None) == (not self.option_fields):
             found = "neither of them" if self.options is None else "both of them"
-            faults.append((None, found, "either 'options' or 'option_fields'"))
+            clashes.append(Clash("", found, "either 'options' or 'option_fields'", both))
         elif len(self.option_fields) == 1:
-            faults.append(("option_fields", "one column", "at least 2, one for each option"))
-        columns, wrong = template_columns(self.template)
-        if wrong is not None:
-            faults.append(("template", *wrong))
-        elif self.source.world is not None and set(columns) - {"text"}:
-            strange = ", ".join(f"{{{column}}}" for column in columns if column != "text")
-            faults.append(("template", strange, "{text} and {answer}, all that the generated language has"))
+            clashes.append(Clash("option_fields", "one column", "at least 2, one for each option", both))
+        columns = template_columns(self.template)
+        strange = ", ".join(f"{{{column}}}" for column in columns if column != "text")
+        if self.source.world is not None and strange:
+            allowed = "{text} and {answer}, all that the generated language has"
+            clashes.append(Clash("template", strange, allowed, ("source", "template")))
         for index, field in enumerate(self.input_fields):
-            if wrong is None and field not in columns:
-                shown = ", ".join(columns) or "none is shown"
-                faults.append((f"input_fields.{index}", repr(field), f"a column that the template shows ({shown})"))
-        if faults:
-            raise Contradiction(*faults)
+            if field not in columns:
+                key, allowed = f"input_fields.{index}", ", ".join(columns) or "none is shown"
+                clashes.append(
+                    Clash(key, repr(field), f"a column that the template shows ({allowed})", ("template", key))
+                )
+        if clashes:
+            raise Contradiction(*clashes)
         return self
 
 
-def template_columns(template: str) -> tuple[list[str], tuple[str, str] | None]:
-    """Columns that a task's template shows, and what is wrong with it: (found, expected), or None."""
+def template_columns(template: str) -> list[str]:
+    """The columns that a task's template shows, in their order, without `answer`."""
+    names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    return list(dict.fromkeys(name for name in names if name != "answer"))
+
+
+def _fault_of(template: str) -> Clash | None:
+    """What is wrong with a task's template; `str.format` could do more, but columns are all that there is to show."""
     try:
-        fields = [
-            (name, spec, conversion) for _, name, spec, conversion in Formatter().parse(template) if name is not None
-        ]
+        fields = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
     except ValueError:
-        return [], ("braces that do not match", "{column} for a column, {{ and }} for braces of the text")
-    for name, spec, conversion in fields:
-        if not name or name.isdigit() or set(name) & set(".[]{}") or spec or conversion:
-            written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            return [], (f"{{{written}}}", "the name of a column between braces, and nothing else")
-    answers = sum(name == "answer" for name, _, _ in fields)
-    if answers != 1 or not template.rstrip().endswith("{answer}"):
-        found = (
-            "a text without {answer}"
-            if not answers
-            else f"{answers} times {{answer}}"
-            if answers > 1
-            else "text after {answer}"
-        )
-        return [], (found, "a text that shows {answer} once, at its end")
-    return list(dict.fromkeys(name for name, _, _ in fields if name != "answer")), None
+        return Clash("", "braces that do not match", "{column} for a column, {{ and }} for braces of the text")
+    for name, form, conversion in fields:
+        if not name or name.isdigit() or set(name) & set(".[]{}") or form or conversion:
+            written = f"{name}{'!' if conversion else ''}{conversion or ''}{':' if form else ''}{form or ''}"
+            return Clash("", f"{{{written}}}", "the name of a column between braces, and nothing else")
+    answers = [name for name, _, _ in fields].count("answer")
+    if answers == 1 and template.rstrip().endswith("{answer}"):
+        return None
+    found = "text after {answer}" if answers == 1 else f"{answers} times {{answer}}" if answers else "no {answer}"
+    return Clash("", found, "a text that shows {answer} once, at its end")
 
 
 class JudgeDefinition(Strict):
@@ -134,22 +143,18 @@ class JudgeDefinition(Strict):
     @model_validator(mode="after")
     def _complete(self) -> JudgeDefinition:
         read = {"tie_margin"} if self.kind == "reference" else set(type(self).model_fields) - {"tie_margin"}
-        faults: list[tuple[str | None, str, str]] = [
-            (key, "a key that this judge does not read", f"nothing: a judge of kind '{self.kind}' works without")
-            for key in sorted(self.model_fields_set - read - {"kind"})
-        ]
+        unread = sorted(self.model_fields_set - read - {"kind"})
+        without = f"nothing: a judge of the kind '{self.kind}' does without"
+        clashes = [Clash(key, "a key that is not read", without, (key, "kind")) for key in unread]
         if self.kind == "openai":
             if not self.model:
-                faults.append(("model", "nothing", "the name of the service's model: the kind 'openai' needs it"))
+                wanted = "the name of the service's model, for a judge of the kind 'openai'"
+                clashes.append(Clash("model", "nothing", wanted, ("model", "kind")))
             hidden = [f"{{{field}}}" for field in PROMPT_FIELDS if f"{{{field}}}" not in (self.prompt or "")]
             if hidden:
                 found = "a text without " + ", ".join(hidden) if self.prompt else "nothing"
                 wanted = "the question to the judge, with {instruction}, {answer_a} and {answer_b}"
-                faults.append(("prompt", found, wanted))
-        if faults:
-            raise Contradiction(*faults)
+                clashes.append(Clash("prompt", found, wanted, ("prompt", "kind")))
+        if clashes:
+            raise Contradiction(*clashes)
         return self
-
-
-PROMPT_FIELDS = ("instruction", "answer_a", "answer_b")
-"""What a judge must be shown."""

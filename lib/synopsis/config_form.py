@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from synopsis.config_types import PATTERNS, Contradiction
+from synopsis.config_types import PATTERNS, Clash, Contradiction
 from synopsis.config_yaml import Key
 
 Tell = Callable[[Key, str, str], None]
@@ -57,14 +57,14 @@ def within(key: Key, others: Iterable[Key]) -> bool:
     return any(key[: len(other)] == other for other in others)
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
+def closest(name: str, known: Iterable[str], likeness: float = 0.7) -> str | None:
     """The known name that was probably meant."""
-    return next(iter(difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.7)), None)
+    return next(iter(difflib.get_close_matches(name[:100], list(known), n=1, cutoff=likeness)), None)
 
 
-def hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, known: Iterable[str], likeness: float = 0.7) -> str:
     """A suggestion for a name that is not known, or nothing."""
-    near = closest(name, known)
+    near = closest(name, known, likeness)
     return f"; did you mean '{near}'?" if near else ""
 
 
@@ -120,7 +120,9 @@ class _Form:
             ]
             doubtful = set(self.result.doubtful)
             for found in others:
-                if not overlap(found.key, doubtful):
+                if found.clashes:
+                    self.explain_clashes(found, doubtful)
+                elif not overlap(found.key, doubtful):
                     self.explain(found)
             if not all([self.repair(found) for found in others]):
                 break
@@ -188,11 +190,11 @@ class _Form:
         key, kind, given = found.key, found.kind, found.fault["input"]
         schema = self.resolved(found.schemas[-1])
         if kind == "extra_forbidden":
-            allowed = self.keys_beside(found)
-            self.tell(key, "an unknown key", f"one of {', '.join(allowed)}{hint(key[-1], allowed)}")
-        elif kind == "value_error":
-            for inner, stood, wanted in found.contradictions:
-                self.tell((*key, *(inner.split(".") if inner else ())), stood, wanted)
+            allowed, section = self.keys_beside(found), self.parent(key)
+            free = [name for name in allowed if name not in section]
+            # A key that is there already was hardly meant, unless it is all but the same.
+            near = hint(key[-1], free) or hint(key[-1], allowed, likeness=0.8)
+            self.tell(key, "an unknown key", f"one of {', '.join(allowed)}{near}")
         elif kind in {"union_tag_not_found", "union_tag_invalid"}:
             tag, tags = schema["discriminator"]["propertyName"], list(schema["discriminator"]["mapping"])
             stood = given.get(tag)
@@ -203,6 +205,13 @@ class _Form:
             self.tell(key, "nothing", f"{expected(schema)}: the key is required")
         else:
             self.tell(key, shown(given), expected(schema, given))
+
+    def explain_clashes(self, found: _Found, doubtful: set[Key]) -> None:
+        for clash in found.clashes:
+            key = (*found.key, *clash.key.split(".")) if clash.key else found.key
+            needs = [(*found.key, *need.split(".")) for need in clash.needs]
+            if not within(key, doubtful) and not any(overlap(need, doubtful) for need in needs):
+                self.tell(key, clash.found, clash.expected)
 
     # -------------------------------------------------------------------------------------------------- mending
 
@@ -230,8 +239,9 @@ class _Form:
         if not key:
             return False
         section = self.parent(key)
-        if found.contradictions and isinstance(section, dict) and isinstance(section.get(key[-1]), list):
-            self.tell_apart(section[key[-1]], key, [int(index or 0) for index, _, _ in found.contradictions])
+        if found.clashes and isinstance(section, dict) and isinstance(section.get(key[-1]), list):
+            for clash in found.clashes:
+                self.tell_apart(section[key[-1]], key, int(clash.key))
             return True
         self.result.doubtful.add(key)
         removed = found.kind.startswith("union_tag") or found.fault["loc"][-1:] == ("[key]",)
@@ -239,20 +249,21 @@ class _Form:
         if isinstance(section, list):
             place = int(key[-1])
             section[place : place + 1] = [sample]
+            if section.count(sample) > 1:
+                self.tell_apart(section, key[:-1], place)
         elif isinstance(section, dict):
             section.pop(key[-1], None)
             if not removed:
                 section[key[-1]] = sample
         return True
 
-    def tell_apart(self, values: list[Any], key: Key, repeated: list[int]) -> None:
-        """Other entries in the place of repeated ones."""
-        for index in repeated:
-            self.result.doubtful.add((*key, str(index)))
-            if isinstance(values[index], int):
-                values[index] = next(number for number in range(1, len(values) + 2) if number not in values)
-            else:
-                values[index] = [f"x{index}", f"y{index}"] if isinstance(values[index], list) else f"x{index}"
+    def tell_apart(self, values: list[Any], key: Key, index: int) -> None:
+        """Another entry in the place of a repeated one."""
+        self.result.doubtful.add((*key, str(index)))
+        if isinstance(values[index], int):
+            values[index] = next(number for number in range(1, len(values) + 2) if number not in values)
+        else:
+            values[index] = [f"x{index}", f"y{index}"] if isinstance(values[index], list) else f"x{index}"
 
     def sample(self, schema: Schema) -> Any:
         """Some value that fits a schema."""
@@ -294,9 +305,9 @@ class _Found:
         return self.fault["type"]
 
     @property
-    def contradictions(self) -> tuple[tuple[str | None, str, str], ...]:
+    def clashes(self) -> tuple[Clash, ...]:
         error = self.fault.get("ctx", {}).get("error")
-        return error.faults if isinstance(error, Contradiction) else ()
+        return error.clashes if isinstance(error, Contradiction) else ()
 
 
 def _below(here: Schema, step: int | str) -> Schema:
@@ -314,7 +325,8 @@ def expected_name(fault: ErrorDetails) -> str:
     """What the name of an entry must be."""
     context = fault.get("ctx", {})
     if fault["type"] == "literal_error":
-        return f"one of {context['expected'].replace(' or ', ', ')}"
+        allowed = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"one of {', '.join(allowed)}{hint(str(fault['input']), allowed)}"
     if fault["type"] == "string_too_long":
         return f"a name of at most {context['max_length']} characters"
     return PATTERNS.get(context.get("pattern", ""), "a name")
@@ -337,8 +349,11 @@ def expected(schema: Schema, found: Any = None) -> str:
         return "a list" + (f" of at least {least} {'entry' if least == 1 else 'entries'}" if least else "")
     if kind == "object" or "oneOf" in schema:
         least = schema.get("minProperties")
-        named = "" if not schema.get("required") else f" ({', '.join(schema['required'])})"
-        return "a section of keys and values" + named + (f" with at least {least}" if least else "")
+        if schema.get("required"):
+            return f"a section of keys and values ({', '.join(schema['required'])})"
+        bare = found is None and "examples" not in schema
+        wanted = " with at least one entry" if least else " ({} for an empty one)" if bare else ""
+        return "a section of keys and values" + wanted
     text = PATTERNS.get(schema.get("pattern", ""), "a text")
     if isinstance(found, str) and len(found) > schema.get("maxLength", len(found)):
         return f"at most {schema['maxLength']} characters"

@@ -44,8 +44,14 @@ def read_experiment(paths: list[Path], overrides: Mapping[str, Any]) -> Experime
     if None in documents:
         raise ConfigError(faults)
 
+    told: set[tuple[Any, ...]] = set()
+
     def tell(key: Key, found: str, expected: str) -> None:
-        faults.append(draft.fault(key, found, expected))
+        place, rest = draft.place(key)
+        # What an alias repeats stands in the file once, and is told once.
+        if (place, rest, found, expected) not in told:
+            told.add((place, rest, found, expected))
+            faults.append(Fault(place.file, ".".join(key), found, expected, place.line))
 
     doubtful = _read_files(paths, draft, tell, faults)
     mended = mend(Experiment, draft.content, tell, hidden=frozenset(folder for _, _, folder, _ in FILED))
@@ -117,13 +123,12 @@ class _Draft:
             here = here[int(step) if isinstance(here, list) else step]
         return here
 
-    def fault(self, key: Key, found: str, expected: str) -> Fault:
-        """A fault at the place of a key, or of the section that should have it."""
+    def place(self, key: Key) -> tuple[Place, Key]:
+        """Where a key stands, or else the section that should have it; and the rest of the key, below that section."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.places:
-                file, line = self.places[key[:length]]
-                return Fault(file, ".".join(key), found, expected, line)
-        return Fault(self.default, ".".join(key), found, expected)
+                return self.places[key[:length]], key[length:]
+        return Place(self.default), key
 
 
 def _holds(here: Any, step: str, kinds: type | tuple[type, ...] = object) -> bool:
@@ -168,7 +173,12 @@ def _read_file(file: Path, cls: type[BaseModel], faults: list[Fault]) -> Mended:
         return Mended(None)
     draft = _Draft(str(file))
     draft.merge(document.content, document.places)
-    return mend(cls, draft.content, lambda key, found, expected: faults.append(draft.fault(key, found, expected)))
+
+    def tell(key: Key, found: str, expected: str) -> None:
+        place, _ = draft.place(key)
+        faults.append(Fault(place.file, ".".join(key), found, expected, place.line))
+
+    return mend(cls, draft.content, tell)
 
 
 def _folders(paths: list[Path], folder: str) -> list[Path]:

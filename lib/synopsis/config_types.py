@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,14 +27,29 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """The range that numpy takes."""
 
 
-class Contradiction(ValueError):
-    """Faults between the keys of a section: for each the key (None: the section), what stood there, what is allowed."""
+@dataclass(frozen=True)
+class Clash:
+    """What is wrong with the keys of a section taken together.
 
-    def __init__(self, *faults: tuple[str | None, str, str]):
-        self.faults = faults
-        super().__init__(
-            "; ".join(f"{key or 'here'}: found {found}; expected {wanted}" for key, found, wanted in faults)
-        )
+    ``key``: path from the section to the key at fault, "" for the section; ``found``: what stood there; ``expected``:
+    what is allowed; ``needs``: the keys of the section that this follows from.
+    """
+
+    key: str
+    found: str
+    expected: str
+    needs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.key or 'here'}: found {self.found}; expected {self.expected}"
+
+
+class Contradiction(ValueError):
+    """The keys of a section do not fit each other."""
+
+    def __init__(self, *clashes: Clash):
+        self.clashes = clashes
+        super().__init__("; ".join(map(str, clashes)))
 
 
 class Distinct:
@@ -50,12 +66,14 @@ def _distinct(values: list[Any]) -> list[Any]:
     first = {value: index for index, value in reversed(list(enumerate(values)))}
     repeated = [(index, value) for index, value in enumerate(values) if first[value] != index]
     if repeated:
-        raise Contradiction(*((str(index), f"{_plain(value)} again", "each entry once") for index, value in repeated))
+        raise Contradiction(
+            *(Clash(str(index), f"{_plain(value)} again", "each entry once") for index, value in repeated)
+        )
     return values
 
 
 def _plain(value: Any) -> str:
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else repr(value)
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else repr(value)
 
 
 class Strict(BaseModel):

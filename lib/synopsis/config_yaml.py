@@ -36,10 +36,11 @@ SCALARS = {
 
 
 class Place(NamedTuple):
-    """Where a value stands; `line` is 1-based, None where it is no file."""
+    """Where a value stands; lines and columns are 1-based, None where it is no file."""
 
     file: str
     line: int | None = None
+    column: int | None = None
 
 
 @dataclass
@@ -118,8 +119,8 @@ def _syntax_fault(error: yaml.YAMLError, text: str, file: str) -> Fault:
     line = mark.line + 1 if mark else None
     if problem and "'\\t'" in problem:
         return Fault(file, "", "a tab", "spaces: YAML is not indented by tabs", line)
-    details = " ".join(part for part in (problem, context) if part) or str(error)
-    return Fault(file, "", f"a text that is no YAML ({details})", "keys and values, indented by spaces", line)
+    details = ", ".join(part for part in (context, problem) if part) or str(error)
+    return Fault(file, "", f"what is not YAML ({details})", "keys and values, indented by spaces", line)
 
 
 class _Unusable(Exception):
@@ -210,7 +211,7 @@ class _Builder:
         return None if kind == "null" else text
 
     def place(self, node: yaml.Node) -> Place:
-        return Place(self.file, node.start_mark.line + 1)
+        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
 
     def unusable(self, node: yaml.Node, at: Key, found: str, expected: str) -> _Unusable:
         return _Unusable(Fault(self.file, ".".join(at), found, expected, node.start_mark.line + 1))

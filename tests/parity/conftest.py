@@ -1,7 +1,7 @@
 """Parity with the published code: `pytest tests/parity --golden FOLDER`, by default ../shared/golden.
 
-A test that asks for a fixture named like `summary_case` runs once for each case of its folders; the cases that this version
-does not cover are skipped by name, with what is missing.
+A test that asks for a fixture named like `summary_case` runs once for each case of its folders; the cases that this
+version does not cover are skipped by name, with what is missing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             elif (golden.folder / fixture).is_dir():  # type: ignore[union-attr]
                 cases = golden.cases(fixture)  # type: ignore[union-attr]
                 parameters += [_parameter(fixture, case, reason_to_skip(fixture, case)) for case in cases]
-        metafunc.parametrize(name, parameters or [_parameter("none", "", "no outputs of the published code (--golden)")])
+        metafunc.parametrize(
+            name, parameters or [_parameter("none", "", "no outputs of the published code (--golden)")]
+        )
 
 
 def _parameter(fixture: str, case: str, reason: str) -> object:
@@ -55,5 +57,3 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     if found is None:
         pytest.skip("no outputs of the published code here; give their folder with --golden")
     return found
-
-

@@ -70,7 +70,7 @@ class Case:
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     """The largest difference is within `tolerance` of the largest value."""
-    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    largest = float(expected.detach().abs().max()) if expected.numel() else 0.0
     torch.testing.assert_close(found, expected, atol=tolerance * largest, rtol=0.0)
 
 
@@ -130,7 +130,7 @@ LATER = {
 
 
 def reason_to_skip(fixture: str, case: str) -> str:
-    """"" for a case that is tested. KeyError for one that no rule names, so that none passes in silence."""
+    """ "" for a case that is tested. KeyError for one that no rule names, so that none passes in silence."""
     for pattern, reason in RULES[fixture]:
         if re.fullmatch(pattern, case):
             return reason

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from published import Case, Golden, close
-from torch import Tensor
-
 from synopsis.compressors import CompressedContext, GistLlamaForCausalLM, LlamaAutoCompressorModel
 from synopsis.compressors.masks import CONDITIONS, visible
+from torch import Tensor
 
 GRADIENT = 1e-4
 
@@ -115,7 +114,12 @@ def test_gist(golden: Golden, gist_case: tuple[str, str]) -> None:
         mask = arguments.get("attention_mask", (arguments["input_ids"] != 0).long())
         count = case["ids"].shape[1] - mask.shape[1]
         out = model.generate(
-            arguments["input_ids"], attention_mask=mask, do_sample=False, max_new_tokens=count, eos_token_id=end, pad_token_id=0
+            arguments["input_ids"],
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=count,
+            eos_token_id=end,
+            pad_token_id=0,
         )
         assert torch.equal(out, case["ids"])
 
@@ -124,7 +128,9 @@ def _parts(ids: Tensor) -> tuple[list[list[int]], list[list[int]]]:
     """Each row without its padding up to its last gist token, and the rest."""
     rows = [row[row != 0].tolist() for row in ids]
     ends = [len(row) - row[::-1].index(119) for row in rows]
-    return [row[:end] for row, end in zip(rows, ends, strict=True)], [row[end:] for row, end in zip(rows, ends, strict=True)]
+    return [row[:end] for row, end in zip(rows, ends, strict=True)], [
+        row[end:] for row, end in zip(rows, ends, strict=True)
+    ]
 
 
 def _continues(model: GistLlamaForCausalLM, case: Case) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from published import Golden, close
-from transformers import TrainingArguments
-
 from synopsis.compressors import LlamaAutoCompressorModel
 from synopsis.config import SegmentTraining
 from synopsis.training.segments import random_segment_lengths
 from synopsis.training.trainer import CompressorTrainer
+from transformers import TrainingArguments
 
 
 def test_random_segment_lengths(golden: Golden) -> None:
@@ -32,7 +31,9 @@ def test_lengths_at_the_edge(golden: Golden) -> None:
         if "lengths" in record:
             assert random_segment_lengths(length, count, longest) == record["lengths"]
         elif length > count * longest:
-            with pytest.raises(ValueError, match=f"{length} tokens cannot be cut into {count} segments of 2 to {longest}"):
+            with pytest.raises(
+                ValueError, match=f"{length} tokens cannot be cut into {count} segments of 2 to {longest}"
+            ):
                 random_segment_lengths(length, count, longest)
         else:
             assert random_segment_lengths(length, count, longest) == [length // count] * count
@@ -44,7 +45,9 @@ def test_training_step(golden: Golden, training_case: tuple[str, str], tmp_path:
     case = golden.case(fixture, name)
     record, inputs = case.record, case.arguments()
     kind = record["model"].removeprefix("model_")
-    model = golden.model(fixture, LlamaAutoCompressorModel, f"config_{kind}", f"model_{kind}", **record["config_overrides"])
+    model = golden.model(
+        fixture, LlamaAutoCompressorModel, f"config_{kind}", f"model_{kind}", **record["config_overrides"]
+    )
     settings = record["trainer_args"]
     training = SegmentTraining(
         steps=1,

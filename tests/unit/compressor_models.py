@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from synopsis.compressors import GistLlamaForCausalLM, LlamaAutoCompressorModel
 from torch import Tensor
 from transformers import LlamaConfig
-
-from synopsis.compressors import GistLlamaForCausalLM, LlamaAutoCompressorModel
 
 VOCABULARY, GIST, PAD = 61, 60, 0
 # Logits of these models are of the order of 1; float32 sums in another order differ by a few 1e-6.

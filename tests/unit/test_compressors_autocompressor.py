@@ -9,9 +9,8 @@ import torch
 from compressor_models import GREEDY, TOLERANCE, padded, real, summary_model, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM
-
 from synopsis.compressors import CompressedContext, LlamaAutoCompressorModel, load
+from transformers import LlamaForCausalLM
 
 MODELS = {
     "autocompressor": summary_model(),
@@ -23,7 +22,9 @@ ANY_MODEL = st.sampled_from(sorted(MODELS))
 SIDE = st.sampled_from(["left", "right"])
 
 
-def greedy_by_hand(model: LlamaAutoCompressorModel, softprompt: torch.Tensor, prompt: list[int], count: int) -> list[int]:
+def greedy_by_hand(
+    model: LlamaAutoCompressorModel, softprompt: torch.Tensor, prompt: list[int], count: int
+) -> list[int]:
     """Greedy tokens of one row, each from a whole pass without a cache."""
     ids = list(prompt)
     for _ in range(count):

@@ -9,10 +9,9 @@ import torch
 from compressor_models import GIST, GREEDY, TOLERANCE, VOCABULARY, gist_model, padded, real, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM
-
 from synopsis.compressors import CompressedContext, GistLlamaForCausalLM, load
 from synopsis.compressors.masks import CONDITIONS
+from transformers import LlamaForCausalLM
 
 MODELS = {(c, heads): gist_model(c, num_key_value_heads=heads) for c in CONDITIONS for heads in (4, 2)}
 FEW = settings(max_examples=8, deadline=None, derandomize=True)
@@ -122,7 +121,9 @@ def test_greedy_tokens_equal_those_of_whole_passes(
     assert out[:, ids.shape[1] :].tolist() == expected
     if key[0] == "pos_control":
         return
-    context = model.compress(*padded([row[: before + gists] for row, (before, _) in zip(rows, sizes, strict=True)], "left"))
+    context = model.compress(
+        *padded([row[: before + gists] for row, (before, _) in zip(rows, sizes, strict=True)], "left")
+    )
     rest, rest_mask = padded([row[before + gists :] for row, (before, _) in zip(rows, sizes, strict=True)], "left")
     out = model.generate(rest, context=context, attention_mask=rest_mask, **GREEDY)
     assert out[:, rest.shape[1] :].tolist() == expected
@@ -234,7 +235,9 @@ def test_wrong_uses_are_refused() -> None:
     with pytest.raises(ValueError, match="without padding"):
         MODELS["pos_control", 4].compress(torch.tensor([[0, 5, GIST]]), torch.tensor([[0, 1, 1]]))
     with pytest.raises(ValueError, match="no gist token yet"):
-        GistLlamaForCausalLM(gist_model().config.__class__(**{**gist_model().config.to_dict(), "gist_token_id": None})).compress(ids)
+        GistLlamaForCausalLM(
+            gist_model().config.__class__(**{**gist_model().config.to_dict(), "gist_token_id": None})
+        ).compress(ids)
     context = model.compress(ids)
     for other in (gist_model(seed=1), MODELS["neg_control", 4], MODELS["gist", 2]):
         with pytest.raises(ValueError, match="another model"):

@@ -7,9 +7,6 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
 from synopsis.data.prompts import input_part, instruction_part
 from synopsis.errors import DataError
 from synopsis.training.data import (
@@ -22,6 +19,8 @@ from synopsis.training.data import (
     document_lengths,
 )
 from synopsis.training.segments import fixed_segment_lengths, random_segment_lengths, substep_slices
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 FEW = settings(max_examples=60, deadline=None, derandomize=True)
 DOCUMENTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13], [14, 15]]

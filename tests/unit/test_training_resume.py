@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 from compressor_models import summary_model
-from transformers import TrainerCallback, TrainingArguments
-
 from synopsis.config import SegmentTraining
 from synopsis.errors import SynopsisError
 from synopsis.training.callbacks import MANIFEST, Checkpoints, Metrics, StopOnSignal, last_good_checkpoint, read_metrics
 from synopsis.training.data import collate_equal
 from synopsis.training.trainer import CompressorTrainer, newest_first, perplexity
+from transformers import TrainerCallback, TrainingArguments
 
 STEPS, STOP = 8, 5
 TRAINING = SegmentTraining(
@@ -81,7 +80,7 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 
 
 def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Stopped by a signal between two logs and two checkpoints; then killed after more steps that no checkpoint holds."""
+    """Stopped by a signal between two logs and two checkpoints; then killed after steps that no checkpoint holds."""
     whole = trainer(tmp_path / "whole")
     expected = whole.train()
 

@@ -13,8 +13,8 @@ rule benchmark:
         LOGS / "benchmark" / "{run}.tsv"
     conda:
         "../../envs/synopsis.yaml"
-    # Times are only worth something when nothing else runs beside: all cores of the machine are asked for.
-    threads: workflow.cores if workflow.cores else 1
+    # Times are worth something only when nothing else runs beside: Snakemake cuts this down to all cores there are.
+    threads: 256
     resources:
         config=CONFIG,
         mem_mb=6000,

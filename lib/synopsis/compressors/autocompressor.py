@@ -45,7 +45,7 @@ class AutoCompressorMixin(ContextMixin):
         config.summary_length = getattr(config, "summary_length", 0)
         config.accumulate_summary = getattr(config, "accumulate_summary", True)
         config.segment_gradient_checkpointing = getattr(config, "segment_gradient_checkpointing", False)
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
         if config.summary_length > 0:
             self.embed_summary = nn.Embedding(config.summary_length, config.hidden_size)
             self.post_init()  # type: ignore[attr-defined]
@@ -141,12 +141,12 @@ class AutoCompressorMixin(ContextMixin):
             whole, rest = divmod(length, segment_lengths)
             return [segment_lengths] * whole + ([rest] if rest else [])
         if sum(segment_lengths) != length:
-            raise ValueError(f"segment_lengths {segment_lengths} add up to {sum(segment_lengths)}, not to {length} tokens")
+            raise ValueError(
+                f"segment_lengths {segment_lengths} add up to {sum(segment_lengths)}, not to {length} tokens"
+            )
         return list(segment_lengths)
 
-    def _read_segment(
-        self, softprompt: Tensor, tokens: Tensor, mask: Tensor, summarise: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _read_segment(self, softprompt: Tensor, tokens: Tensor, mask: Tensor, summarise: bool) -> tuple[Tensor, Tensor]:
         """Hidden states of the tokens (B, t, E) and of the summary tokens (B, s, E); s is 0 without `summarise`."""
         rows, soft, summary = tokens.shape[0], softprompt.shape[1], tokens[:, :0]
         if summarise and self.config.summary_length > 0:  # type: ignore[attr-defined]
@@ -212,7 +212,7 @@ class AutoCompressorMixin(ContextMixin):
         return cache
 
 
-class LlamaAutoCompressorModel(AutoCompressorMixin, LlamaForCausalLM):
+class LlamaAutoCompressorModel(AutoCompressorMixin, LlamaForCausalLM):  # type: ignore[misc]
     """AutoCompressor, RMT or full attention on the Llama architecture."""
 
     config_class = LlamaConfig

@@ -30,7 +30,9 @@ class ContextMixin:
         """ValueError when another model made the context."""
         own = self.fingerprint()
         if context.fingerprint != own:
-            raise ValueError(f"the context was made by another model (fingerprint {context.fingerprint}; this is {own})")
+            raise ValueError(
+                f"the context was made by another model (fingerprint {context.fingerprint}; this is {own})"
+            )
 
     def _context_cache(self, context: CompressedContext) -> DynamicCache:
         """Keys and values of the context's k positions in every layer."""

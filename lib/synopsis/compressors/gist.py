@@ -24,7 +24,7 @@ from synopsis.compressors.masks import CONDITIONS, additive, gist_span, visible
 
 
 class GistMixin(ContextMixin):
-    """Put before a causal language model; reads gist_token_id, gist_condition and gist_tokens from the configuration."""
+    """Put before a causal language model; reads gist_token_id, gist_condition, gist_tokens from the configuration."""
 
     def __init__(self, config: Any):
         config.gist_token_id = getattr(config, "gist_token_id", None)
@@ -32,7 +32,7 @@ class GistMixin(ContextMixin):
         config.gist_tokens = getattr(config, "gist_tokens", 1)
         if config.gist_condition not in CONDITIONS:
             raise ValueError(f"gist_condition {config.gist_condition!r}; expected one of {', '.join(CONDITIONS)}")
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
 
     def add_gist_token(self, token_id: int) -> None:
         """Make room for the gist token; its embedding starts as the mean of those before it, as published.
@@ -136,12 +136,13 @@ class GistMixin(ContextMixin):
             index = kept[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
             return states.gather(2, index)
 
+        layers: Any = cache.layers
         return CompressedContext(
             next_position=positions.gather(1, last[:, None])[:, 0] + 1,
             source_tokens=mask.sum(-1),
             fingerprint=self.fingerprint(),
-            keys=tuple(gather(layer.keys) for layer in cache.layers),
-            values=tuple(gather(layer.values) for layer in cache.layers),
+            keys=tuple(gather(layer.keys) for layer in layers),
+            values=tuple(gather(layer.values) for layer in layers),
         )
 
     @torch.no_grad()
@@ -176,14 +177,11 @@ class GistMixin(ContextMixin):
         for limit in ("max_length", "min_length"):
             if options.get(limit) is not None:
                 options[limit] -= start
-        out = super().generate(
-            inputs[:, start:], context=context, attention_mask=(mask * after)[:, start:], **options
-        )
+        out = super().generate(inputs[:, start:], context=context, attention_mask=(mask * after)[:, start:], **options)
         return torch.cat([inputs[:, :start], out], dim=1)
 
-
     def _generate_apart(self, inputs: Tensor, mask: Tensor, plain: Tensor, options: dict[str, Any]) -> Tensor:
-        """Two calls, for the `plain` rows and the others; what ends first is padded on the right, as `generate` does."""
+        """Two calls, for the `plain` rows and the others; what ends first is padded on the right, as in `generate`."""
         groups = [rows.nonzero().flatten() for rows in (plain, ~plain)]
         outputs = [self.generate(inputs[rows], attention_mask=mask[rows], **options) for rows in groups]
         pad = options.get("pad_token_id", self.generation_config.pad_token_id)  # type: ignore[attr-defined]
@@ -193,7 +191,7 @@ class GistMixin(ContextMixin):
         return whole
 
 
-class GistLlamaForCausalLM(GistMixin, LlamaForCausalLM):
+class GistLlamaForCausalLM(GistMixin, LlamaForCausalLM):  # type: ignore[misc]
     """Gist tokens on the Llama architecture."""
 
     config_class = LlamaConfig

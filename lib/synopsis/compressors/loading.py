@@ -46,7 +46,7 @@ def load(
     try:
         config = AutoConfig.from_pretrained(path)
         kind = kind_of(config)
-        cls = AutoModelForCausalLM if kind is None else compressor_class(kind, config.model_type)
+        cls: Any = AutoModelForCausalLM if kind is None else compressor_class(kind, config.model_type)
         model, report = cls.from_pretrained(
             path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )

@@ -87,7 +87,7 @@ def draw(task: Task, pool: Sequence[dict[str, Any]], count: int, generator: rand
 
 
 def fill(texts: Sequence[list[int]], budgets: Sequence[int]) -> tuple[list[list[list[int]]], int]:
-    """Texts in order into budgets of tokens; a text that does not fit any more closes its budget. Also the number used."""
+    """Texts in order into budgets of tokens, and the number used; a text that does not fit closes its budget."""
     groups: list[list[list[int]]] = []
     used = 0
     for budget in budgets:

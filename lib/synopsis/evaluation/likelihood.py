@@ -110,7 +110,7 @@ def _batch_losses(model: Any, prefix: Prefix, rows: Sequence[tuple[list[int], li
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """(batch,) mean negative log-likelihood of the labels (batch, length) that are not -100, each predicted one earlier."""
+    """(batch,) mean negative log-likelihood of those labels (batch, length) that are not -100; shifted inside."""
     losses = token_losses(logits, labels)
     counted = labels[:, 1:] != -100
     return (losses * counted).sum(-1) / counted.sum(-1)

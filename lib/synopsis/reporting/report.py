@@ -1,6 +1,6 @@
 """The report stage: tables and figures of an experiment, from its scores alone.
 
-    synopsis report config/demo.yaml
+    synopsis report --config config/demo.yaml
 
 The same scores give the same bytes: nothing written here holds a date or a random identifier, apart from
 `report.provenance.json`, which says what the files were made from.

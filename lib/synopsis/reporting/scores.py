@@ -4,7 +4,7 @@ One row is one number: which run, what was measured (stage, dataset, split, sett
 number of examples or tokens behind it. `setting` is a path of `key=value` parts where a stage has several axes
 (``context=96/tokens=all``) and the plain name of the setting for in-context learning.
 
-    synopsis score config/demo.yaml
+    synopsis score --config config/demo.yaml
     frame = read_scores("results/demo/scores.parquet")
     frame.query("stage == 'icl' and metric == 'accuracy'")
 """

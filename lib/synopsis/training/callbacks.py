@@ -103,7 +103,9 @@ class Checkpoints(TrainerCallback):
                 descriptor = os.open(file, os.O_RDONLY)
                 os.fsync(descriptor)
                 os.close(descriptor)
-        hashes = {str(file.relative_to(folder)): file_hash(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        hashes = {
+            str(file.relative_to(folder)): file_hash(file) for file in sorted(folder.rglob("*")) if file.is_file()
+        }
         with atomic_file(folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps({"facts": self.facts, "files": hashes}))
 
@@ -124,6 +126,8 @@ def _fault(checkpoint: Path, facts: str) -> str | None:
         files = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return "it is incomplete (no readable manifest)"
+    if not files:
+        return "it is incomplete (its manifest names no files)"
     if manifest.get("facts") != facts:
         return "it belongs to another configuration of this run"
     damaged = [name for name, digest in files.items() if file_hash(checkpoint / name) != digest]
@@ -131,7 +135,7 @@ def _fault(checkpoint: Path, facts: str) -> str | None:
 
 
 class StopOnSignal(TrainerCallback):
-    """The first SIGTERM, SIGINT or SIGUSR1 saves a checkpoint after the step under way and stops; a second one kills."""
+    """The first SIGTERM, SIGINT or SIGUSR1 saves a checkpoint after the step under way and stops; a second kills."""
 
     def __init__(self) -> None:
         self.received: int | None = None

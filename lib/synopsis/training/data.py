@@ -33,7 +33,9 @@ class DocumentSequences(Dataset[dict[str, Tensor]]):
         self.unused_tokens = int((sizes % length).sum())
         if not self.starts:
             longest = int(sizes.max()) if len(sizes) else 0
-            raise DataError(f"no document holds a sequence of {length} tokens (the longest of {len(sizes)} has {longest})")
+            raise DataError(
+                f"no document holds a sequence of {length} tokens (the longest of {len(sizes)} has {longest})"
+            )
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -86,13 +88,18 @@ class GistExamples(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, gist_token: int, count: int, max_length: int
+        self,
+        rows: Sequence[dict[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        gist_token: int,
+        count: int,
+        max_length: int,
     ):
         self.examples: list[dict[str, Any]] = []
         self.dropped = 0
         for row in rows:
             prompt = gist_prompt_ids(row, tokenizer, gist_token, count)
-            answer = encode(tokenizer, " " + row["output"]) + [tokenizer.eos_token_id]
+            answer = [*encode(tokenizer, " " + row["output"]), tokenizer.eos_token_id]
             ids = (prompt + answer)[:max_length]
             if len(ids) <= len(prompt) or not row["output"].strip():
                 self.dropped += 1

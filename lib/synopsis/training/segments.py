@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 
@@ -15,7 +16,7 @@ def fixed_segment_lengths(length: int, segments: int) -> list[int]:
     if not 1 <= segments <= length:
         raise ValueError(f"{length} tokens cannot be cut into {segments} segments of one token or more")
     edges = [round(index * length / segments) for index in range(segments + 1)]
-    return [end - start for start, end in zip(edges, edges[1:], strict=False)]
+    return [end - start for start, end in pairwise(edges)]
 
 
 def random_segment_lengths(length: int, segments: int, longest: int) -> list[int]:
@@ -34,10 +35,10 @@ def random_segment_lengths(length: int, segments: int, longest: int) -> list[int
         return fixed_segment_lengths(length, segments)
     breakpoints = torch.multinomial(torch.ones(free), segments - 1).sort().values.tolist()
     edges = [0, *breakpoints, free]
-    return [shortest + end - start for start, end in zip(edges, edges[1:], strict=False)]
+    return [shortest + end - start for start, end in pairwise(edges)]
 
 
 def substep_slices(length: int, substeps: int) -> list[slice]:
     """Equal parts of a sequence, between two of which gradients stop."""
     edges = [round(index * length / substeps) for index in range(substeps + 1)]
-    return [slice(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    return [slice(start, end) for start, end in pairwise(edges)]

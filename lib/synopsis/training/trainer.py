@@ -53,7 +53,9 @@ class CompressorTrainer(Trainer):
     gradients of the substeps add up, and the reported loss is their mean.
     """
 
-    def __init__(self, *arguments: Any, segment_training: SegmentTraining | None = None, longest: int = 0, **options: Any):
+    def __init__(
+        self, *arguments: Any, segment_training: SegmentTraining | None = None, longest: int = 0, **options: Any
+    ):
         super().__init__(*arguments, **options)
         self.segment_training, self.longest = segment_training, longest
         self.model_accepts_loss_kwargs = False
@@ -106,7 +108,7 @@ class CompressorTrainer(Trainer):
         return total / training.substeps / self.current_gradient_accumulation_steps
 
     def _lengths(self, length: int, training: SegmentTraining) -> list[int]:
-        if training.randomize_segments and self.model.training:
+        if training.randomize_segments:
             return random_segment_lengths(length, training.segments_per_substep, self.longest)
         return fixed_segment_lengths(length, training.segments_per_substep)
 
@@ -125,7 +127,9 @@ class CompressorTrainer(Trainer):
 
 def _sliced(inputs: dict[str, Tensor], part: slice) -> dict[str, Tensor]:
     """The model's inputs for a part of each sequence; without labels every token is one."""
-    found = {key: inputs[key][:, part] for key in ("input_ids", "attention_mask", "labels") if key in inputs}
+    found: dict[str, Tensor] = {
+        key: inputs[key][:, part] for key in ("input_ids", "attention_mask", "labels") if key in inputs
+    }
     return {"labels": found["input_ids"], **found}
 
 

@@ -1,0 +1,92 @@
+"""Which demonstrations a prompt shows."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from synopsis.config import Setting, Task
+from synopsis.evaluation.demonstrations import demonstrations, draw, fill, published_seed, text_of
+
+POOL: list[dict[str, Any]] = [
+    {"id": index, "text": "w " * (index % 4 + 1), "label": label}
+    for index, label in enumerate([1, 0, 0, 2, 1, 0, 0, 2, 1, 0, 2, 0, 1, 0])
+]
+
+
+def task(**fields: Any) -> Task:
+    source = {"source": {"mirror": "nowhere"}, "template": "Text: {text}\nTopic: {answer}", "input_fields": ["text"]}
+    return Task.model_validate({**source, "options": ["red", "blue", "green"], **fields})
+
+
+def encode(text: str) -> list[int]:
+    """One token a character: lengths are easy to see."""
+    return [ord(character) for character in text]
+
+
+def test_the_text_of_a_demonstration() -> None:
+    assert text_of(task(), POOL[0]) == "Text: w \nTopic: blue\n\n"
+
+
+def test_published_numbers_are_drawn_where_the_mean_length_is_stated() -> None:
+    setting = Setting(compressed_tokens=[150, 50], plain_tokens=50)
+    prompt = demonstrations(task(tokens_per_demonstration=50), POOL, setting, 7, encode)
+    assert prompt.rows == tuple(row["id"] for row in random.Random(published_seed(7, 4, 1)).sample(POOL, 5))
+    texts = [encode(text_of(task(), POOL[index])) for index in prompt.rows]
+    assert prompt.chunks == ([*texts[0], *texts[1], *texts[2]], texts[3])
+    assert (prompt.plain, prompt.unfilled) == (texts[4], 0)
+
+
+def test_settings_of_equal_numbers_show_the_same_demonstrations() -> None:
+    """The published seed counts demonstrations and not tokens."""
+    counted = task(tokens_per_demonstration=50)
+    rows = [demonstrations(counted, POOL, Setting(plain_tokens=n), 1, encode).rows for n in (100, 120, 150)]
+    assert rows[0] == rows[1] != rows[2]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_balanced_draws_take_each_label_in_turn(seed: int) -> None:
+    drawn = draw(task(balanced=True), POOL, 6, random.Random(seed))
+    labels = [row["label"] for row in drawn]
+    assert sorted(labels) == [0, 0, 1, 1, 2, 2]
+    assert labels[:3] == labels[3:]  # in turn
+    everything = draw(task(balanced=True), POOL, 100, random.Random(seed))
+    assert [row["label"] for row in everything] == [0, 1, 2] * 3  # three rows have the rarest label
+    assert len({row["id"] for row in everything}) == 9
+
+
+def test_the_order_of_the_pool_s_first_labels_does_not_matter() -> None:
+    """Labels come in their own order, whichever stands first in the pool."""
+    by_label = sorted(POOL, key=lambda row: row["label"])
+    drawn = [draw(task(balanced=True), pool, 6, random.Random(3)) for pool in (POOL, by_label)]
+    assert drawn[0] == drawn[1]
+
+
+def test_unbalanced_draws_take_as_many_as_there_are() -> None:
+    drawn = draw(task(), POOL, 100, random.Random(0))
+    assert sorted(row["id"] for row in drawn) == list(range(14))
+    assert draw(task(), POOL, 4, random.Random(0)) == random.Random(0).sample(POOL, 4)
+
+
+def test_budgets_hold_as_many_as_really_fit() -> None:
+    setting = Setting(compressed_tokens=[60, 60], plain_tokens=10)
+    prompt = demonstrations(task(), POOL, setting, 2, encode)
+    assert 0 < len(prompt.chunks[0]) <= 60 and 0 < len(prompt.chunks[1]) <= 60
+    assert (prompt.plain, prompt.unfilled) == ([], 1)  # no demonstration is shorter than ten characters
+    texts = [text_of(task(), POOL[index]) for index in prompt.rows]
+    assert [*prompt.chunks[0], *prompt.chunks[1]] == encode("".join(texts))
+    assert demonstrations(task(), POOL, setting, 2, encode) == prompt
+    assert demonstrations(task(), POOL, setting, 3, encode).rows != prompt.rows
+
+
+def test_no_budget_shows_nothing() -> None:
+    for count in (None, 20):
+        prompt = demonstrations(task(tokens_per_demonstration=count), POOL, Setting(), 0, encode)
+        assert (prompt.chunks, prompt.plain, prompt.rows, prompt.unfilled) == ((), [], (), 0)
+
+
+def test_a_text_that_does_not_fit_closes_its_budget() -> None:
+    texts = [[1] * 4, [2] * 5, [3] * 1, [4] * 9]
+    assert fill(texts, [8, 6]) == ([[texts[0]], [texts[1], texts[2]]], 3)
+    assert fill(texts, [3, 100]) == ([[], texts], 4)
