@@ -17,6 +17,7 @@ import errno
 import gzip
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from synopsis.config import Experiment
 
 FORMAT_VERSION = 1
-PACKAGES = ("synopsis", "torch", "transformers", "tokenizers", "datasets", "accelerate", "rouge-score", "numpy", "pandas")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "rouge-score", "numpy", "pandas")
+PACKAGES = ("synopsis", *LIBRARIES)
 
 
 @dataclass(frozen=True)
@@ -110,40 +113,68 @@ class Layout:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; at the end of the block flush it to disk and rename it to `path`.
 
-    When the block fails, nothing is left behind. Raises SynopsisError when the disk is full.
+    When the block fails, what was at `path` stays as it was. Raises SynopsisError when the disk is full or the place
+    cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+    temporary = _beside(path)
     try:
         with told_when_full(path):
+            _make_room(path)
             yield temporary
             _flush(temporary)
             os.replace(temporary, path)
             _flush(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; at the end of the block it takes the place of `path`, files flushed."""
+    """Give a temporary folder beside `path`; at the end of the block it takes the place of `path`, files flushed.
+
+    When the block fails, what was at `path` stays as it was. Raises as `atomic_file` does.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
-    temporary.mkdir()
+    temporary, former = _beside(path), _beside(path)
     try:
         with told_when_full(path):
+            _make_room(path)
+            temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
-                if file.is_file():
-                    _flush(file)
+                _flush(file)
+            # A folder that is not empty cannot be replaced in one move; the former one goes when the new one is there.
             if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
+                os.replace(path, former)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if former.exists():
+                    os.replace(former, path)  # the former one must not be lost
+                raise
             _flush(path.parent)
+            shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_room(path: Path) -> None:
+    """Make the folder that `path` lies in."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise SynopsisError(f"{path}: its folder cannot be made: {error.strerror} ({error.filename})") from None
+    if not os.access(path.parent, os.W_OK):
+        raise SynopsisError(f"{path}: cannot be written: {path.parent} allows no new files")
+
+
+def _beside(path: Path) -> Path:
+    """A free name in the same folder, so that it can be renamed to `path` in one move."""
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
 
 
 @contextlib.contextmanager
@@ -152,7 +183,7 @@ def told_when_full(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise SynopsisError(
             f"{path}: the disk is full ({error.strerror}); nothing was written. "
@@ -183,15 +214,24 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequ
 def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a CSV that has at least `columns`; values are strings, as written (an empty answer stays "")."""
     path = Path(path)
-    with _reading(path), path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
+    mend = "the file is truncated or damaged. Delete it and run again."
+    with _reading(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        # Strict, so that quotes that never close are told; read from memory, so that line breaks stay as they are.
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         missing = [column for column in columns if column not in (reader.fieldnames or [])]
         if missing:
-            raise ArtifactError(f"{path}: column {', '.join(missing)} is missing; found {reader.fieldnames}")
+            found = ", ".join(map(str, reader.fieldnames or [])) or "nothing"
+            raise ArtifactError(f"{path}: the column {', '.join(missing)} is missing; found {found}")
         rows = list(reader)
-    for number, row in enumerate(rows, start=2):
-        if None in row.values():
-            raise ArtifactError(f"{path}: row {number} is incomplete; the file is truncated. Delete it and run again.")
+    except csv.Error as error:
+        raise ArtifactError(f"{path}: line {reader.line_num}: {error}; {mend}") from None
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ArtifactError(f"{path}: row {number} does not have {len(reader.fieldnames or [])} values; {mend}")
+    if not text.endswith("\n"):
+        raise ArtifactError(f"{path}: the last line has no end; {mend}")
     return rows
 
 
@@ -215,10 +255,10 @@ def read_json(path: str | Path, kind: str) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     try:
         document = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise ArtifactError(
-            f"{path}: not valid JSON (line {error.lineno}: {error.msg}); the file is truncated or damaged. "
-            "Delete it and run again."
+            f"{path}: not valid JSON ({where}); the file is truncated or damaged. Delete it and run again."
         ) from None
     if not isinstance(document, dict) or document.get("kind") != kind:
         found = document.get("kind") if isinstance(document, dict) else type(document).__name__
@@ -237,8 +277,10 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; the stage that writes it has not run") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ArtifactError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: not UTF-8 text ({error.reason}); the file is damaged") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 # ----------------------------------------------------------------------------------------------------- provenance

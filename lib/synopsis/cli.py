@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -88,7 +89,8 @@ def check_choice(kind: str, name: str, known: Any) -> None:
 def figures(values: dict[str, Any], as_json: bool) -> None:
     """Headline figures on standard output: lines for people, one JSON object for machines."""
     if as_json:
-        print(json.dumps(values))
+        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+        print(json.dumps(finite, allow_nan=False))  # JSON has no word for what is not finite
     else:
         for name, value in values.items():
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
@@ -156,7 +158,7 @@ def icl(
     config: Config,
     run: Run,
     dataset: Annotated[str, typer.Argument(help="A data set of the section icl.")],
-    seed: Annotated[int, typer.Option(help="Draw of the demonstrations.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draw of the demonstrations.")] = 0,
     change: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -282,17 +284,26 @@ def plain_logs() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+class Stopped(SystemExit):
+    """SIGTERM or SIGINT arrived; the code is 128 + its number. No `except Exception` and no command swallows it."""
+
+
+def stop(number: int, frame: Any) -> NoReturn:
+    raise Stopped(128 + number)
+
+
 def main() -> NoReturn:
     """Run a subcommand; errors that a user can mend are told in one message, without a traceback."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     try:
         app(standalone_mode=True)
     except SynopsisError as error:
         print(f"synopsis: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except Stopped:
         print("synopsis: interrupted; finished results are kept", file=sys.stderr)
-        sys.exit(130)
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

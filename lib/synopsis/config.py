@@ -175,7 +175,8 @@ class Optimisation(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints; a killed run goes on from the last one."""
-    keep_checkpoints: PositiveInt = 2
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints kept; two at least, so that there is always a whole one while the next is written."""
     evaluate_every: PositiveInt | None = None
     """Steps between evaluations on the validation split; None: at the end only."""
     log_every: PositiveInt = 10

@@ -16,10 +16,9 @@ from synopsis.config import (
     Perplexity,
     SummaryCompressor,
     TextCorpus,
-    WorldCorpus,
     WorldInstructions,
 )
-from synopsis.config_form import hint
+from synopsis.config_findings import Finding, corpus_for, not_its_language, too_long, too_short, unknown
 from synopsis.config_yaml import Key
 
 SUPPORTED: dict[str, frozenset[str]] = {
@@ -33,16 +32,6 @@ RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
 """Names of corpora that would mix their files with other data (see `synopsis.artifacts.Layout`)."""
 
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A fault between sections. `needs`: the keys besides `key` that it follows from."""
-
-    key: Key
-    found: str
-    expected: str
-    needs: tuple[Key, ...] = ()
 
 
 def check_experiment(experiment: Experiment) -> list[Finding]:
@@ -59,79 +48,6 @@ def check_experiment(experiment: Experiment) -> list[Finding]:
     twice = {f"'{name}'" for finding in names for name in finding.names}
     stages = [finding for finding in stages if not any(name in finding.found + finding.expected for name in twice)]
     return [*names, *_corpora(experiment), *_models(experiment), *_compressors(experiment), *stages]
-
-
-# ------------------------------------------------------------------------------------------------- what they share
-
-
-def _unknown(key: Key, name: str, what: str, section: str, known: Iterable[str]) -> Iterator[Finding]:
-    known = list(known)
-    if name not in known:
-        wanted = f"the name of {what} ({', '.join(known) or 'none is defined'}){hint(name, known)}"
-        yield Finding(key, repr(name), wanted, ((section, name),))
-
-
-def _too_long(experiment: Experiment, key: Key, parts: dict[str, int], base: str, *needs: Key) -> Iterator[Finding]:
-    """A forward pass over `parts` (what -> positions) that has more positions than the model."""
-    model, length = experiment.models.get(base), sum(parts.values())
-    if model is None or model.positions is None or length <= model.positions:
-        return
-    sum_of = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
-    found = f"{length} positions in one pass" + (f" ({sum_of})" if " + " in sum_of else "")
-    yield Finding(key, found, f"at most {model.positions}, the positions of '{base}'", (*_positions_of(base), *needs))
-
-
-def _positions_of(base: str) -> tuple[Key, ...]:
-    """Where the positions of a model stand."""
-    return ("models", base, "architecture", "max_position_embeddings"), ("models", base, "max_positions")
-
-
-def _not_its_language(experiment: Experiment, key: Key, base: str, world: bool, what: str) -> Iterator[Finding]:
-    """A model from scratch knows the words of the generated language alone, and corpora of it are for such models."""
-    model = experiment.models.get(base)
-    if model is not None and (model.architecture is not None) != world:
-        written = "real text" if model.architecture else "the generated language"
-        trained = "trained from scratch" if model.architecture else "a loaded model"
-        wanted = "source 'world'" if model.architecture else "real text"
-        yield Finding(key, f"{what} of {written} for '{base}', {trained}", f"{what} of {wanted}", (("models", base),))
-
-
-def _corpus(experiment: Experiment, key: Key, corpus: str, base: str) -> Iterator[Finding]:
-    yield from _unknown(key, corpus, "a corpus", "corpora", experiment.corpora)
-    definition = experiment.corpora.get(corpus)
-    if definition is not None:
-        world = isinstance(definition, WorldCorpus)
-        for finding in _not_its_language(experiment, key, base, world, "a corpus"):
-            yield Finding(finding.key, finding.found, finding.expected, (*finding.needs, ("corpora", corpus, "source")))
-
-
-def _too_short(experiment: Experiment, key: Key, tokens: int, corpus: str, *needs: Key) -> Iterator[Finding]:
-    """Documents of the generated language have a known length."""
-    definition = experiment.corpora.get(corpus)
-    if isinstance(definition, WorldCorpus) and not definition.instruction_share and tokens > definition.story_tokens:
-        wanted = f"at most {definition.story_tokens}, the tokens of a document of '{corpus}' (5 for each of its facts)"
-        place = ("corpora", corpus)
-        yield Finding(key, f"{tokens} tokens of one document", wanted, (place, *needs))
-
-
-def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Finding]:
-    section = getattr(experiment, stage)
-    families = {name: "base" for name in experiment.models}
-    families |= {name: compressor.family for name, compressor in experiment.compressors.items()}
-    able = [name for name, family in families.items() if family in STAGE_FAMILIES[stage]]
-    for index, name in enumerate(section.runs or []):
-        key = (stage, "runs", str(index))
-        if name in families and name not in able:
-            kind = "a model without compression" if families[name] == "base" else f"of the family {families[name]}"
-            wanted = f"a run that '{stage}' can measure ({', '.join(able) or 'there is none'})"
-            yield Finding(key, f"'{name}', {kind}", wanted)
-        elif name not in able:
-            what = f"a model or compressor that '{stage}' can measure"
-            for finding in _unknown(key, name, what, "models", able):
-                yield Finding(key, finding.found, finding.expected, (("models", name), ("compressors", name)))
-    if section.runs is None and not able:
-        wanted = f"a compressor of the family {', '.join(sorted(STAGE_FAMILIES[stage]))}"
-        yield Finding((stage,), "nothing that it can measure", wanted, (("compressors",),))
 
 
 # ------------------------------------------------------------------------------------------------------ by section
@@ -176,28 +92,28 @@ def _models(experiment: Experiment) -> Iterator[Finding]:
 def _compressors(experiment: Experiment) -> Iterator[Finding]:
     for name, compressor in experiment.compressors.items():
         key, base = ("compressors", name), compressor.base
-        yield from _unknown((*key, "base"), base, "a model", "models", experiment.models)
+        yield from unknown((*key, "base"), base, "a model", "models", experiment.models)
         yield from _unsupported(key, compressor.family, base, experiment.models.get(base))
         inside = (*key, "training")
         if isinstance(compressor, GistCompressor):
             instructions = compressor.training.instructions
             yield from _instructions(experiment, (*inside, "instructions"), instructions, base)
             tokens = {"tokens": compressor.training.max_length}
-            yield from _too_long(experiment, (*inside, "max_length"), tokens, base)
+            yield from too_long(experiment, (*inside, "max_length"), tokens, base)
             continue
         if isinstance(compressor, FullAttentionCompressor):
             yield from _whole_sequences(experiment, inside, compressor.training, base)
         else:
-            yield from _corpus(experiment, (*inside, "corpus"), compressor.training.corpus, base)
+            yield from corpus_for(experiment, (*inside, "corpus"), compressor.training.corpus, base)
             yield from _segments(experiment, key, compressor)
 
 
 def _whole_sequences(experiment: Experiment, key: Key, training: LanguageModelTraining, base: str) -> Iterator[Finding]:
-    yield from _corpus(experiment, (*key, "corpus"), training.corpus, base)
+    yield from corpus_for(experiment, (*key, "corpus"), training.corpus, base)
     length, at = training.sequence_length, (*key, "sequence_length")
-    yield from _too_long(experiment, at, {"tokens": length}, base)
+    yield from too_long(experiment, at, {"tokens": length}, base)
     if not training.pack_documents:
-        yield from _too_short(experiment, at, length, training.corpus, (*key, "corpus"), (*key, "pack_documents"))
+        yield from too_short(experiment, at, length, training.corpus, (*key, "corpus"), (*key, "pack_documents"))
 
 
 def _unsupported(key: Key, family: str, base: str, model: Model | None) -> Iterator[Finding]:
@@ -210,11 +126,11 @@ def _unsupported(key: Key, family: str, base: str, model: Model | None) -> Itera
 
 
 def _instructions(experiment: Experiment, key: Key, name: str, base: str) -> Iterator[Finding]:
-    yield from _unknown(key, name, "an instruction set", "instructions", experiment.instructions)
+    yield from unknown(key, name, "an instruction set", "instructions", experiment.instructions)
     definition, model = experiment.instructions.get(name), experiment.models.get(base)
     if model is not None and model.architecture is not None and definition is not None:
         world = isinstance(definition, WorldInstructions)
-        yield from _not_its_language(experiment, key, base, world, "an instruction set")
+        yield from not_its_language(experiment, key, base, world, "an instruction set")
 
 
 def _segments(experiment: Experiment, key: Key, compressor: SummaryCompressor) -> Iterator[Finding]:
@@ -236,8 +152,8 @@ def _segments(experiment: Experiment, key: Key, compressor: SummaryCompressor) -
         "tokens of a segment": -(-length // segments),
         "summary tokens": compressor.summary_length,
     }
-    yield from _too_long(experiment, at, parts, compressor.base, (*key, "summary_length"), *cut)
-    yield from _too_short(experiment, at, length, training.corpus, (*inside, "corpus"))
+    yield from too_long(experiment, at, parts, compressor.base, (*key, "summary_length"), *cut)
+    yield from too_short(experiment, at, length, training.corpus, (*inside, "corpus"))
 
 
 def _vectors(compressor: SummaryCompressor, steps: int) -> int:
@@ -256,6 +172,26 @@ def _longest(passes: Iterable[dict[str, int]]) -> dict[str, int]:
     return max(passes, key=lambda parts: sum(parts.values()), default={})
 
 
+def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Finding]:
+    section = getattr(experiment, stage)
+    families = {name: "base" for name in experiment.models}
+    families |= {name: compressor.family for name, compressor in experiment.compressors.items()}
+    able = [name for name, family in families.items() if family in STAGE_FAMILIES[stage]]
+    for index, name in enumerate(section.runs or []):
+        key = (stage, "runs", str(index))
+        if name in families and name not in able:
+            kind = "a model without compression" if families[name] == "base" else f"of the family {families[name]}"
+            wanted = f"a run that '{stage}' can measure ({', '.join(able) or 'there is none'})"
+            yield Finding(key, f"'{name}', {kind}", wanted)
+        elif name not in able:
+            what = f"a model or compressor that '{stage}' can measure"
+            for finding in unknown(key, name, what, "models", able):
+                yield Finding(key, finding.found, finding.expected, (("models", name), ("compressors", name)))
+    if section.runs is None and not able:
+        wanted = f"a compressor of the family {', '.join(sorted(STAGE_FAMILIES[stage]))}"
+        yield Finding((stage,), "nothing that it can measure", wanted, (("compressors",),))
+
+
 def _perplexity(experiment: Experiment) -> Iterator[Finding]:
     section = experiment.perplexity
     if section is None:
@@ -265,14 +201,14 @@ def _perplexity(experiment: Experiment) -> Iterator[Finding]:
     longest = max(section.context_lengths)
     needed = longest + section.scored_tokens
     needs: tuple[Key, ...] = (("perplexity", "scored_tokens"), ("perplexity", "corpus"))
-    yield from _too_short(experiment, lengths, needed, section.corpus, *needs)
+    yield from too_short(experiment, lengths, needed, section.corpus, *needs)
     passes: dict[str, list[dict[str, int]]] = {}
     for name, base in _measured(experiment, "perplexity"):
-        yield from _corpus(experiment, ("perplexity", "corpus"), section.corpus, base)
+        yield from corpus_for(experiment, ("perplexity", "corpus"), section.corpus, base)
         passes.setdefault(base, []).extend(_perplexity_passes(experiment, name, section))
     for base, found in passes.items():
         needs = (*needs, ("perplexity", "tokens_per_step"), ("perplexity", "runs"), ("compressors",))
-        yield from _too_long(experiment, lengths, _longest(found), base, *needs)
+        yield from too_long(experiment, lengths, _longest(found), base, *needs)
 
 
 def _perplexity_passes(experiment: Experiment, name: str, section: Perplexity) -> list[dict[str, int]]:
@@ -313,7 +249,7 @@ def _icl(experiment: Experiment) -> Iterator[Finding]:
             if task is None or model is None or model.architecture is None:
                 continue
             key = ("icl", "datasets", str(index))
-            for finding in _not_its_language(experiment, key, base, task.source.world is not None, "a task"):
+            for finding in not_its_language(experiment, key, base, task.source.world is not None, "a task"):
                 yield Finding(key, finding.found, finding.expected, (*finding.needs, ("tasks", dataset, "source")))
     for setting in section.settings:
         yield from _setting_too_long(experiment, setting, measured)
@@ -352,7 +288,7 @@ def _setting_too_long(experiment: Experiment, setting: str, measured: list[tuple
     needs = (("compressors",), ("icl", "runs"))
     for part, passes in (("compressed_tokens", compressed), ("plain_tokens", plain)):
         for base, found in passes.items():
-            yield from _too_long(experiment, (*key, part), _longest(found), base, *needs)
+            yield from too_long(experiment, (*key, part), _longest(found), base, *needs)
 
 
 def _generate(experiment: Experiment) -> Iterator[Finding]:
@@ -363,7 +299,7 @@ def _generate(experiment: Experiment) -> Iterator[Finding]:
     definition = experiment.instructions.get(section.instructions)
     if definition is None:
         known = experiment.instructions
-        yield from _unknown(
+        yield from unknown(
             ("generate", "instructions"), section.instructions, "an instruction set", "instructions", known
         )
     else:
@@ -371,13 +307,13 @@ def _generate(experiment: Experiment) -> Iterator[Finding]:
         place = ("instructions", section.instructions)
         for index, split in enumerate(section.splits):
             what = f"a validation split of '{section.instructions}'"
-            for finding in _unknown(("generate", "splits", str(index)), split, what, "instructions", splits):
+            for finding in unknown(("generate", "splits", str(index)), split, what, "instructions", splits):
                 needs = ((*place, "splits"), (*place, "source"), ("generate", "instructions"))
                 yield Finding(finding.key, finding.found, finding.expected, needs)
     for base in dict.fromkeys(base for _, base in _measured(experiment, "generate")):
         yield from _instructions(experiment, ("generate", "instructions"), section.instructions, base)
         parts = {"new tokens": section.max_new_tokens, "token of a prompt": 1}
-        yield from _too_long(experiment, ("generate", "max_new_tokens"), parts, base, ("generate", "runs"))
+        yield from too_long(experiment, ("generate", "max_new_tokens"), parts, base, ("generate", "runs"))
 
 
 def _judge(experiment: Experiment) -> Iterator[Finding]:
@@ -391,7 +327,7 @@ def _judge(experiment: Experiment) -> Iterator[Finding]:
         key = ("judge", "pairs", str(index))
         inside = [(*key, "0"), (*key, "1")]
         for at, name in zip(inside, pair, strict=True):
-            for finding in _unknown(at, name, "a compressor whose outputs are generated", "compressors", generating):
+            for finding in unknown(at, name, "a compressor whose outputs are generated", "compressors", generating):
                 yield Finding(at, finding.found, finding.expected, (*finding.needs, ("generate", "runs")))
         a, b = pair
         if a == b:
@@ -421,4 +357,4 @@ def _benchmark(experiment: Experiment) -> Iterator[Finding]:
             yield Finding(lengths, found, "more tokens than gist tokens: they are part of the context", needs)
     for base, found_passes in passes.items():
         needs_of = (("benchmark", "new_tokens"), ("benchmark", "runs"), ("compressors",))
-        yield from _too_long(experiment, lengths, _longest(found_passes), base, *needs_of)
+        yield from too_long(experiment, lengths, _longest(found_passes), base, *needs_of)

@@ -116,7 +116,7 @@ class _Form:
             others = [
                 found
                 for found in faults
-                if found not in unknown and not (found.kind == "missing" and self.is_there(found.key))
+                if found.kind != "extra_forbidden" and not (found.kind == "missing" and self.is_there(found.key))
             ]
             doubtful = set(self.result.doubtful)
             for found in others:

@@ -49,8 +49,9 @@ def read_experiment(paths: list[Path], overrides: Mapping[str, Any]) -> Experime
     def tell(key: Key, found: str, expected: str) -> None:
         place, rest = draft.place(key)
         # What an alias repeats stands in the file once, and is told once.
-        if (place, rest, found, expected) not in told:
-            told.add((place, rest, found, expected))
+        once = (place.file, place.value if rest else place[:3], rest, found, expected)
+        if place.line is None or once not in told:
+            told.add(once)
             faults.append(Fault(place.file, ".".join(key), found, expected, place.line))
 
     doubtful = _read_files(paths, draft, tell, faults)

@@ -41,6 +41,8 @@ class Place(NamedTuple):
     file: str
     line: int | None = None
     column: int | None = None
+    value: tuple[int, int] | None = None
+    """Line and column of a key's value: what an alias stands for has those of its anchor."""
 
 
 @dataclass
@@ -162,7 +164,7 @@ class _Builder:
             self.open.discard(id(node))
 
     def entry(self, node: yaml.Node, at: Key) -> Any:
-        self.places[at] = self.place(node)
+        self.places[at] = self.place(node, node)
         return self.value(node, at)
 
     def section(self, node: yaml.MappingNode, at: Key) -> dict[str, Any]:
@@ -178,7 +180,7 @@ class _Builder:
             if key.value in content:
                 line = key.start_mark.line + 1
                 self.faults.append(Fault(self.file, ".".join(where), "the key a second time", "each key once", line))
-            self.places[where] = self.place(key)
+            self.places[where] = self.place(key, value)
             content[key.value] = self.value(value, where)
         for section in merged:
             self.merge(section, content, at)
@@ -210,8 +212,9 @@ class _Builder:
             raise self.unusable(node, at, found, f"a value that can be read as !!{kind}") from None
         return None if kind == "null" else text
 
-    def place(self, node: yaml.Node) -> Place:
-        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+    def place(self, node: yaml.Node, value: yaml.Node) -> Place:
+        at, inside = node.start_mark, value.start_mark
+        return Place(self.file, at.line + 1, at.column + 1, (inside.line + 1, inside.column + 1))
 
     def unusable(self, node: yaml.Node, at: Key, found: str, expected: str) -> _Unusable:
         return _Unusable(Fault(self.file, ".".join(at), found, expected, node.start_mark.line + 1))

@@ -6,7 +6,10 @@ parameter of the job, so a changed setting makes exactly those jobs run again th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from synopsis.artifacts import Layout
 from synopsis.config import Experiment, GistCompressor, Model
@@ -17,7 +20,7 @@ SCHEDULE_ONLY = {"checkpoint_every", "keep_checkpoints", "log_every"}
 
 def prepare_facts(experiment: Experiment, kind: str, name: str) -> str:
     """kind: model, tokenizer, corpus, instructions or task."""
-    sections = {
+    sections: dict[str, Mapping[str, BaseModel]] = {
         "model": experiment.models,
         "corpus": experiment.corpora,
         "instructions": experiment.instructions,

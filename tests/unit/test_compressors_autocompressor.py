@@ -235,6 +235,17 @@ def test_the_fingerprint_is_the_same_in_another_dtype() -> None:
     assert model.fingerprint() == summary_model().to(torch.bfloat16).fingerprint()
 
 
+def test_the_fingerprint_follows_the_weights() -> None:
+    model = summary_model()
+    first, kept = model.fingerprint(), model.embed_summary.weight.detach().clone()
+    assert model.fingerprint() == first
+    with torch.no_grad():
+        model.embed_summary.weight.mul_(2.0)
+    assert model.fingerprint() != first
+    model.embed_summary = torch.nn.Embedding.from_pretrained(kept, freeze=False)
+    assert model.fingerprint() == first
+
+
 def test_generate_counts_the_prompt_towards_max_length() -> None:
     model, ids = MODELS["autocompressor"], torch.full((1, 5), 5)
     context = model.compress(ids)

@@ -205,9 +205,8 @@ def test_a_chat_judge_without_a_key_names_the_variable(tmp_path, monkeypatch):
 
 
 def test_a_prompt_that_shows_one_answer_only_is_refused(tmp_path):
-    experiment = make_experiment(tmp_path, kind="openai", model="m", prompt="{instruction} {answer_a}")
-    with pytest.raises(InputError, match=r"judge 'j': prompt: does not show \{answer_b\}"):
-        judge(experiment, "j", A, B, SPLIT)
+    with pytest.raises(InputError, match=r"j.yaml:3: prompt: found a text without \{answer_b\};"):
+        make_experiment(tmp_path, kind="openai", model="m", prompt="{instruction} {answer_a}")
 
 
 def test_instruction_text_comes_from_the_artifact_and_must_be_there(tmp_path):
@@ -226,10 +225,7 @@ def test_instruction_text_comes_from_the_artifact_and_must_be_there(tmp_path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_judges_are_valid(path):
-    from synopsis.judging.prompts import check_prompt
-
-    definition = JudgeDefinition.model_validate(yaml.safe_load(path.read_text()))
-    check_prompt(path.stem, definition)
+    assert JudgeDefinition.model_validate(yaml.safe_load(path.read_text()))
 
 
 def test_there_are_shipped_judges_of_both_kinds():

@@ -12,10 +12,10 @@ import pytest
 import torch
 from compressor_models import summary_model
 from synopsis.config import SegmentTraining
+from synopsis.data.sequences import collate_equal
 from synopsis.errors import SynopsisError
 from synopsis.training.callbacks import MANIFEST, Checkpoints, Metrics, StopOnSignal, last_good_checkpoint, read_metrics
-from synopsis.training.data import collate_equal
-from synopsis.training.trainer import CompressorTrainer, newest_first, perplexity
+from synopsis.training.trainer import CompressorTrainer, newest_first
 from transformers import TrainerCallback, TrainingArguments
 
 STEPS, STOP = 8, 5
@@ -191,8 +191,3 @@ def test_metrics_of_a_fresh_run_replace_older_ones(tmp_path: Path) -> None:
     state.global_step = 4
     metrics.on_log(None, state, None, {"train_loss": 0.3})
     assert read_metrics(metrics.path)[-1] == {"step": 4, "train_loss": 0.3}
-
-
-def test_perplexity_of_a_huge_loss_is_infinite() -> None:
-    assert perplexity(0.0) == 1.0
-    assert perplexity(1e4) == float("inf")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 from synopsis.reporting.scores import read_scores
 
 ROOT = Path(__file__).parents[2]

@@ -25,9 +25,7 @@ INSTEAD = {
 
 def run(command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"}
-    return subprocess.run(
-        command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000
-    )
+    return subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000)
 
 
 def test_the_readme_has_commands() -> None:

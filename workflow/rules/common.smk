@@ -8,6 +8,7 @@ import sys
 from synopsis import plan
 from synopsis.artifacts import Layout
 from synopsis.config import load_experiment
+from synopsis.config_yaml import parse_value
 from synopsis.errors import SynopsisError
 from synopsis.reporting.files import report_files, report_item, score_inputs
 
@@ -26,12 +27,20 @@ def flat(changes, prefix=""):
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", typed(value, f"--config {prefix}{key}")
 
 
-OVERRIDES = dict(flat(workflow.config_settings.config))
+def typed(value, origin):
+    """Snakemake leaves numbers inside lists and sections as text; here they are what they would be in a file."""
+    if isinstance(value, dict):
+        return {key: typed(inner, origin) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [typed(inner, origin) for inner in value]
+    return parse_value(value, origin) if isinstance(value, str) else value
+
 
 try:
+    OVERRIDES = dict(flat(workflow.config_settings.config))
     EXPERIMENT = load_experiment(*CONFIG_FILES, overrides=OVERRIDES)
 except SynopsisError as error:
     print(f"synopsis: {error}", file=sys.stderr)

@@ -46,6 +46,7 @@ class AutoCompressorMixin(ContextMixin):
         config.accumulate_summary = getattr(config, "accumulate_summary", True)
         config.segment_gradient_checkpointing = getattr(config, "segment_gradient_checkpointing", False)
         super().__init__(config)  # type: ignore[call-arg]
+        self.loss_type = "ForCausalLM"  # transformers guesses it from the names of classes that it knows
         if config.summary_length > 0:
             self.embed_summary = nn.Embedding(config.summary_length, config.hidden_size)
             self.post_init()  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from synopsis.compressors.context import CompressedContext, fingerprint
+from synopsis.compressors.context import CompressedContext, fingerprint, settings_of
 
 
 class ContextMixin:
@@ -23,8 +23,17 @@ class ContextMixin:
     ) -> CompressedContext:  # pragma: no cover - every family has its own
         raise TypeError(f"{type(self).__name__} cannot compress")
 
+    _fingerprint: tuple[int, str] | None = None  # of the weights as they were when it was taken
+
     def fingerprint(self) -> str:
-        return fingerprint(self)  # type: ignore[arg-type]
+        """Of this model as it is now; taken anew only after its weights were changed, moved or replaced."""
+        settings = repr(settings_of(self.config))  # type: ignore[attr-defined]
+        weights = self.parameters()  # type: ignore[attr-defined]
+        # Tensors made in inference mode cannot change, and have no version.
+        state = hash((settings, *((weight.data_ptr(), weight.is_inference() or weight._version) for weight in weights)))
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            self._fingerprint = (state, fingerprint(self))  # type: ignore[arg-type]
+        return self._fingerprint[1]
 
     def check_context(self, context: CompressedContext) -> None:
         """ValueError when another model made the context."""

@@ -158,9 +158,8 @@ def fingerprint(model: nn.Module) -> str:
 
     It is the same on every device and in every dtype.
     """
-    config = model.config
-    settings = {key: getattr(config, key, None) for key in CONFIGURATION}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    settings = json.dumps(settings_of(model.config), sort_keys=True, default=str)
+    digest = hashlib.sha256(settings.encode())
     for name, parameter in model.named_parameters():
         flat = parameter.detach().reshape(-1)
         step = max(1, flat.numel() // 16)
@@ -168,3 +167,7 @@ def fingerprint(model: nn.Module) -> str:
         sample = flat[::step][:16].to("cpu", torch.bfloat16).float().tolist()
         digest.update(json.dumps([name, list(parameter.shape), sample]).encode())
     return digest.hexdigest()[:16]
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    return {key: getattr(config, key, None) for key in CONFIGURATION}

@@ -33,6 +33,7 @@ class GistMixin(ContextMixin):
         if config.gist_condition not in CONDITIONS:
             raise ValueError(f"gist_condition {config.gist_condition!r}; expected one of {', '.join(CONDITIONS)}")
         super().__init__(config)  # type: ignore[call-arg]
+        self.loss_type = "ForCausalLM"  # transformers guesses it from the names of classes that it knows
 
     def add_gist_token(self, token_id: int) -> None:
         """Make room for the gist token; its embedding starts as the mean of those before it, as published.
@@ -162,7 +163,7 @@ class GistMixin(ContextMixin):
             inputs = options.pop("input_ids", None)
         token, condition = self.config.gist_token_id, self.config.gist_condition  # type: ignore[attr-defined]
         plain = context is not None or inputs is None or condition == "pos_control" or token is None
-        if plain or not bool((inputs == token).any()):  # type: ignore[union-attr]
+        if plain or not bool((inputs == token).any()):
             return super().generate(inputs, context=context, attention_mask=attention_mask, **options)
         assert inputs is not None
         mask = torch.ones_like(inputs) if attention_mask is None else attention_mask

@@ -7,6 +7,7 @@ No other stage uses the network.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from synopsis.config import Experiment, WorldCorpus, WorldInstructions
@@ -17,7 +18,7 @@ KINDS = ("model", "tokenizer", "corpus", "instructions", "task")
 
 def prepare(experiment: Experiment, kind: str, name: str, model: str | None = None) -> Path:
     """Make one artifact and return its path; a corpus also needs the `model` whose tokenizer it is for."""
-    known = {
+    known: dict[str, Mapping[str, object]] = {
         "model": experiment.models,
         "tokenizer": experiment.models,
         "corpus": experiment.corpora,

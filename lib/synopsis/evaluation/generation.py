@@ -18,10 +18,10 @@ from synopsis.compressors.loading import load, load_tokenizer
 from synopsis.config import Experiment, GistCompressor
 from synopsis.data.instructions import load_instructions
 from synopsis.data.prompts import gist_prompt
+from synopsis.data.sequences import collate_padded, gist_prompt_ids
 from synopsis.errors import ArtifactError, DataError
 from synopsis.plan import generate_facts
 from synopsis.progress import track
-from synopsis.training.data import collate_padded, gist_prompt_ids
 
 COLUMNS = ("id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens")
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -52,7 +52,7 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
         {
             "id": row["id"],
             "x": gist_prompt(row["instruction"], row["input"], subject.gist_tokens),
-            "y_pred": tokenizer.decode(output, skip_special_tokens=True).strip(),
+            "y_pred": str(tokenizer.decode(output, skip_special_tokens=True)).strip(),
             "y_true": row["output"],
             "prompt_tokens": len(prompt),
             "new_tokens": len(output),

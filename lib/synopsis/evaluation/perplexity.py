@@ -10,6 +10,7 @@ positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,9 +26,9 @@ from synopsis.errors import DataError
 from synopsis.evaluation.likelihood import plain_forward, token_losses
 from synopsis.plan import perplexity_facts
 from synopsis.progress import track
-from synopsis.training.trainer import perplexity as to_perplexity
 
 BOOTSTRAP_SAMPLES = 1000
+MAX_EXPONENT = 700  # e to more than this is no float
 
 
 def perplexity(experiment: Experiment, run: str) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _rows(documents: Sequence[dict[str, Any]], losses: np.ndarray, length: int, 
                     "context_length": length,
                     "tokens": name,
                     "loss": loss,
-                    "perplexity": to_perplexity(loss),
+                    "perplexity": math.exp(loss) if loss < MAX_EXPONENT else math.inf,
                     "loss_low": low,
                     "loss_high": high,
                     "n_tokens": int(counts.sum()),

@@ -6,21 +6,10 @@ import json
 import re
 
 from synopsis.config import JudgeDefinition
-from synopsis.errors import InputError
 from synopsis.judging.pairs import Question
 
 FIELDS = ("instruction", "input", "answer_a", "answer_b")
-REQUIRED = ("instruction", "answer_a", "answer_b")
 NO_INPUT = "(none)"
-
-
-def check_prompt(name: str, definition: JudgeDefinition) -> None:
-    """InputError unless the judge's prompt shows the instruction and both answers."""
-    missing = [field for field in REQUIRED if "{" + field + "}" not in (definition.prompt or "")]
-    if definition.kind == "openai" and missing:
-        raise InputError(
-            f"judge '{name}': prompt: does not show {{{missing[0]}}}; expected the fields {', '.join(REQUIRED)}"
-        )
 
 
 def text_for(definition: JudgeDefinition, question: Question) -> str:

@@ -19,7 +19,7 @@ from synopsis.artifacts import Layout, Provenance, write_json
 from synopsis.config import Experiment, JudgeDefinition
 from synopsis.errors import InputError, SynopsisError
 from synopsis.judging.pairs import ORDERS, Pair, Question, read_pairs
-from synopsis.judging.prompts import check_prompt, text_for
+from synopsis.judging.prompts import text_for
 from synopsis.judging.records import AnyJudge, Judgement, Reply, text_hash
 from synopsis.judging.store import JudgementStore
 from synopsis.progress import say, track
@@ -85,7 +85,6 @@ def _definition(experiment: Experiment, name: str) -> JudgeDefinition:
     if name not in experiment.judges:
         known = ", ".join(experiment.judges) or "none"
         raise InputError(f"experiment '{experiment.name}': no judge '{name}'; expected one of judge.judges ({known})")
-    check_prompt(name, experiment.judges[name])
     return experiment.judges[name]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from synopsis.artifacts import Layout, Provenance, atomic_directory, told_when_full, write_json
 from synopsis.compressors.loading import compressor_class, load, load_tokenizer
@@ -33,11 +33,11 @@ from synopsis.config import (
 from synopsis.data.corpora import load_corpus
 from synopsis.data.instructions import load_instructions
 from synopsis.data.prompts import GIST_TOKEN
+from synopsis.data.sequences import DocumentSequences, GistExamples, PackedSequences, collate_equal, collate_padded
 from synopsis.errors import DataError, InputError, Interrupted
 from synopsis.plan import train_facts
 from synopsis.progress import say
 from synopsis.training.callbacks import Checkpoints, Metrics, Progress, StopOnSignal, last_good_checkpoint
-from synopsis.training.data import DocumentSequences, GistExamples, PackedSequences, collate_equal, collate_padded
 from synopsis.training.trainer import CompressorTrainer
 
 VALIDATION_EXAMPLES = 128
@@ -92,10 +92,8 @@ def train(experiment: Experiment, run: str) -> dict[str, float]:
     with told_when_full(folder):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.state.global_step < training.steps:
-        raise Interrupted(
-            f"{run}: stopped at step {trainer.state.global_step} of {training.steps}; the same command goes on from there",
-            stop.received,
-        )
+        step = f"step {trainer.state.global_step} of {training.steps}"
+        raise Interrupted(f"{run}: stopped at {step}; the same command goes on from there", stop.received)
     figures = {"train_loss": float(result.training_loss), "steps": float(trainer.state.global_step)}
     figures |= {key: float(value) for key, value in trainer.evaluate().items() if key == "eval_loss"}
     _write(layout, run, prepared, metrics.path, provenance, figures)
@@ -110,11 +108,9 @@ def _write(
         prepared.model.save_pretrained(temporary)
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
-        unused = {
-            "unused_tokens": getattr(prepared.train, "unused_tokens", 0),
-            "dropped_rows": getattr(prepared.train, "dropped", 0),
-        }
-        report = {"run": run, "sequences": len(prepared.train), **unused, **figures}
+        train = prepared.train
+        unused = {key: getattr(train, key) for key in ("unused_tokens", "dropped") if hasattr(train, key)}
+        report = {"run": run, "sequences": len(train), **unused, **figures}
         write_json(temporary / "provenance.json", "model", report, provenance.record())
 
 
@@ -193,7 +189,7 @@ def _new_model(subject: Model, tokenizer: PreTrainedTokenizerBase) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    return AutoModelForCausalLM.from_config(config)
 
 
 def _language_model(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +130,6 @@ def _sliced(inputs: dict[str, Tensor], part: slice) -> dict[str, Tensor]:
         key: inputs[key][:, part] for key in ("input_ids", "attention_mask", "labels") if key in inputs
     }
     return {"labels": found["input_ids"], **found}
-
-
-def perplexity(loss: float) -> float:
-    """e to the loss, infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def newest_first(folder: Path) -> list[Path]:

@@ -8,8 +8,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synopsis.data.prompts import input_part, instruction_part
-from synopsis.errors import DataError
-from synopsis.training.data import (
+from synopsis.data.sequences import (
     IGNORED,
     DocumentSequences,
     GistExamples,
@@ -18,6 +17,7 @@ from synopsis.training.data import (
     collate_padded,
     document_lengths,
 )
+from synopsis.errors import DataError
 from synopsis.training.segments import fixed_segment_lengths, random_segment_lengths, substep_slices
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

@@ -1,0 +1,70 @@
+"""What the checks between sections find, and the findings that several of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from synopsis.config import Experiment, WorldCorpus
+from synopsis.config_form import hint
+from synopsis.config_yaml import Key
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault between sections. `needs`: the keys besides `key` that it follows from."""
+
+    key: Key
+    found: str
+    expected: str
+    needs: tuple[Key, ...] = ()
+
+
+def unknown(key: Key, name: str, what: str, section: str, known: Iterable[str]) -> Iterator[Finding]:
+    known = list(known)
+    if name not in known:
+        wanted = f"the name of {what} ({', '.join(known) or 'none is defined'}){hint(name, known)}"
+        yield Finding(key, repr(name), wanted, ((section, name),))
+
+
+def too_long(experiment: Experiment, key: Key, parts: dict[str, int], base: str, *needs: Key) -> Iterator[Finding]:
+    """A forward pass over `parts` (what -> positions) that has more positions than the model."""
+    model, length = experiment.models.get(base), sum(parts.values())
+    if model is None or model.positions is None or length <= model.positions:
+        return
+    sum_of = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
+    found = f"{length} positions in one pass" + (f" ({sum_of})" if " + " in sum_of else "")
+    yield Finding(key, found, f"at most {model.positions}, the positions of '{base}'", (*_positions_of(base), *needs))
+
+
+def _positions_of(base: str) -> tuple[Key, ...]:
+    """Where the positions of a model stand."""
+    return ("models", base, "architecture", "max_position_embeddings"), ("models", base, "max_positions")
+
+
+def not_its_language(experiment: Experiment, key: Key, base: str, world: bool, what: str) -> Iterator[Finding]:
+    """A model from scratch knows the words of the generated language alone, and corpora of it are for such models."""
+    model = experiment.models.get(base)
+    if model is not None and (model.architecture is not None) != world:
+        written = "real text" if model.architecture else "the generated language"
+        trained = "trained from scratch" if model.architecture else "a loaded model"
+        wanted = "source 'world'" if model.architecture else "real text"
+        yield Finding(key, f"{what} of {written} for '{base}', {trained}", f"{what} of {wanted}", (("models", base),))
+
+
+def corpus_for(experiment: Experiment, key: Key, corpus: str, base: str) -> Iterator[Finding]:
+    yield from unknown(key, corpus, "a corpus", "corpora", experiment.corpora)
+    definition = experiment.corpora.get(corpus)
+    if definition is not None:
+        world = isinstance(definition, WorldCorpus)
+        for finding in not_its_language(experiment, key, base, world, "a corpus"):
+            yield Finding(finding.key, finding.found, finding.expected, (*finding.needs, ("corpora", corpus, "source")))
+
+
+def too_short(experiment: Experiment, key: Key, tokens: int, corpus: str, *needs: Key) -> Iterator[Finding]:
+    """Documents of the generated language have a known length."""
+    definition = experiment.corpora.get(corpus)
+    if isinstance(definition, WorldCorpus) and not definition.instruction_share and tokens > definition.story_tokens:
+        wanted = f"at most {definition.story_tokens}, the tokens of a document of '{corpus}' (5 for each of its facts)"
+        place = ("corpora", corpus)
+        yield Finding(key, f"{tokens} tokens of one document", wanted, (place, *needs))

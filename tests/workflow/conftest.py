@@ -1,0 +1,50 @@
+"""The experiment micro.yaml, run once from nothing to the report, and copies of it for tests that change something."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import Finished, Project, remove
+
+pytest.importorskip("snakemake", reason="the package snakemake is not installed")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Every stage of micro.yaml, by one command. Tests only look at this one."""
+    folder = tmp_path_factory.mktemp("workflow")
+    if source := os.environ.get("DEV_FINISHED"):
+        project = Project(Path(source)).copy(folder / "p")
+        return Finished(project, subprocess.CompletedProcess([], 0, "", ""))
+    project = Project.new(folder)
+    done = project.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Finished(project, done)
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Project:
+    """A finished project of the test's own."""
+    return finished.project.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def prepared(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
+    """Makes projects in which data and base model are there, and nothing that follows from them."""
+
+    def make() -> Project:
+        project = finished.project.copy(tmp_path_factory.mktemp("prepared") / "project")
+        for path in project.results.iterdir():
+            if path.name not in {"data", "models"}:
+                remove(path)
+        for path in (project.results / "models").iterdir():
+            if path.name != "base":
+                remove(path)
+        return project
+
+    return make
+

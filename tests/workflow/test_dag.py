@@ -1,0 +1,254 @@
+"""The DAG as people use it: what it makes, and that it makes again what a change touches and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import CONFIG, ROOT, Finished, Project, leftovers, planned
+from synopsis.config import load_experiment
+from synopsis.reporting.files import report_files
+
+JOBS = {
+    "prepare_tokenizer": 1,
+    "prepare_corpus": 1,
+    "prepare_instructions": 1,
+    "prepare_task": 1,
+    "pretrain": 1,
+    "train": 3,
+    "perplexity": 1,
+    "icl": 1,
+    "generate": 2,
+    "judge": 1,
+    "benchmark": 1,
+    "score": 1,
+    "report": 1,
+}
+SUMMED_UP = {"score": 1, "report": 1}
+RESULTS = {
+    "data/instructions/translations.json": "instructions",
+    "data/tasks/world_eats.json": "task",
+    "data/stories/base/provenance.json": "corpus",
+    "models/base/provenance.json": "model",
+    "models/autocompressor-s0/provenance.json": "model",
+    "models/gist-1-s0/provenance.json": "model",
+    "perplexity/autocompressor-s0.json": "perplexity",
+    "icl/autocompressor-s0/world_eats/seed0.json": "icl",
+    "generations/gist-1-s0/seen.json": "rouge",
+    "judgements/reference/gist-1-s0-vs-pos_control-1-s0/seen.json": "judgement_summary",
+    "benchmark/gist-1-s0.json": "benchmark",
+    "scores.provenance.json": "scores",
+    "report.provenance.json": "report",
+}
+
+
+# ------------------------------------------------------------------------------------------------- what is there
+
+
+def test_a_new_project_plans_every_stage(tmp_path: Path) -> None:
+    project = Project.new(tmp_path)
+    assert project.plan() == JOBS
+    assert not (tmp_path / "results").exists(), "a dry run has written results"
+
+
+def test_one_command_makes_every_table_and_figure(finished: Finished) -> None:
+    project = finished.project
+    files = report_files(load_experiment(project.folder / CONFIG))
+    assert len(files["tables"]) == 5 * 4 and len(files["figures"]) == 6 * 3
+    for path in files["tables"] + files["figures"]:
+        assert (project.folder / path).stat().st_size > 100, f"{path} is all but empty"
+    assert "18 figures written" in finished.done.stdout + finished.done.stderr
+
+
+def test_nothing_half_done_is_left(finished: Finished) -> None:
+    assert leftovers(finished.project.results) == []
+    assert not list((finished.project.results / "checkpoints").glob("*")), "checkpoints of finished runs"
+
+
+@pytest.mark.parametrize("path", RESULTS)
+def test_each_result_says_where_it_comes_from(finished: Finished, path: str) -> None:
+    result = json.loads((finished.project.results / path).read_text())
+    assert result["kind"] == RESULTS[path]
+    provenance = result["provenance"]
+    assert {"seed", "device", "dtype", "python", "platform", "finished"} <= set(provenance)
+    assert len(provenance["config"]) == 16 and provenance["wall_seconds"] >= 0
+    assert {"torch", "transformers", "numpy"} <= set(provenance["packages"])
+    for source, digest in provenance["inputs"].items():
+        assert digest is not None and len(digest) == 64, f"{path}: no hash of {source}"
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    if head.returncode == 0:
+        assert len(provenance["commit"]) == 40 and isinstance(provenance["dirty"], bool)
+
+
+def test_every_job_has_a_log_and_its_costs(finished: Finished) -> None:
+    logs = finished.project.results / "logs"
+    assert len(list(logs.rglob("*.log"))) == len(list(logs.rglob("*.tsv"))) == sum(JOBS.values())
+    assert "step 12/12" in (logs / "train" / "autocompressor-s0.log").read_text()
+
+
+def test_a_second_run_runs_nothing(finished: Finished) -> None:
+    done = finished.project.snakemake()
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert "rule " not in done.stdout + done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- what is made again
+
+
+def in_icl(content: dict[str, Any]) -> None:
+    content["icl"]["settings"]["icl_20"]["plain_tokens"] = 25
+
+
+def in_written_checkpoints(content: dict[str, Any]) -> None:
+    content["compressors"]["autocompressor"]["training"].update(checkpoint_every=3, keep_checkpoints=1)
+
+
+def in_perplexity(content: dict[str, Any]) -> None:
+    content["perplexity"]["context_lengths"] = [0, 10, 20]
+
+
+def in_judge(content: dict[str, Any]) -> None:
+    content["judge"]["pairs"] = [["pos_control-1", "gist-1"]]
+
+
+def in_training(content: dict[str, Any]) -> None:
+    content["compressors"]["gist-1"]["training"]["steps"] = 7
+
+
+def another_dataset(content: dict[str, Any]) -> None:
+    content["icl"]["datasets"].append("world_visits")
+
+
+def another_evaluation_seed(content: dict[str, Any]) -> None:
+    content["evaluation_seeds"] = [0, 1]
+
+
+def another_training_seed(content: dict[str, Any]) -> None:
+    content["compressors"]["autocompressor"]["training_seeds"] = [0, 1]
+
+
+def another_compressor(content: dict[str, Any]) -> None:
+    content["compressors"]["rmt"] = {**content["compressors"]["autocompressor"], "family": "rmt"}
+    content["icl"]["runs"].append("rmt")
+
+
+def another_split(content: dict[str, Any]) -> None:
+    content["generate"]["splits"].append("unseen")
+
+
+@pytest.mark.parametrize(
+    ("change", "jobs"),
+    [
+        (in_icl, {"icl": 1}),
+        (in_perplexity, {"perplexity": 1}),
+        (in_judge, {"judge": 1}),
+        (in_training, {"train": 1, "generate": 1, "judge": 1, "benchmark": 1}),
+        (in_written_checkpoints, None),
+        (another_dataset, {"prepare_task": 1, "icl": 1}),
+        (another_evaluation_seed, {"icl": 1}),
+        (another_training_seed, {"train": 1, "perplexity": 1, "icl": 1}),
+        (another_compressor, {"train": 1, "icl": 1}),
+        (another_split, {"generate": 2, "judge": 1}),
+    ],
+)
+def test_a_change_of_the_configuration_plans_what_it_touches(
+    finished: Finished, change: Callable[[dict[str, Any]], None], jobs: dict[str, int] | None
+) -> None:
+    config = finished.project.experiment(change, change.__name__)
+    expected = {} if jobs is None else {**jobs, **SUMMED_UP}
+    assert finished.project.plan(config=config) == expected
+
+
+def test_a_value_on_the_command_line_counts_as_one_in_the_file(finished: Finished) -> None:
+    assert finished.project.plan("--config", "icl={max_examples: 4}") == {"icl": 1, **SUMMED_UP}
+
+
+def test_a_file_that_was_only_touched_plans_nothing(copied: Project) -> None:
+    for path in (copied.folder / "config").rglob("*.yaml"):
+        os.utime(path)
+    (copied.folder / CONFIG).write_text("# A remark.\n" + (copied.folder / CONFIG).read_text())
+    assert copied.plan() == {}
+
+
+def test_a_deleted_seed_is_made_again_alone(copied: Project) -> None:
+    seed = copied.results / "icl" / "autocompressor-s0" / "world_eats" / "seed0.json"
+    before = json.loads(seed.read_text())["settings"]
+    others = {path: path.stat().st_mtime_ns for path in copied.results.glob("*/*.json")}
+    seed.unlink()
+    target = str(seed.relative_to(copied.folder))
+    assert copied.plan(target) == {"icl": 1}
+    done = copied.snakemake(target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert planned(done.stdout + done.stderr) == {"icl": 1}
+    assert json.loads(seed.read_text())["settings"] == before, "the same seed gives the same numbers"
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+    assert copied.plan() == SUMMED_UP, "what follows from the seed is out of date now"
+
+
+# ------------------------------------------------------------------------------------------------- a cluster
+
+
+def test_a_cluster_is_planned_from_the_root_with_a_gpu_for_each_stage_that_runs_a_model(tmp_path: Path) -> None:
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the plugin for Slurm is not installed")
+    project = Project.new(tmp_path)
+    done = project.run("snakemake", "--profile", "slurm", "-n", "--configfile", CONFIG)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert planned(output) == JOBS
+    resources = {}
+    for job in output.split("\nrule ")[1:]:
+        lines = [line.strip() for line in job.splitlines()]
+        resources[lines[0].rstrip(":")] = next(line for line in lines if line.startswith("resources: "))
+    with_gpu = {rule for rule, line in resources.items() if "gpu=1" in line}
+    assert with_gpu == {"pretrain", "train", "perplexity", "icl", "generate", "benchmark"}
+    assert all("tasks=" not in line for line in resources.values())
+    assert all("runtime=" in line and "mem_mb=" in line for rule, line in resources.items() if rule != "all")
+
+
+# ------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: c["icl"].update(max_exampels=3), ["icl.max_exampels", "did you mean 'max_examples'"]),
+        (lambda c: c["icl"]["datasets"].append("world_eat"), ["icl.datasets.1", "did you mean 'world_eats'"]),
+        (
+            lambda c: (c["generate"].update(instructions="nothing"), c.update(evaluation_seeds=[-1])),
+            ["generate.instructions", "evaluation_seeds.0"],
+        ),
+    ],
+)
+def test_a_fault_of_the_configuration_is_told_before_anything_runs(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], told: list[str]
+) -> None:
+    project = Project.new(tmp_path)
+    config = project.experiment(change)
+    done = project.snakemake(config=config)
+    output = done.stdout + done.stderr
+    assert done.returncode == 2, output
+    for words in (config, *told):
+        assert words in output
+    assert output.count("synopsis: ") == 1
+    assert "Traceback" not in output and "Error" not in output
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_stage_that_fails_leaves_the_others_going(copied: Project) -> None:
+    """keep-going: one damaged artifact does not stop what does not follow from it."""
+    shutil.rmtree(copied.results / "judgements")
+    (copied.results / "icl" / "autocompressor-s0" / "world_eats" / "seed0.json").unlink()
+    (copied.results / "data" / "tasks" / "world_eats.json").write_text("{")
+    done = copied.snakemake()
+    output = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "data/tasks/world_eats.json: not valid JSON" in output
+    assert (copied.results / "judgements" / "reference" / "gist-1-s0-vs-pos_control-1-s0" / "seen.json").exists()
+    assert not (copied.results / "icl" / "autocompressor-s0" / "world_eats" / "seed0.json").exists()
