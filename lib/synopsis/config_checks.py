@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from synopsis.config import (
     STAGE_FAMILIES,
+    Compressor,
     Experiment,
     FullAttentionCompressor,
     GistCompressor,
@@ -19,6 +20,7 @@ from synopsis.config import (
     WorldInstructions,
 )
 from synopsis.config_findings import Finding, corpus_for, not_its_language, too_long, too_short, unknown
+from synopsis.config_form import overlap, within
 from synopsis.config_yaml import Key
 
 SUPPORTED: dict[str, frozenset[str]] = {
@@ -34,8 +36,19 @@ RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
 SPLITS = ("train", "validation", "test")
 
 
-def check_experiment(experiment: Experiment) -> list[Finding]:
-    """Every fault between sections; files and lines are filled in by the reader."""
+def check_experiment(experiment: Experiment, doubtful: Collection[Key] = ()) -> list[Finding]:
+    """Every fault between sections that does not follow from a `doubtful` key (one that was told, and made up)."""
+    found = [
+        finding
+        for finding in _check(experiment)
+        if not within(finding.key, doubtful) and not any(overlap(need, doubtful) for need in finding.needs)
+    ]
+    # Of several passes that are too long for the same reason the longest is told.
+    longest = {(finding.key, finding.expected): finding for finding in sorted(found, key=lambda finding: finding.size)}
+    return [finding for finding in found if not finding.size or finding is longest[finding.key, finding.expected]]
+
+
+def _check(experiment: Experiment) -> list[Finding]:
     names = list(_names(experiment))
     stages = [
         *_perplexity(experiment),
@@ -55,18 +68,22 @@ def check_experiment(experiment: Experiment) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _Collision(Finding):
+    """Two things of one name; `names`: those that nothing more can be said of."""
+
     names: tuple[str, ...] = ()
 
 
 def _names(experiment: Experiment) -> Iterator[_Collision]:
     for name in experiment.models:
         if name in experiment.compressors:
-            yield _Collision(("compressors", name), f"'{name}', the name of a model", "a name of its own", (), (name,))
+            yield _Collision(
+                ("compressors", name), f"'{name}', the name of a model", "a name of its own", names=(name,)
+            )
         if name in experiment.trained_runs:
             compressor, seed = experiment.trained_runs[name]
             wanted = f"another name: it is the run of the compressor '{compressor}' with the training seed {seed}"
             needs: tuple[Key, ...] = (("training_seeds",), ("compressors", compressor, "training_seeds"))
-            yield _Collision(("models", name), f"the name '{name}'", wanted, needs, (name, compressor))
+            yield _Collision(("models", name), f"the name '{name}'", wanted, needs, names=(name, compressor))
 
 
 def _corpora(experiment: Experiment) -> Iterator[Finding]:
@@ -168,10 +185,6 @@ def _passes(compressor: SummaryCompressor, chunks: Sequence[int]) -> Iterator[di
         yield {"summary vectors": before, "tokens": tokens, "summary tokens": compressor.summary_length}
 
 
-def _longest(passes: Iterable[dict[str, int]]) -> dict[str, int]:
-    return max(passes, key=lambda parts: sum(parts.values()), default={})
-
-
 def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Finding]:
     section = getattr(experiment, stage)
     families = {name: "base" for name in experiment.models}
@@ -198,31 +211,25 @@ def _perplexity(experiment: Experiment) -> Iterator[Finding]:
         return
     yield from _chosen_runs(experiment, "perplexity")
     lengths = ("perplexity", "context_lengths")
-    longest = max(section.context_lengths)
-    needed = longest + section.scored_tokens
     needs: tuple[Key, ...] = (("perplexity", "scored_tokens"), ("perplexity", "corpus"))
+    needed = max(section.context_lengths) + section.scored_tokens
     yield from too_short(experiment, lengths, needed, section.corpus, *needs)
-    passes: dict[str, list[dict[str, int]]] = {}
     for name, base in _measured(experiment, "perplexity"):
         yield from corpus_for(experiment, ("perplexity", "corpus"), section.corpus, base)
-        passes.setdefault(base, []).extend(_perplexity_passes(experiment, name, section))
-    for base, found in passes.items():
-        needs = (*needs, ("perplexity", "tokens_per_step"), ("perplexity", "runs"), ("compressors",))
-        yield from too_long(experiment, lengths, _longest(found), base, *needs)
+        needs = (("perplexity", "scored_tokens"), ("perplexity", "tokens_per_step"), ("perplexity", "runs"))
+        for parts in _perplexity_passes(experiment.compressors.get(name), section):
+            yield from too_long(experiment, lengths, parts, base, *needs, ("compressors", name, "summary_length"))
 
 
-def _perplexity_passes(experiment: Experiment, name: str, section: Perplexity) -> list[dict[str, int]]:
-    compressor = experiment.compressors.get(name)
+def _perplexity_passes(compressor: Compressor | None, section: Perplexity) -> Iterator[dict[str, int]]:
     longest, scored = max(section.context_lengths), section.scored_tokens
-    if not isinstance(compressor, SummaryCompressor):
+    if isinstance(compressor, SummaryCompressor):
+        steps = -(-longest // section.tokens_per_step)
+        yield from _passes(compressor, [min(section.tokens_per_step, longest)] * steps)
+        yield {"summary vectors": _vectors(compressor, steps), "scored tokens": scored}
+    else:
         # Plain models leave out the contexts that are too long for them, but one must be left.
-        return [{"tokens of context": min(section.context_lengths), "scored tokens": scored}]
-    steps = -(-longest // section.tokens_per_step)
-    chunks = [min(section.tokens_per_step, longest)] * steps
-    return [
-        *_passes(compressor, chunks),
-        {"summary vectors": _vectors(compressor, steps), "scored tokens": scored},
-    ]
+        yield {"tokens of context": min(section.context_lengths), "scored tokens": scored}
 
 
 def _measured(experiment: Experiment, stage: str) -> list[tuple[str, str]]:
@@ -239,11 +246,12 @@ def _icl(experiment: Experiment) -> Iterator[Finding]:
     if section is None:
         return
     yield from _chosen_runs(experiment, "icl")
-    measured = _measured(experiment, "icl")
-    for name, base in measured:
+    for name, base in _measured(experiment, "icl"):
         compressor = experiment.compressors.get(name)
         if isinstance(compressor, SummaryCompressor):
             yield from _too_many_vectors(name, compressor, section)
+        for setting in section.settings:
+            yield from _setting_too_long(experiment, setting, name, base)
         for index, dataset in enumerate(section.datasets):
             task, model = experiment.tasks.get(dataset), experiment.models.get(base)
             if task is None or model is None or model.architecture is None:
@@ -251,8 +259,6 @@ def _icl(experiment: Experiment) -> Iterator[Finding]:
             key = ("icl", "datasets", str(index))
             for finding in not_its_language(experiment, key, base, task.source.world is not None, "a task"):
                 yield Finding(key, finding.found, finding.expected, (*finding.needs, ("tasks", dataset, "source")))
-    for setting in section.settings:
-        yield from _setting_too_long(experiment, setting, measured)
 
 
 def _too_many_vectors(name: str, compressor: SummaryCompressor, section: InContextLearning) -> Iterator[Finding]:
@@ -270,25 +276,19 @@ def _too_many_vectors(name: str, compressor: SummaryCompressor, section: InConte
         yield Finding(at, found, wanted, ((*key, "summary_length"), *needs, ("icl", "runs")))
 
 
-def _setting_too_long(experiment: Experiment, setting: str, measured: list[tuple[str, str]]) -> Iterator[Finding]:
-    """The longest pass of a setting, over all runs of a model, has more positions than the model."""
+def _setting_too_long(experiment: Experiment, setting: str, name: str, base: str) -> Iterator[Finding]:
     assert experiment.icl is not None
-    row, key = experiment.icl.settings[setting], ("icl", "settings", setting)
-    compressed: dict[str, list[dict[str, int]]] = {}
-    plain: dict[str, list[dict[str, int]]] = {}
-    for name, base in measured:
-        compressor, vectors = experiment.compressors.get(name), 0
-        if isinstance(compressor, SummaryCompressor):
-            vectors = _vectors(compressor, len(row.compressed_tokens))
-            compressed.setdefault(base, []).extend(_passes(compressor, row.compressed_tokens))
-        elif row.compressed_tokens:
-            continue
-        parts = {"summary vectors": vectors, "plain tokens": row.plain_tokens, "token of an example": 1}
-        plain.setdefault(base, []).append(parts)
-    needs = (("compressors",), ("icl", "runs"))
-    for part, passes in (("compressed_tokens", compressed), ("plain_tokens", plain)):
-        for base, found in passes.items():
-            yield from too_long(experiment, (*key, part), _longest(found), base, *needs)
+    row, compressor = experiment.icl.settings[setting], experiment.compressors.get(name)
+    key, needs = ("icl", "settings", setting), (("icl", "runs"), ("compressors", name, "summary_length"))
+    vectors = 0
+    if isinstance(compressor, SummaryCompressor):
+        vectors = _vectors(compressor, len(row.compressed_tokens))
+        for parts in _passes(compressor, row.compressed_tokens):
+            yield from too_long(experiment, (*key, "compressed_tokens"), parts, base, *needs)
+    elif row.compressed_tokens:
+        return  # a setting that this run leaves out
+    parts = {"summary vectors": vectors, "plain tokens": row.plain_tokens, "token of an example": 1}
+    yield from too_long(experiment, (*key, "plain_tokens"), parts, base, *needs, (*key, "compressed_tokens"))
 
 
 def _generate(experiment: Experiment) -> Iterator[Finding]:
@@ -343,18 +343,16 @@ def _benchmark(experiment: Experiment) -> Iterator[Finding]:
     if section is None:
         return
     yield from _chosen_runs(experiment, "benchmark")
-    lengths: Key = ("benchmark", "context_lengths")
-    passes: dict[str, list[dict[str, int]]] = {}
+    key, longest = ("benchmark", "context_lengths"), max(section.context_lengths)
+    needs: tuple[Key, ...] = (("benchmark", "runs"),)
     for name, base in _measured(experiment, "benchmark"):
-        compressor = experiment.compressors[name]
-        uncached = {"tokens of context": max(section.context_lengths), "new tokens": section.new_tokens}
-        passes.setdefault(base, []).append(uncached)
+        compressor, shortest = experiment.compressors[name], min(section.context_lengths)
+        uncached = {"tokens of context": longest, "new tokens": section.new_tokens}
+        yield from too_long(experiment, key, uncached, base, *needs, ("benchmark", "new_tokens"))
         if isinstance(compressor, SummaryCompressor):
-            passes[base] += _passes(compressor, [max(section.context_lengths)])
-        elif isinstance(compressor, GistCompressor) and min(section.context_lengths) <= compressor.gist_tokens:
-            found = f"{min(section.context_lengths)} tokens, {compressor.gist_tokens} of them gist tokens of '{name}'"
-            needs = (lengths, ("benchmark", "runs"), ("compressors", name, "gist_tokens"))
-            yield Finding(lengths, found, "more tokens than gist tokens: they are part of the context", needs)
-    for base, found_passes in passes.items():
-        needs_of = (("benchmark", "new_tokens"), ("benchmark", "runs"), ("compressors",))
-        yield from too_long(experiment, lengths, _longest(found_passes), base, *needs_of)
+            for parts in _passes(compressor, [longest]):
+                yield from too_long(experiment, key, parts, base, *needs, ("compressors", name, "summary_length"))
+        elif isinstance(compressor, GistCompressor) and shortest <= compressor.gist_tokens:
+            found = f"a context of {shortest}, of which {compressor.gist_tokens} gist tokens of '{name}'"
+            of_gist = (key, *needs, ("compressors", name, "gist_tokens"))
+            yield Finding(key, found, "more tokens than gist tokens: they are part of the context", of_gist)

@@ -47,7 +47,7 @@ class Task(Strict):
     train_split: str = "train"
     """The split that demonstrations are drawn from."""
     test_split: str = "validation"
-    template: str
+    template: str = Field(examples=["{sentence} {answer}"])
     """Text of an example with {column} fields; `{answer}` marks where the option goes and comes last."""
     input_fields: Annotated[list[str], Field(min_length=1), Distinct()]
     """Columns that calibration replaces by "N/A"."""

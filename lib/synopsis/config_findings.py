@@ -18,6 +18,8 @@ class Finding:
     found: str
     expected: str
     needs: tuple[Key, ...] = ()
+    size: int = 0
+    """Of a pass that is too long: its positions."""
 
 
 def unknown(key: Key, name: str, what: str, section: str, known: Iterable[str]) -> Iterator[Finding]:
@@ -34,7 +36,8 @@ def too_long(experiment: Experiment, key: Key, parts: dict[str, int], base: str,
         return
     sum_of = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
     found = f"{length} positions in one pass" + (f" ({sum_of})" if " + " in sum_of else "")
-    yield Finding(key, found, f"at most {model.positions}, the positions of '{base}'", (*_positions_of(base), *needs))
+    wanted = f"at most {model.positions}, the positions of '{base}'"
+    yield Finding(key, found, wanted, (*_positions_of(base), *needs), length)
 
 
 def _positions_of(base: str) -> tuple[Key, ...]:

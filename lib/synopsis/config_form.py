@@ -12,7 +12,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -62,7 +62,7 @@ def closest(name: str, known: Iterable[str], likeness: float = 0.7) -> str | Non
     return next(iter(difflib.get_close_matches(name[:100], list(known), n=1, cutoff=likeness)), None)
 
 
-def hint(name: str, known: Iterable[str], likeness: float = 0.7) -> str:
+def hint(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """A suggestion for a name that is not known, or nothing."""
     near = closest(name, known, likeness)
     return f"; did you mean '{near}'?" if near else ""
@@ -97,9 +97,9 @@ class _Form:
         self.result = Mended(None)
         self.tries: Counter[Key] = Counter()
 
-    @cached_property
+    @property
     def schema(self) -> Schema:
-        return self.cls.model_json_schema()
+        return _schema_of(self.cls)
 
     def mended(self) -> Mended:
         for _ in range(MAX_ROUNDS):
@@ -193,7 +193,7 @@ class _Form:
             allowed, section = self.keys_beside(found), self.parent(key)
             free = [name for name in allowed if name not in section]
             # A key that is there already was hardly meant, unless it is all but the same.
-            near = hint(key[-1], free) or hint(key[-1], allowed, likeness=0.8)
+            near = hint(key[-1], free, likeness=0.7) or hint(key[-1], allowed, likeness=0.8)
             self.tell(key, "an unknown key", f"one of {', '.join(allowed)}{near}")
         elif kind in {"union_tag_not_found", "union_tag_invalid"}:
             tag, tags = schema["discriminator"]["propertyName"], list(schema["discriminator"]["mapping"])
@@ -271,7 +271,7 @@ class _Form:
             return copy.deepcopy(schema["default"])
         if any(option.get("type") == "null" for option in schema.get("anyOf", [])):
             return None
-        schema = self.resolved(schema)
+        schema = {**self.resolved(schema), **schema}
         if "examples" in schema:
             return copy.deepcopy(schema["examples"][0])
         if "oneOf" in schema:
@@ -290,6 +290,11 @@ class _Form:
         if kind in {"integer", "number"}:
             return max(schema.get("minimum", 1), 1)
         return False if kind == "boolean" else "x"
+
+
+@cache
+def _schema_of(cls: type[BaseModel]) -> Schema:
+    return cls.model_json_schema()
 
 
 @dataclass

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from synopsis.config import Experiment, JudgeDefinition, Task
 from synopsis.config_checks import check_experiment
-from synopsis.config_form import Mended, hint, mend, overlap, shown, within
+from synopsis.config_form import Mended, hint, mend, shown
 from synopsis.config_types import NAME, NAME_LENGTH
 from synopsis.config_yaml import Key, Place, read_yaml
 from synopsis.errors import ConfigError, Fault
@@ -58,9 +58,8 @@ def read_experiment(paths: list[Path], overrides: Mapping[str, Any]) -> Experime
     mended = mend(Experiment, draft.content, tell, hidden=frozenset(folder for _, _, folder, _ in FILED))
     doubtful |= mended.doubtful
     if mended.value is not None:
-        for finding in check_experiment(mended.value):
-            if not within(finding.key, doubtful) and not any(overlap(need, doubtful) for need in finding.needs):
-                tell(mended.written(finding.key), finding.found, finding.expected)
+        for finding in check_experiment(mended.value, doubtful):
+            tell(mended.written(finding.key), finding.found, finding.expected)
     if faults:
         raise ConfigError(_sorted(faults))
     assert isinstance(mended.value, Experiment)

@@ -22,7 +22,10 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("\nhello", "e.yaml:2: (top level): found a single value; expected keys and values"),
         ("name: x\n\tmodels: y\n", "e.yaml:2: (top level): found a tab; expected spaces"),
         ("name: a: b", "e.yaml:1: (top level): found what is not YAML (mapping values are not allowed here)"),
-        ('a: 1\nname: "x\nmodels: {}\n', "e.yaml:2: (top level): found what is not YAML (while scanning a quoted scalar"),
+        (
+            'a: 1\nname: "x\nmodels: {}\n',
+            "e.yaml:2: (top level): found what is not YAML (while scanning a quoted scalar",
+        ),
         ("name: x\n---\nname: y\n", "e.yaml:2: (top level): found what is not YAML (expected a single document"),
         ("name: *x\n", "found undefined alias 'x'"),
         ("name: &a [*a]\n", "e.yaml:1: name.0: found a section that contains itself"),
@@ -92,13 +95,15 @@ def test_what_an_alias_stands_for_is_a_copy(tmp_path):
 
 
 def test_a_fault_in_what_an_alias_repeats_is_told_once(tmp_path):
-    told = faults(write(tmp_path, spoilt(("      max_length: 64\n", ""), ("instructions: translations\n      steps", "steps"))))
+    told = faults(
+        write(tmp_path, spoilt(("      max_length: 64\n", ""), ("instructions: translations\n      steps", "steps")))
+    )
     assert len(told) == 1 and "e.yaml:38: compressors.gist-1.training.instructions: found nothing" in told[0]
 
 
 @pytest.mark.parametrize("text", ["[", "a: b: c", "1\nb: 2", "!x y", "*a", '"'])
 def test_values_of_the_command_line_that_are_no_yaml(text):
-    with pytest.raises(InputError, match="--set k: .* is no YAML value"):
+    with pytest.raises(InputError, match=r"--set k: .* is no YAML value"):
         parse_value(text, "--set k")
 
 
@@ -108,5 +113,5 @@ def test_values_of_the_command_line():
 
 
 def test_a_config_error_counts_its_faults(tmp_path):
-    with pytest.raises(ConfigError, match="has 1 fault:\n  .*e.yaml: "):
+    with pytest.raises(ConfigError, match=r"has 1 fault:\n  .*e\.yaml: "):
         load_experiment(write(tmp_path, ""))

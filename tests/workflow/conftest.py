@@ -47,4 +47,3 @@ def prepared(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Ca
         return project
 
     return make
-

@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 MICRO = Path(__file__).with_name("micro.yaml")
-PARTS = ("Snakefile", "slurm", "workflow", "config", "envs")
+PARTS = ("Snakefile", "profiles", "slurm", "workflow", "config", "envs")
 PROGRAMS = Path(sys.executable).parent
 WAIT_SECONDS = 120.0
 CONFIG = "config/micro.yaml"

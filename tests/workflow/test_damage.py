@@ -63,19 +63,19 @@ CASES = {
     "truncated weights of the base model": Case(
         cut("models/base/model.safetensors"),
         ("train", "autocompressor-s0"),
-        ("results/micro/models/base", "model.safetensors"),
+        ("results/micro/models/base: cannot be loaded as a model",),
         "models/autocompressor-s0",
     ),
     "truncated weights of a compressor": Case(
         cut("models/autocompressor-s0/model.safetensors"),
         ("perplexity", "autocompressor-s0"),
-        ("results/micro/models/autocompressor-s0", "model.safetensors"),
+        ("results/micro/models/autocompressor-s0: cannot be loaded as a model",),
         "perplexity/autocompressor-s0.json",
     ),
     "base model without a configuration": Case(
         without("models/base/config.json"),
         ("train", "gist-1-s0"),
-        ("results/micro/models/base", "config.json"),
+        ("results/micro/models/base: cannot be loaded as a model", "config.json"),
         "models/gist-1-s0",
     ),
     "truncated corpus": Case(

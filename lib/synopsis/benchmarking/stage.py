@@ -14,6 +14,9 @@ kept of the context. Tokens are random: time does not depend on them.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -136,7 +139,8 @@ def _cost(call: Callable[[], Tensor], device: torch.device) -> tuple[int, int]:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return counter.get_total_flops(), torch.cuda.max_memory_allocated(device)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _silent_standard_error(), torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         call()
     held = peak = 0
     for event in profiler.profiler.kineto_results.events():
@@ -144,6 +148,20 @@ def _cost(call: Callable[[], Tensor], device: torch.device) -> tuple[int, int]:
             held += event.nbytes()
             peak = max(peak, held)
     return counter.get_total_flops(), peak
+
+
+@contextlib.contextmanager
+def _silent_standard_error() -> Iterator[None]:
+    """The profiler's native library prints two lines at each start; they say nothing and cannot be switched off."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _floor(flops: int, model: Any) -> float | None:

@@ -3,9 +3,9 @@
 Real text cannot be shipped with the demo, and a model of a million parameters could not use it. This language has
 three kinds of context-dependent words, from easy to hard:
 
-- *topic*: what an animal eats, visits and wears follows from three hidden topics of the document (one for each verb,
-  each out of 8 fixed tables). A topic uses 3 of a verb's 12 words, so a first statement narrows the words down, and a
-  few more tell which animal goes with which.
+- *topic*: what an animal eats, visits and wears follows from the hidden topic of the document, one of 8 fixed tables.
+  A topic uses 3 of a verb's 12 words, so a first statement narrows the words down, and a few more tell the topic, and
+  with it which animal goes with which word.
 - *recall*: each document has guests who hold things drawn at random. The first mention cannot be predicted, every
   later one can, by whoever remembers the first.
 - *instruction*: what to write follows from the instruction alone (translate words into one of eight languages, in
@@ -111,7 +111,7 @@ class World:
 
     def story(self, rng: np.random.Generator, facts: int) -> tuple[list[str], list[int]]:
         """Words of a document of `facts` statements, and the kind of each word (an index into KINDS)."""
-        topics = {verb: int(rng.integers(TOPICS)) for verb in ATTRIBUTES}
+        topic = int(rng.integers(TOPICS))
         guests = rng.choice(len(GUESTS), size=GUESTS_PER_STORY, replace=False)
         holds = {GUESTS[g]: THINGS[rng.integers(len(THINGS))] for g in guests}
         words: list[str] = []
@@ -125,7 +125,7 @@ class World:
                 mentioned.add(guest)
             else:
                 verb = list(ATTRIBUTES)[rng.integers(len(ATTRIBUTES))]
-                sentence = self.statement(rng, verb, topics[verb])
+                sentence = self.statement(rng, verb, topic)
                 kind = KINDS.index("topic")
             words += [*sentence, END]
             kinds += [0] * (len(sentence) - 1) + [kind, 0]

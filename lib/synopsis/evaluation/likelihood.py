@@ -77,43 +77,54 @@ def option_losses(
             raise ValueError(f"row {index}: the option has no tokens")
         if not query and prefix.next_logits is None:
             raise ValueError(f"row {index}: neither its query nor the prefix has a token that predicts the option")
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]) - len(rows[index][1]))
+    # The last token of an option is predicted and never read, so options of one token share one reading of their query.
+    readings: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for index, (query, option) in enumerate(rows):
+        readings.setdefault((len(query), (*query, *option[:-1])), []).append(index)
+    order = sorted(readings, key=lambda reading: -len(reading[1]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     losses = [0.0] * len(rows)
     for batch in track(batches, label, unit="batches"):
-        for index, loss in zip(batch, _batch_losses(model, prefix, [rows[i] for i in batch]), strict=True):
-            losses[index] = loss
+        for reading, predicted in zip(batch, _predictions(model, prefix, batch), strict=True):
+            for index in readings[reading]:
+                tokens = torch.tensor(rows[index][1], device=predicted.device)
+                losses[index] = -float(predicted.gather(1, tokens[:, None]).mean())
     return losses
 
 
-def _batch_losses(model: Any, prefix: Prefix, rows: Sequence[tuple[list[int], list[int]]]) -> list[float]:
-    """One forward pass; rows are padded on the right, where causal attention never looks."""
-    width = max(len(query) + len(option) for query, option in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), -100)
-    for index, (query, option) in enumerate(rows):
-        ids[index, : len(query) + len(option)] = torch.tensor(query + option)
-        labels[index, len(query) : len(query) + len(option)] = torch.tensor(option)
-    ids, labels = ids.to(model.device), labels.to(model.device)
-    positions = torch.arange(width, device=model.device)[None] + prefix.next_position
+def _predictions(model: Any, prefix: Prefix, batch: Sequence[tuple[int, tuple[int, ...]]]) -> list[Tensor]:
+    """For each (query length, ids) the log-probabilities (option tokens, vocabulary) of what follows the query.
+
+    One forward pass; rows are padded on the right, where causal attention never looks. Logits are computed only for
+    columns that predict an option's token in some row.
+    """
+    width = max(max(len(ids) for _, ids in batch), 1)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    for row, (_, tokens) in enumerate(batch):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+    columns = sorted({column for query, tokens in batch for column in range(max(query - 1, 0), len(tokens))})
     cache = copy.deepcopy(prefix.cache)
     if prefix.length:
-        cache.batch_repeat_interleave(len(rows))
+        cache.batch_repeat_interleave(len(batch))
+    positions = torch.arange(width, device=model.device)[None] + prefix.next_position
     logits = plain_forward(
-        model, input_ids=ids, position_ids=positions.expand(len(rows), -1), past_key_values=cache, use_cache=True
+        model,
+        input_ids=ids.to(model.device),
+        position_ids=positions.expand(len(batch), -1),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=torch.tensor(columns, dtype=torch.long, device=model.device),
     ).logits
-    if prefix.next_logits is not None and not all(query for query, _ in rows):
-        # What predicts the first column is the prefix's last token, which is not read again here.
-        logits = torch.cat([prefix.next_logits.expand(len(rows), 1, -1), logits], dim=1)
-        labels = torch.nn.functional.pad(labels, (1, 0), value=-100)
-    return mean_loss(logits, labels).tolist()
-
-
-def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """(batch,) mean negative log-likelihood of those labels (batch, length) that are not -100; shifted inside."""
-    losses = token_losses(logits, labels)
-    counted = labels[:, 1:] != -100
-    return (losses * counted).sum(-1) / counted.sum(-1)
+    place = {column: index for index, column in enumerate(columns)}
+    predictions = []
+    for row, (query, tokens) in enumerate(batch):
+        chosen = logits[row, [place[column] for column in range(max(query - 1, 0), len(tokens))]]
+        if query == 0:
+            # What predicts the first token is the prefix's last one, which is not read again here.
+            assert prefix.next_logits is not None
+            chosen = torch.cat([prefix.next_logits[None], chosen])
+        predictions.append(chosen.float().log_softmax(-1))
+    return predictions
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:

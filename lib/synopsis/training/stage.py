@@ -8,14 +8,19 @@ end models/<run>/ appears at once, with metrics.jsonl and provenance.json in it,
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from synopsis.artifacts import Layout, Provenance, atomic_directory, told_when_full, write_json
@@ -34,7 +39,7 @@ from synopsis.data.corpora import load_corpus
 from synopsis.data.instructions import load_instructions
 from synopsis.data.prompts import GIST_TOKEN
 from synopsis.data.sequences import DocumentSequences, GistExamples, PackedSequences, collate_equal, collate_padded
-from synopsis.errors import DataError, InputError, Interrupted
+from synopsis.errors import ArtifactError, DataError, InputError, Interrupted
 from synopsis.plan import train_facts
 from synopsis.progress import say
 from synopsis.training.callbacks import Checkpoints, Metrics, Progress, StopOnSignal, last_good_checkpoint
@@ -89,7 +94,7 @@ def train(experiment: Experiment, run: str) -> dict[str, float]:
     checkpoint = last_good_checkpoint(folder, facts)
     if checkpoint is not None:
         say(f"{run}: goes on from {checkpoint}")
-    with told_when_full(folder):
+    with _told_when_full(folder):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.state.global_step < training.steps:
         step = f"step {trainer.state.global_step} of {training.steps}"
@@ -104,7 +109,8 @@ def train(experiment: Experiment, run: str) -> dict[str, float]:
 def _write(
     layout: Layout, run: str, prepared: Prepared, metrics: Path, provenance: Provenance, figures: dict[str, float]
 ) -> None:
-    with atomic_directory(layout.model(run)) as temporary:
+    path = layout.model(run)
+    with _told_when_full(path.parent), atomic_directory(path) as temporary:
         prepared.model.save_pretrained(temporary)
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
@@ -112,6 +118,26 @@ def _write(
         unused = {key: getattr(train, key) for key in ("unused_tokens", "dropped") if hasattr(train, key)}
         report = {"run": run, "sequences": len(train), **unused, **figures}
         write_json(temporary / "provenance.json", "model", report, provenance.record())
+
+
+@contextlib.contextmanager
+def _told_when_full(folder: Path) -> Iterator[None]:
+    """As `told_when_full`, also where torch and safetensors write: their errors hide that the disk is full."""
+    with told_when_full(folder):
+        try:
+            yield
+        except (RuntimeError, SafetensorError):
+            _write_a_little(folder)
+            raise
+
+
+def _write_a_little(folder: Path) -> None:
+    """OSError when a megabyte does not fit any more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        stream.write(bytes(2**20))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _arguments(training: Optimisation, folder: Path, seed: int) -> TrainingArguments:
@@ -208,14 +234,23 @@ def _language_model(
 def _summary_compressor(
     experiment: Experiment, subject: SummaryCompressor, tokenizer: PreTrainedTokenizerBase, base: str, weights: Path
 ) -> Prepared:
-    config = AutoConfig.from_pretrained(weights)
-    config.summary_length = subject.summary_length
-    config.accumulate_summary = subject.family == "autocompressor"
-    model = compressor_class("summary", config.model_type).from_pretrained(weights, config=config, dtype=torch.float32)
+    accumulate = subject.family == "autocompressor"
+    model = _compressor(weights, "summary", summary_length=subject.summary_length, accumulate_summary=accumulate)
     model.initialize_summary_embeddings()
     length, corpus = subject.training.sequence_length, Layout(experiment).corpus(subject.training.corpus, base)
     sequences = _sequences(corpus, length, DocumentSequences)
     return Prepared(model, tokenizer, *sequences, collate_equal, length, [corpus, weights])
+
+
+def _compressor(weights: Path, kind: str, **fields: Any) -> Any:
+    """The base model as a compressor with these fields of its configuration; ArtifactError when it is damaged."""
+    try:
+        config = AutoConfig.from_pretrained(weights)
+        config.update(fields)
+        cls = compressor_class(kind, config.model_type)
+        return cls.from_pretrained(weights, config=config, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ArtifactError(f"{weights}: cannot be loaded as a model: {str(error).splitlines()[0]}") from error
 
 
 def _sequences(corpus: Path, length: int, kind: Any) -> tuple[Any, Any]:
@@ -234,9 +269,7 @@ def _gist_compressor(
     tokenizer.add_special_tokens({"additional_special_tokens": [GIST_TOKEN]})
     gist_token = tokenizer.convert_tokens_to_ids(GIST_TOKEN)
     assert isinstance(gist_token, int)
-    config = AutoConfig.from_pretrained(weights)
-    config.gist_condition, config.gist_tokens = subject.condition, subject.gist_tokens
-    model = compressor_class("gist", config.model_type).from_pretrained(weights, config=config, dtype=torch.float32)
+    model = _compressor(weights, "gist", gist_condition=subject.condition, gist_tokens=subject.gist_tokens)
     model.add_gist_token(gist_token)
     path = Layout(experiment).instructions(training.instructions)
     splits = load_instructions(path)
