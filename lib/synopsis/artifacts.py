@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from synopsis.config import Experiment
 
 FORMAT_VERSION = 1
+LONGEST_VALUE = 2**31 - 1
+"""Characters of a value in a table; the csv module stops at 131,072 unless it is told otherwise."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "rouge-score", "numpy", "pandas")
 PACKAGES = ("synopsis", *LIBRARIES)
@@ -216,9 +218,10 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     path = Path(path)
     mend = "the file is truncated or damaged. Delete it and run again."
     with _reading(path):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")  # not as text, which would change the line breaks inside of values
+    csv.field_size_limit(LONGEST_VALUE)
     try:
-        # Strict, so that quotes that never close are told; read from memory, so that line breaks stay as they are.
+        # Strict, so that quotes that never close are told.
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         missing = [column for column in columns if column not in (reader.fieldnames or [])]
         if missing:

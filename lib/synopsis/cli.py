@@ -282,6 +282,8 @@ def plain_logs() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that wait for each other sleep instead of spinning: on a busy machine spinning costs several times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class Stopped(SystemExit):
@@ -304,6 +306,10 @@ def main() -> NoReturn:
     except Stopped:
         print("synopsis: interrupted; finished results are kept", file=sys.stderr)
         raise
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough, as in `synopsis check ... | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

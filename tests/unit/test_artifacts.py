@@ -221,7 +221,7 @@ def test_wherever_a_table_is_cut_it_is_told_or_whole_rows_are_left(tmp_path):
             assert read_csv(path, ["id", "text", "value"]) == rows[: len(read_csv(path, ["id"]))]
             assert content[length - 1 : length] == b"\n"
         except ArtifactError as error:
-            assert str(error).startswith(f"{path}: ")  # noqa: PT017 - both endings are right
+            assert str(error).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Finished, Project, remove
+from running import Finished, Project
 
 pytest.importorskip("snakemake", reason="the package snakemake is not installed")
 
@@ -30,20 +29,3 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def copied(finished: Finished, tmp_path: Path) -> Project:
     """A finished project of the test's own."""
     return finished.project.copy(tmp_path / "project")
-
-
-@pytest.fixture(scope="module")
-def prepared(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Project]:
-    """Makes projects in which data and base model are there, and nothing that follows from them."""
-
-    def make() -> Project:
-        project = finished.project.copy(tmp_path_factory.mktemp("prepared") / "project")
-        for path in project.results.iterdir():
-            if path.name not in {"data", "models"}:
-                remove(path)
-        for path in (project.results / "models").iterdir():
-            if path.name != "base":
-                remove(path)
-        return project
-
-    return make

@@ -241,7 +241,7 @@ def test_a_fault_of_the_configuration_is_told_before_anything_runs(
 
 
 def test_a_job_that_fails_does_not_stop_the_others_and_its_log_is_shown(copied: Project) -> None:
-    """One job at a time, the faulty one first: the profile of this machine goes on with what does not follow from it."""
+    """One job at a time, the faulty one first: what does not follow from it is made all the same."""
     outputs = [copied.results / "generations" / run / "seen.json" for run in ("gist-1-s0", "pos_control-1-s0")]
     for path in outputs:
         path.unlink()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Project, leftovers
+from running import Project, leftovers, remove
 
 RUN = "autocompressor-s0"
 ROOM = 330
@@ -23,10 +23,11 @@ def longer(content: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def small_disk(prepared: Callable[[], Project]) -> Iterator[Project]:
+def small_disk(copied: Project) -> Iterator[Project]:
     """A project whose results lie on a disk of their own, in memory, that is all but full."""
-    project = prepared()
+    project = copied
     project.experiment(longer, "longer")
+    remove(project.results / "models" / RUN)
     kept, disk = project.folder / "kept", project.folder / "results"
     disk.rename(kept)
     disk.mkdir()

@@ -1,0 +1,231 @@
+"""Work that is stopped or killed half-way: the same command goes on, and what it makes is what it would have made.
+
+Each story is a test; since they wait for processes most of the time, two of them run at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import CONFIG, Finished, Project, leftovers, metrics, remove, stopped, wait_for, wait_for_line
+
+RUN = "autocompressor-s0"
+STEPS = 60
+TARGET = f"results/micro/models/{RUN}"
+
+
+# ------------------------------------------------------------------------------------------------- what stories need
+
+
+def longer(content: dict[str, Any]) -> None:
+    """Long enough that a signal lands in the middle."""
+    content["compressors"]["autocompressor"]["training"].update(
+        steps=STEPS, warmup_steps=5, checkpoint_every=5, keep_checkpoints=3, log_every=3
+    )
+
+
+def many_contexts(content: dict[str, Any]) -> None:
+    content["perplexity"].update(context_lengths=list(range(30)), batch_size=1)
+
+
+def many_settings(content: dict[str, Any]) -> None:
+    content["icl"]["settings"] = {f"icl_{tokens}": {"plain_tokens": tokens} for tokens in range(60)}
+
+
+def train(project: Project) -> str:
+    """Run the command to its end; what it said."""
+    done = project.synopsis("train", RUN)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def stopped_training(project: Project, number: signal.Signals) -> tuple[int, str]:
+    """Start the same command and send a signal once there are two whole checkpoints."""
+    process = project.start("synopsis", "train", "--config", CONFIG, RUN)
+    wait_for(checkpoint(project, 10) / "manifest.json", process)
+    code, output = stopped(process, number)
+    assert not (project.folder / TARGET).exists(), "a model of a run that was stopped"
+    assert leftovers(project.results / "models") == []
+    return code, output
+
+
+def stopped_evaluation(project: Project, command: list[str], line: str, number: signal.Signals) -> tuple[int, str]:
+    """Start a stage and send a signal once it has said `line`; nothing that looks like a result may be there."""
+    before = set(project.results.rglob("*"))
+    process = project.start("synopsis", command[0], "--config", CONFIG, *command[1:])
+    wait_for_line(line, process)
+    code, output = stopped(process, number)
+    assert {path for path in project.results.rglob("*") if path not in before and path.is_file()} == set()
+    return code, output
+
+
+def snakemake_in_training(project: Project) -> subprocess.Popen[str]:
+    process = project.start("snakemake", "--cores", "2", TARGET, "--configfile", CONFIG)
+    wait_for(checkpoint(project, 10) / "manifest.json", process)
+    return process
+
+
+def checkpoint(project: Project, step: int) -> Path:
+    return project.results / "checkpoints" / RUN / f"checkpoint-{step}"
+
+
+def checkpoints(project: Project) -> list[Path]:
+    """The oldest first."""
+    found = (project.results / "checkpoints" / RUN).glob("checkpoint-*")
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+# ------------------------------------------------------------------------------------------------- stories
+
+
+def training_without_a_usable_checkpoint_starts_anew(project: Project) -> None:
+    project.experiment(longer, "micro")
+    code, output = stopped_training(project, signal.SIGINT)
+    assert code == 130
+    assert "the same command goes on from there" in output and "Traceback" not in output
+    kept = checkpoints(project)
+    for path in kept:
+        (path / "manifest.json").write_text("{")
+    said = train(project)
+    assert said.count("is passed over: it is incomplete") == len(kept) >= 2
+    assert "goes on from" not in said
+
+
+def killed_training_goes_on_from_its_last_checkpoint(project: Project) -> None:
+    project.experiment(longer, "micro")
+    code, _ = stopped_training(project, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    whole = [path for path in checkpoints(project) if (path / "manifest.json").exists()]
+    said = train(project)
+    assert f"{RUN}: goes on from {whole[-1].relative_to(project.folder)}\n" in said
+
+
+def stopped_training_saves_first_and_a_damaged_checkpoint_is_passed_over(project: Project) -> None:
+    project.experiment(longer, "micro")
+    code, output = stopped_training(project, signal.SIGTERM)
+    assert code == 143
+    assert "SIGTERM received: saving a checkpoint after this step" in output
+    newest, older = checkpoints(project)[-1], checkpoints(project)[-2]
+    step = newest.name.removeprefix("checkpoint-")
+    assert f"synopsis: {RUN}: stopped at step {step} of {STEPS}; the same command goes on from there" in output
+    assert "Traceback" not in output
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    said = train(project)
+    assert f"warning: {newest.relative_to(project.folder)} is passed over: model.safetensors is missing or" in said
+    assert f"{RUN}: goes on from {older.relative_to(project.folder)}\n" in said
+
+
+def ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_goes_on(project: Project) -> None:
+    project.experiment(longer, "micro")
+    process = snakemake_in_training(project)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to Snakemake and its jobs alike
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "SIGINT received: saving a checkpoint after this step" in output
+    assert "the same command goes on from there" in output
+    assert "Traceback" not in output
+    assert not (project.folder / TARGET).exists()
+    done = project.snakemake(TARGET)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{RUN}: goes on from" in done.stdout + done.stderr
+
+
+def killed_snakemake_says_how_to_unlock_and_plans_the_rest(project: Project) -> None:
+    """As after a power loss: nobody could tidy up."""
+    project.experiment(longer, "micro")
+    process = snakemake_in_training(project)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    locked = project.snakemake(TARGET)
+    assert locked.returncode == 1
+    assert "cannot be locked" in locked.stderr and "--unlock" in locked.stderr
+    assert "Traceback" not in locked.stderr
+    assert project.snakemake("--unlock").returncode == 0
+    assert project.plan(TARGET) == {"train": 1}, "a half-done job is planned without further options"
+
+
+def stopped_evaluation_says_so(project: Project) -> None:
+    project.experiment(many_contexts, "micro")
+    code, output = stopped_evaluation(project, ["perplexity", "base"], "context 0", signal.SIGTERM)
+    assert code == 143
+    assert "synopsis: interrupted; finished results are kept" in output and "Traceback" not in output
+
+
+def interrupted_evaluation_says_so(project: Project) -> None:
+    project.experiment(many_settings, "micro")
+    command = ["icl", "base", "world_eats"]
+    code, output = stopped_evaluation(project, command, "icl_0: accuracy", signal.SIGINT)
+    assert code == 130
+    assert "synopsis: interrupted; finished results are kept" in output and "Traceback" not in output
+
+
+def killed_evaluation_leaves_no_result(project: Project) -> None:
+    project.experiment(many_contexts, "micro")
+    assert stopped_evaluation(project, ["perplexity", "base"], "context 0", signal.SIGKILL)[0] == -signal.SIGKILL
+
+
+ANEW = training_without_a_usable_checkpoint_starts_anew
+RESUMED = (
+    killed_training_goes_on_from_its_last_checkpoint,
+    stopped_training_saves_first_and_a_damaged_checkpoint_is_passed_over,
+    ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_goes_on,
+)
+OTHERS = (
+    killed_snakemake_says_how_to_unlock_and_plans_the_rest,
+    stopped_evaluation_says_so,
+    interrupted_evaluation_says_so,
+    killed_evaluation_leaves_no_result,
+)
+Story = Callable[[Project], None]
+
+
+@pytest.fixture(scope="module")
+def stories(
+    finished: Finished, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Story, tuple[Project, Future[None]]]]:
+    """Each story under way, in a project that has data and base model and nothing else."""
+    folder = tmp_path_factory.mktemp("accidents")
+    started = {}
+    with ThreadPoolExecutor(2) as pool:
+        for story in (ANEW, *RESUMED, *OTHERS):
+            project = prepared(finished, folder / story.__name__)
+            started[story] = project, pool.submit(story, project)
+        yield started
+        pool.shutdown(cancel_futures=True)
+
+
+def prepared(finished: Finished, folder: Path) -> Project:
+    project = finished.project.copy(folder)
+    for path in [*project.results.iterdir(), *(project.results / "models").iterdir()]:
+        if path.name not in {"data", "models", "base"}:
+            remove(path)
+    return project
+
+
+@pytest.mark.parametrize("story", (ANEW, *RESUMED, *OTHERS), ids=lambda story: story.__name__)
+def test_accident(stories: dict[Story, tuple[Project, Future[None]]], story: Story) -> None:
+    stories[story][1].result()
+
+
+@pytest.mark.parametrize("story", RESUMED, ids=lambda story: story.__name__)
+def test_a_training_with_a_stop_in_it_learns_what_one_without_learns(
+    stories: dict[Story, tuple[Project, Future[None]]], story: Story
+) -> None:
+    """The same losses and the same weights to the last bit, and nothing left of the way there."""
+    for _, told in (stories[story], stories[ANEW]):
+        told.result()
+    project, whole = (stories[which][0] for which in (story, ANEW))
+    expected = metrics(whole.folder / TARGET)
+    assert [row["step"] for row in expected if "loss" in row] == list(range(3, STEPS + 1, 3))
+    assert metrics(project.folder / TARGET) == expected
+    weights = [(p.folder / TARGET / "model.safetensors").read_bytes() for p in (project, whole)]
+    assert weights[0] == weights[1]
+    assert not checkpoints(project)
