@@ -32,11 +32,12 @@ def longer(content: dict[str, Any]) -> None:
 
 
 def many_contexts(content: dict[str, Any]) -> None:
-    content["perplexity"].update(context_lengths=list(range(30)), batch_size=1)
+    content["perplexity"].update(context_lengths=list(range(30)), batch_size=1, runs=["base"])
 
 
 def many_settings(content: dict[str, Any]) -> None:
-    content["icl"]["settings"] = {f"icl_{tokens}": {"plain_tokens": tokens} for tokens in range(60)}
+    settings = {f"icl_{tokens}": {"plain_tokens": tokens} for tokens in range(60)}
+    content["icl"].update(settings=settings, runs=["base"])
 
 
 def train(project: Project) -> str:

@@ -106,7 +106,7 @@ def in_icl(content: dict[str, Any]) -> None:
 
 
 def in_written_checkpoints(content: dict[str, Any]) -> None:
-    content["compressors"]["autocompressor"]["training"].update(checkpoint_every=3, keep_checkpoints=1)
+    content["compressors"]["autocompressor"]["training"].update(checkpoint_every=3, keep_checkpoints=3)
 
 
 def in_perplexity(content: dict[str, Any]) -> None:
