@@ -27,6 +27,10 @@ from synopsis.config_types import Clash, Contradiction, Distinct, Name, Positive
 # ---------------------------------------------------------------------------------------------------------- data
 
 
+WORLD_VERSION = 3
+"""Version of the generated language; results made from another one are made again."""
+
+
 class WorldCorpus(Strict):
     """Documents of the generated language (see `synopsis.data.world`)."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from synopsis.artifacts import Layout
-from synopsis.config import Experiment, GistCompressor, Model
+from synopsis.config import WORLD_VERSION, Experiment, GistCompressor, Model
 
 SCHEDULE_ONLY = {"checkpoint_every", "keep_checkpoints", "log_every"}
 """Fields of a training section that change when something is written and not what is learned."""
@@ -27,9 +27,11 @@ def prepare_facts(experiment: Experiment, kind: str, name: str) -> str:
         "task": experiment.tasks,
     }
     if kind == "tokenizer":
-        return experiment.facts("tokenizer")
-    definition = sections[kind][name]
-    return experiment.facts(kind, definition.model_dump(mode="json", exclude={"pretraining"}))
+        return experiment.facts(kind, WORLD_VERSION)
+    plain = sections[kind][name].model_dump(mode="json", exclude={"pretraining"})
+    source = plain.get("source")
+    generated = source == "world" or (isinstance(source, dict) and source.get("world"))
+    return experiment.facts(kind, plain, WORLD_VERSION if generated else None)
 
 
 def train_facts(experiment: Experiment, run: str) -> str:

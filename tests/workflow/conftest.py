@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from running import Finished, Project
 
-pytest.importorskip("snakemake", reason="the package snakemake is not installed")
-
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Every stage of micro.yaml, by one command. Tests only look at this one."""
+    pytest.importorskip("snakemake", reason="the package snakemake is not installed")
     folder = tmp_path_factory.mktemp("workflow")
     project = Project.new(folder)
     done = project.snakemake()
