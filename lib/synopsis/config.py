@@ -27,7 +27,7 @@ from synopsis.config_types import Clash, Contradiction, Distinct, Name, Positive
 # ---------------------------------------------------------------------------------------------------------- data
 
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 """Version of the generated language; results made from another one are made again."""
 
 

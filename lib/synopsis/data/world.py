@@ -8,8 +8,8 @@ three kinds of context-dependent words, from easy to hard:
   with it which animal goes with which word.
 - *recall*: each document has guests who hold things drawn at random. The first mention cannot be predicted, every
   later one can, by whoever remembers the first.
-- *instruction*: what to write follows from the instruction alone (translate words into one of eight languages, in
-  the given or in reverse order), never from the input.
+- *instruction*: what to write follows from the instruction alone (translate words into one of eight languages), never
+  from the input.
 
 Everything follows from seeds: the same configuration gives the same bytes.
 
@@ -57,13 +57,12 @@ THINGS = (
 )
 LANGUAGES = ("Noric", "Velan", "Tarsi", "Ombra", "Lusic", "Kethi", "Dorai", "Pelun")
 PHRASINGS = (
-    "Translate the words into {language} {order}",
-    "Say these in {language} {order}",
-    "Write the {language} words {order}",
-    "Give me {language} for this {order}",
-    "How does one say it in {language} {order}",
+    "Translate the words into {language}",
+    "Say these in {language}",
+    "Write the {language} words",
+    "Give me {language} for this",
+    "How does one say it in {language}",
 )
-ORDERS = ("in this order", "in reverse order")
 END = "\n\n"
 GUESTS_PER_STORY = 2
 RECALL_SHARE = 0.3
@@ -87,7 +86,7 @@ class World:
             language: dict(zip(ANIMALS, names[i * len(ANIMALS) : (i + 1) * len(ANIMALS)], strict=True))
             for i, language in enumerate(LANGUAGES)
         }
-        combinations = list(itertools.product(range(len(PHRASINGS)), LANGUAGES, ORDERS))
+        combinations = list(itertools.product(range(len(PHRASINGS)), LANGUAGES))
         order = rng.permutation(len(combinations))
         cut = int(len(combinations) * HELD_OUT_SHARE)
         self.held_out = [combinations[i] for i in order[:cut]]
@@ -99,7 +98,7 @@ class World:
         """Every word of the language, in a fixed order."""
         words = [END, "holds", "guest", *ATTRIBUTES, *ANIMALS, *MANNERS, *GUESTS, *THINGS]
         words += [word for values in ATTRIBUTES.values() for word in values]
-        words += [word for phrase in (*PHRASINGS, *ORDERS) for word in phrase.split() if "{" not in word]
+        words += [word for phrase in PHRASINGS for word in phrase.split() if "{" not in word]
         words += [*LANGUAGES, *(word for language in self.lexicon.values() for word in language.values())]
         words += ["Instruction:", "Input:", "Output:", "\n", "N/A"]
         return list(dict.fromkeys(words))
@@ -135,13 +134,12 @@ class World:
     def instruction(self, rng: np.random.Generator, *, held_out: bool = False) -> dict[str, str]:
         """A row of instruction, input and output. Inputs are two to four animals; outputs their translations."""
         pool = self.held_out if held_out else self.seen
-        phrasing, language, order = pool[rng.integers(len(pool))]
+        phrasing, language = pool[rng.integers(len(pool))]
         animals = [ANIMALS[i] for i in rng.choice(len(ANIMALS), size=int(rng.integers(2, 5)), replace=False)]
-        written = animals if order == ORDERS[0] else animals[::-1]
         return {
-            "instruction": PHRASINGS[phrasing].format(language=language, order=order),
+            "instruction": PHRASINGS[phrasing].format(language=language),
             "input": " ".join(animals),
-            "output": " ".join(self.lexicon[language][animal] for animal in written),
+            "output": " ".join(self.lexicon[language][animal] for animal in animals),
         }
 
     def task(self, verb: str, seed: int, train: int = 400) -> dict[str, list[dict[str, Any]]]:

@@ -18,7 +18,7 @@ from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-TRIPLES_PER_DOCUMENT = 8
+TRIPLES_PER_DOCUMENT = 12
 
 
 def prepare_world_tokenizer(experiment: Experiment, model: str) -> Path:
