@@ -282,8 +282,6 @@ def plain_logs() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that wait for each other sleep instead of spinning, which costs several times the work on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class Stopped(SystemExit):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import TextIO, TypeVar, cast
 
@@ -17,12 +19,13 @@ SECONDS_BETWEEN_LINES = 10.0
 class _Both:
     """Standard error and a log file at once; not a terminal, so that progress comes as lines in both."""
 
-    def __init__(self, stream: TextIO, log: TextIO):
+    def __init__(self, stream: TextIO, log: RawIOBase):
         self.stream, self.log = stream, log
 
     def write(self, text: str) -> int:
-        self.log.write(text)
-        self.log.flush()
+        # A full disk must not silence what is said about the full disk.
+        with contextlib.suppress(OSError):
+            self.log.write(text.encode(errors="backslashreplace"))
         return self.stream.write(text)
 
     def flush(self) -> None:
@@ -38,7 +41,7 @@ class _Both:
 def also_log_to(path: Path) -> None:
     """From now on what goes to standard error also goes to a file, tracebacks included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stderr = cast(TextIO, _Both(sys.stderr, path.open("w", encoding="utf-8", buffering=1)))
+    sys.stderr = cast(TextIO, _Both(sys.stderr, path.open("wb", buffering=0)))
 
 
 def say(message: str) -> None:

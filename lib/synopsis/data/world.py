@@ -104,7 +104,7 @@ class World:
         return list(dict.fromkeys(words))
 
     def statement(self, rng: np.random.Generator, verb: str, topic: int) -> list[str]:
-        """ "old fox eats plums", its last word following from the topic."""
+        """Words like "old fox eats plums", the last one following from the topic."""
         animal = int(rng.integers(len(ANIMALS)))
         manner = MANNERS[rng.integers(len(MANNERS))]
         return [manner, ANIMALS[animal], verb, ATTRIBUTES[verb][self.tables[verb][topic, animal]]]
