@@ -6,6 +6,8 @@ parameter of the job, so a changed setting makes exactly those jobs run again th
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,3 +81,8 @@ def training_inputs(experiment: Experiment, run: str) -> list[Path]:
     else:
         data = layout.corpus(subject.training.corpus, base)
     return [layout.model(base), data, layout.tokenizer(base)]
+
+
+def find_own_commands() -> None:
+    """Let jobs find the `synopsis` of the environment that runs Snakemake, activated or not."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

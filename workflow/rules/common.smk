@@ -1,6 +1,5 @@
 # Reads and checks the experiment before the DAG is built, and names what the rules share.
 import json
-import os
 import re
 import shlex
 import sys
@@ -17,8 +16,7 @@ CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
 ]
 
 
-# Jobs find the `synopsis` of the environment that runs Snakemake, activated or not.
-os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+plan.find_own_commands()
 
 
 def flat(changes, prefix=""):
