@@ -182,8 +182,8 @@ def _read_file(file: Path, cls: type[BaseModel], faults: list[Fault]) -> Mended:
 
 
 def _folders(paths: list[Path], folder: str) -> list[Path]:
-    """Folders of tasks or judges: beside the experiment file or above it, then below config/."""
-    places = [parent / folder for path in paths for parent in [path.parent, *path.resolve().parents]]
+    """Folders of tasks or judges: beside the experiment file or one folder above it, then below config/."""
+    places = [parent / folder for path in paths for parent in (path.parent, path.resolve().parent.parent)]
     return [place for place in [*places, Path("config") / folder] if place.is_dir()]
 
 

@@ -36,10 +36,12 @@ def one(scores: pd.DataFrame, **where: object) -> float:
 
 def test_names_the_report_and_prints_the_main_tables(first: str) -> None:
     report = ROOT / "results/demo/report.html"
-    assert str(report) in first.splitlines()[-1]
+    # Under another make, make says which folder it leaves.
+    said = [line for line in first.splitlines() if not line.startswith("make[")]
+    assert said[-1] == f"Report: {report}"
     assert report.stat().st_size > 100_000
-    for word in ("autocompressor", "gist-1", "zero_shot", "rougeL"):
-        assert word.lower() in first.lower(), word
+    for word in ("autocompressor", "gist-1", "zero_shot", "ROUGE-L"):
+        assert word in first, word
 
 
 def test_second_call_has_nothing_to_do(first: str) -> None:
