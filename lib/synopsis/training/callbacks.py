@@ -60,7 +60,7 @@ class Progress(TrainerCallback):
     def __init__(self, label: str, tokens_per_step: int):
         self.label, self.tokens = label, tokens_per_step
         self.bar: tqdm | None = None
-        self.loss = float("nan")
+        self.loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.begin = self.told = time.monotonic()
@@ -75,19 +75,23 @@ class Progress(TrainerCallback):
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
-            self.bar.set_postfix(loss=f"{self.loss:.3f}")
+            self.bar.set_postfix(loss=self._told_loss())
         elif now - self.told >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
             self.told = now
             rate = (state.global_step - self.first_step) / (now - self.begin)
             left = (state.max_steps - state.global_step) / rate
             say(
-                f"{self.label}: step {state.global_step}/{state.max_steps}, loss {self.loss:.3f}, "
+                f"{self.label}: step {state.global_step}/{state.max_steps}, loss {self._told_loss()}, "
                 f"{rate * self.tokens:.0f} tokens/s, {left:.0f} s left"
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
+
+    def _told_loss(self) -> str:
+        """The loss as last logged; a dash before that, so that nothing looks like a failed step."""
+        return "-" if self.loss is None else f"{self.loss:.3f}"
 
 
 class Checkpoints(TrainerCallback):
