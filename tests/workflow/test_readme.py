@@ -17,7 +17,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
 INSTEAD = {
     # This test is a part of it; planning it shows that the target exists and what it calls.
     "make test": "make -n test",
-    # Half an hour, and it needs data that are not shipped: its plan is made instead.
+    # It takes long and needs data that are not shipped: its plan is made instead.
     "make smollm2": "make -n smollm2 && snakemake -n --configfile config/smollm2.yaml",
     "source .venv/bin/activate": ". .venv/bin/activate",
 }
