@@ -1,7 +1,7 @@
 """Parity with the published code: `pytest tests/parity --golden FOLDER`, by default ../shared/golden.
 
-A test that asks for a fixture named like `summary_case` runs once for each case of its folders; the cases that this
-version does not cover are skipped by name, with what is missing.
+A test marked `golden("ac_opt*", ...)` runs once for each case of every folder under FOLDER whose name fits, with the
+argument `case`; its sizes, ids and layer counts are read from the files.
 """
 
 from __future__ import annotations
@@ -10,15 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from published import DEFAULT, LATER, Golden, reason_to_skip
-
-CASES_OF = {
-    "summary_case": ("ac_llama_acc", "ac_llama_rmt", "ac_llama_nosummary", "ac_llama_rope_linear", "ac_llama_gqa"),
-    "gist_case": ("gist_llama",),
-    "mask_case": ("gist_masks",),
-    "training_case": ("ac_train",),
-    "later_folder": tuple(LATER),
-}
+from published import DEFAULT, Golden
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,29 +18,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addoption("--golden", default=None, help=f"folder with the published code's outputs ({DEFAULT})")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "golden(*folders): run once for each case of the folders that fit")
+    given = config.getoption("--golden", default=None)
+    if given and not Path(given).is_dir():
+        raise pytest.UsageError(f"--golden {given}: no such folder")
+
+
 def _golden(config: pytest.Config) -> Golden | None:
     given = config.getoption("--golden", default=None)
     folder = Path(given) if given else config.rootpath / DEFAULT
-    return Golden(folder) if (folder / "README.md").is_file() else None
+    return Golden(folder) if folder.is_dir() else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for name in set(CASES_OF) & set(metafunc.fixturenames):
-        golden, parameters = _golden(metafunc.config), []
-        for fixture in CASES_OF[name] if golden else ():
-            if name == "later_folder":
-                parameters.append(_parameter(fixture, "", f"not covered yet: {LATER[fixture]}"))
-            elif (golden.folder / fixture).is_dir():  # type: ignore[union-attr]
-                cases = golden.cases(fixture)  # type: ignore[union-attr]
-                parameters += [_parameter(fixture, case, reason_to_skip(fixture, case)) for case in cases]
-        metafunc.parametrize(
-            name, parameters or [_parameter("none", "", "no outputs of the published code (--golden)")]
-        )
-
-
-def _parameter(fixture: str, case: str, reason: str) -> object:
-    marks = [pytest.mark.skip(reason=reason)] if reason else []
-    return pytest.param((fixture, case), id="-".join(part for part in (fixture, case) if part), marks=marks)
+    marker = metafunc.definition.get_closest_marker("golden")
+    if marker is None:
+        return
+    golden, parameters = _golden(metafunc.config), []
+    for fixture in golden.folders(*marker.args) if golden else ():
+        for name in golden.cases(fixture):  # type: ignore[union-attr]
+            parameters.append(pytest.param(golden.case(fixture, name), id=f"{fixture}-{name}"))  # type: ignore[union-attr]
+    missing = pytest.param(None, id="none", marks=pytest.mark.skip(f"no folder {', '.join(marker.args)} (--golden)"))
+    metafunc.parametrize("case", parameters or [missing])
 
 
 @pytest.fixture(scope="session")

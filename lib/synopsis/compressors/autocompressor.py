@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from synopsis.compressors.base import ContextMixin
@@ -211,9 +211,3 @@ class AutoCompressorMixin(ContextMixin):
         cache = DynamicCache(config=self.config)  # type: ignore[attr-defined]
         self.model(inputs_embeds=context.summary_vectors, past_key_values=cache, use_cache=True)  # type: ignore[attr-defined]
         return cache
-
-
-class LlamaAutoCompressorModel(AutoCompressorMixin, LlamaForCausalLM):  # type: ignore[misc]
-    """AutoCompressor, RMT or full attention on the Llama architecture."""
-
-    config_class = LlamaConfig

@@ -20,6 +20,7 @@ from synopsis.errors import ArtifactError
 FORMAT = "synopsis-context-1"
 CONFIGURATION = ("model_type", "rope_parameters", "accumulate_summary", "gist_condition", "gist_token_id")
 """Settings that change what the same weights make of a context."""
+OPTIONAL = ("summary_vectors", "hidden_states", "mask")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class CompressedContext:
     keys, values: per layer (batch, kv_heads, k, head_dim), the cached gist activations.
 
     next_position: (batch,) position at which each row goes on; source_tokens: (batch,) tokens each row stands for;
-    fingerprint: of the model that made it.
+    fingerprint: of the model that made it; mask: (batch, k), 0 where a row holds fewer than k vectors, None where none
+    does; hidden_states: (batch, k, hidden), what the encoder of an encoder-decoder gives for the kept tokens.
     """
 
     next_position: Tensor
@@ -40,10 +42,14 @@ class CompressedContext:
     summary_vectors: Tensor | None = None
     keys: tuple[Tensor, ...] = ()
     values: tuple[Tensor, ...] = ()
+    hidden_states: Tensor | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if (self.summary_vectors is None) == (not self.keys):
             raise ValueError("a context holds either summary vectors or keys and values")
+        if self.mask is not None and self.mask.shape != (self.batch_size, self.length):
+            raise ValueError(f"mask has shape {tuple(self.mask.shape)}; expected ({self.batch_size}, {self.length})")
 
     @property
     def batch_size(self) -> int:
@@ -51,7 +57,7 @@ class CompressedContext:
 
     @property
     def length(self) -> int:
-        """Vectors in each row."""
+        """Vectors in each row, those that `mask` hides counted."""
         return self.summary_vectors.shape[1] if self.summary_vectors is not None else self.keys[0].shape[2]
 
     @property
@@ -61,7 +67,12 @@ class CompressedContext:
     @property
     def compression_ratio(self) -> Tensor:
         """(batch,) source tokens per vector."""
-        return self.source_tokens / max(self.length, 1)
+        return self.source_tokens / self.attention_mask.sum(-1).clamp(min=1)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """(batch, k): `mask`, or ones."""
+        return self.next_position.new_ones(self.batch_size, self.length) if self.mask is None else self.mask
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CompressedContext:
         """Move to a device; `dtype` applies to the activations and not to positions."""
@@ -86,17 +97,34 @@ class CompressedContext:
 
     @staticmethod
     def concat(contexts: Sequence[CompressedContext]) -> CompressedContext:
-        """Several contexts of one model and one length as one batch."""
+        """Several contexts of one model as one batch; shorter ones are padded on the left, and `mask` says where."""
         if not contexts:
             raise ValueError("there are no contexts to form a batch of")
         first = contexts[0]
         for other in contexts:
             if other.fingerprint != first.fingerprint:
                 raise ValueError("contexts of different models cannot form one batch")
-            if other.length != first.length:
-                raise ValueError(f"contexts of {first.length} and {other.length} vectors cannot form one batch")
-        merged = {key: torch.cat([c._tensors()[key] for c in contexts]) for key in first._tensors()}
+        length = max(context.length for context in contexts)
+        if any(context.length != length or context.mask is not None for context in contexts):
+            contexts = [context._padded(length) for context in contexts]
+        merged = {key: torch.cat([c._tensors()[key] for c in contexts]) for key in contexts[0]._tensors()}
         return _from_tensors(merged, first.fingerprint)
+
+    def _padded(self, length: int) -> CompressedContext:
+        """With `length` vectors in each row: zeros before its own, hidden by the mask."""
+        missing = length - self.length
+
+        def padded(tensor: Tensor) -> Tensor:  # (..., k, width)
+            return nn.functional.pad(tensor, (0, 0, missing, 0))
+
+        return replace(
+            self,
+            summary_vectors=None if self.summary_vectors is None else padded(self.summary_vectors),
+            keys=tuple(padded(key) for key in self.keys),
+            values=tuple(padded(value) for value in self.values),
+            hidden_states=None if self.hidden_states is None else padded(self.hidden_states),
+            mask=nn.functional.pad(self.attention_mask, (missing, 0)),
+        )
 
     def save(self, path: str | Path) -> None:
         """One safetensors file; the fingerprint stands in its header."""
@@ -124,21 +152,15 @@ class CompressedContext:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"next_position": self.next_position, "source_tokens": self.source_tokens}
-        if self.summary_vectors is not None:
-            tensors["summary_vectors"] = self.summary_vectors
+        for name in OPTIONAL:
+            if getattr(self, name) is not None:
+                tensors[name] = getattr(self, name)
         for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             tensors[f"keys.{layer}"], tensors[f"values.{layer}"] = key, value
         return tensors
 
     def _map(self, function: Any) -> CompressedContext:
-        return replace(
-            self,
-            next_position=function(self.next_position),
-            source_tokens=function(self.source_tokens),
-            summary_vectors=None if self.summary_vectors is None else function(self.summary_vectors),
-            keys=tuple(function(key) for key in self.keys),
-            values=tuple(function(value) for value in self.values),
-        )
+        return _from_tensors({key: function(tensor) for key, tensor in self._tensors().items()}, self.fingerprint)
 
 
 def _from_tensors(tensors: dict[str, Tensor], fingerprint: str) -> CompressedContext:
@@ -147,9 +169,9 @@ def _from_tensors(tensors: dict[str, Tensor], fingerprint: str) -> CompressedCon
         next_position=tensors["next_position"],
         source_tokens=tensors["source_tokens"],
         fingerprint=fingerprint,
-        summary_vectors=tensors.get("summary_vectors"),
         keys=tuple(tensors[f"keys.{layer}"] for layer in range(layers)),
         values=tuple(tensors[f"values.{layer}"] for layer in range(layers)),
+        **{name: tensors.get(name) for name in OPTIONAL},
     )
 
 

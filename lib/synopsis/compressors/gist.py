@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache
 
 from synopsis.compressors.base import ContextMixin
 from synopsis.compressors.context import CompressedContext
@@ -190,9 +190,3 @@ class GistMixin(ContextMixin):
         for rows, out in zip(groups, outputs, strict=True):
             whole[rows, : out.shape[1]] = out
         return whole
-
-
-class GistLlamaForCausalLM(GistMixin, LlamaForCausalLM):  # type: ignore[misc]
-    """Gist tokens on the Llama architecture."""
-
-    config_class = LlamaConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from synopsis.errors import ArtifactError, InputError
-
-CLASSES: dict[tuple[str, str], str] = {
-    ("summary", "llama"): "synopsis.compressors.autocompressor:LlamaAutoCompressorModel",
-    ("gist", "llama"): "synopsis.compressors.gist:GistLlamaForCausalLM",
-}
-"""(kind, architecture) -> class; a new architecture is a line here."""
-
-
-def compressor_class(kind: str, architecture: str) -> Any:
-    """The class of a kind (`summary` or `gist`) on an architecture; InputError names what there is."""
-    if (kind, architecture) not in CLASSES:
-        known = ", ".join(sorted(a for k, a in CLASSES if k == kind))
-        raise InputError(f"no {kind} compressor for the architecture {architecture!r}; there is one for {known}")
-    module, name = CLASSES[kind, architecture].split(":")
-    return getattr(importlib.import_module(module), name)
-
+from synopsis.compressors.registry import compressor_class
+from synopsis.errors import ArtifactError
 
 def kind_of(config: Any) -> str | None:
     """`summary`, `gist`, or None for a plain causal language model."""

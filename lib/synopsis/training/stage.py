@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from synopsis.artifacts import Layout, Provenance, atomic_directory, told_when_full, write_json
-from synopsis.compressors.loading import compressor_class, load, load_tokenizer
+from synopsis.compressors.loading import load, load_tokenizer
+from synopsis.compressors.registry import compressor_class
 from synopsis.config import (
     Experiment,
     GistCompressor,

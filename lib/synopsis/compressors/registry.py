@@ -1,0 +1,115 @@
+"""Which class compresses how on which architecture: a line of `EXPLICIT`, or made from transformers' own class.
+
+    cls = compressor_class("summary", "qwen3")      # Qwen3AutoCompressorModel, from Qwen3ForCausalLM
+    cls = compressor_class("gist", "t5")            # GistT5ForConditionalGeneration
+
+An architecture is named as in `config.model_type`. Those of `ARCHITECTURES` are tested; any other decoder of
+transformers with rotary positions is tried, and refused with the reason where it does not fit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from functools import cache
+from typing import Any
+
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from synopsis.errors import InputError
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt")
+"""Decoders that both kinds are tested on."""
+
+EXPLICIT: dict[tuple[str, str], str] = {
+    ("summary", "opt"): "synopsis.compressors.opt:OPTAutoCompressorModel",
+    ("gist", "t5"): "synopsis.compressors.gist_t5:GistT5ForConditionalGeneration",
+}
+"""(kind, architecture) -> class, where the general mixin is not enough."""
+
+MIXINS = {
+    "summary": "synopsis.compressors.autocompressor:AutoCompressorMixin",
+    "gist": "synopsis.compressors.gist:GistMixin",
+}
+LOGIT_CHANGES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier_scale")
+"""Fields of configurations by which a class changes its logits after its head."""
+
+
+@cache
+def compressor_class(kind: str, architecture: str) -> Any:
+    """The class of a kind (`summary` or `gist`) on an architecture; InputError says why there is none."""
+    if (kind, architecture) in EXPLICIT:
+        return _named(EXPLICIT[kind, architecture])
+    base = _causal_class(kind, architecture)
+    stem = base.__name__.removesuffix("ForCausalLM")
+    name = f"{stem}AutoCompressorModel" if kind == "summary" else f"Gist{base.__name__}"
+    what = "AutoCompressor, RMT or full attention" if kind == "summary" else "Gist tokens"
+    body = {"__doc__": f"{what} on {base.__name__}.", "__module__": __name__, "config_class": base.config_class}
+    return type(name, (_named(MIXINS[kind]), base), body)
+
+
+def class_by_name(name: str) -> Any:
+    """The class called e.g. `MistralAutoCompressorModel` or `GistQwen3ForCausalLM`; AttributeError without one."""
+    for kind in MIXINS:
+        explicit = [architecture for known, architecture in EXPLICIT if known == kind]
+        for architecture in (*explicit, *ARCHITECTURES):
+            if _class_name(kind, architecture) == name:
+                return compressor_class(kind, architecture)
+    raise AttributeError(f"synopsis has no class {name!r}")
+
+
+def _class_name(kind: str, architecture: str) -> str:
+    """Without importing the architecture."""
+    if (kind, architecture) in EXPLICIT:
+        return EXPLICIT[kind, architecture].split(":")[1]
+    base = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[architecture]
+    return f"{base.removesuffix('ForCausalLM')}AutoCompressorModel" if kind == "summary" else f"Gist{base}"
+
+
+def _named(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _causal_class(kind: str, architecture: str) -> Any:
+    """transformers' causal language model of the architecture; InputError where the mixins cannot work on it."""
+
+    def refuse(reason: str) -> InputError:
+        others = sorted(known for made_for, known in EXPLICIT if made_for == kind and known not in ARCHITECTURES)
+        return InputError(
+            f"no {kind} compressor for the architecture {architecture!r}: {reason}. "
+            f"Tested are {', '.join([*ARCHITECTURES, *others])}"
+        )
+
+    if architecture not in CONFIG_MAPPING:
+        raise refuse("this version of transformers does not know it")
+    config_class = CONFIG_MAPPING[architecture]
+    if config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise refuse("transformers has no causal language model of it")
+    base = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    if architecture in ARCHITECTURES:
+        return base
+    config = config_class()
+    if config.is_encoder_decoder:
+        raise refuse("it is an encoder-decoder")
+    if hasattr(config, "text_config"):
+        raise refuse("it reads more than text; name the architecture of its text model")
+    if getattr(base, "_is_stateful", False):
+        raise refuse("it carries a recurrent state, which cannot be cut into keys and values of single tokens")
+    if getattr(config, "rope_parameters", None) is None:
+        raise refuse("its positions are not rotary")
+    changed = [field for field in LOGIT_CHANGES if hasattr(config, field)]
+    if changed:
+        raise refuse(f"it changes its logits after the head ({', '.join(changed)})")
+    missing = {"inputs_embeds", "position_ids", "past_key_values", "logits_to_keep"} - set(
+        inspect.signature(base.forward).parameters
+    )
+    if missing:
+        raise refuse(f"its forward pass takes no {', '.join(sorted(missing))}")
+    return base
+
+
+def __getattr__(name: str) -> Any:
+    """A class by its name, so that models can be pickled."""
+    return class_by_name(name)
