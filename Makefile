@@ -17,7 +17,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml envs/constraints.txt
 	@echo "Setting up .venv (Python and about 150 packages; a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) install --constraint envs/constraints.txt --editable '.[workflow,gguf,test]'
+	@$(PIP) install --constraint envs/constraints.txt --editable '.[workflow,gguf,scale,test]'
 	@touch $@
 
 # `--quiet rules host` leaves the lines to read: what each stage says, and "3 of 51 steps (6%) done".

@@ -23,12 +23,9 @@ from synopsis.config_findings import Finding, corpus_for, not_its_language, too_
 from synopsis.config_form import overlap, within
 from synopsis.config_yaml import Key
 
-SUPPORTED: dict[str, frozenset[str]] = {
-    "autocompressor": frozenset({"llama"}),
-    "rmt": frozenset({"llama"}),
-    "gist": frozenset({"llama"}),
-}
-"""Family -> architectures it can be built on. Families that are not named work on any causal language model."""
+DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt"})
+SUPPORTED: dict[str, frozenset[str]] = {"autocompressor": DECODERS, "rmt": DECODERS, "gist": DECODERS}
+"""Family -> architectures it can be trained on. Families that are not named work on any causal language model."""
 
 RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
 """Names of corpora that would mix their files with other data (see `synopsis.artifacts.Layout`)."""

@@ -42,25 +42,19 @@ def greedy_by_hand(
 )
 def test_going_on_equals_the_segmented_pass(name: str, side: str, prefix: list[int], rest: int, segment: int) -> None:
     model, generator = MODELS[name], torch.Generator().manual_seed(sum(prefix) + rest)
-    before, mask = padded([tokens(generator, size) for size in prefix], side)
+    texts = [tokens(generator, size) for size in prefix]
+    before, mask = padded(texts, side)
     after = torch.tensor([tokens(generator, rest) for _ in prefix])
-    width = before.shape[1]
-    lengths = [min(segment, width - start) for start in range(0, width, segment)]
-
-    whole = model(
-        torch.cat([before, after], 1),
-        torch.cat([mask, torch.ones_like(after)], 1),
-        segment_lengths=[*lengths, rest],
-    )
     context = model.compress(before, mask, segment_lengths=segment)
-    torch.testing.assert_close(context.summary_vectors, whole.softprompt, **TOLERANCE)
     assert context.source_tokens.tolist() == prefix
-
-    for logits in (
-        model.continue_from(context, after).logits,
-        model(after, softprompt=context.summary_vectors).logits,
-    ):
-        torch.testing.assert_close(logits, whole.logits[:, width:], **TOLERANCE)
+    expected = []
+    for row, text in enumerate(texts):
+        lengths = [min(segment, len(text) - start) for start in range(0, len(text), segment)]
+        whole = model(torch.tensor([[*text, *after[row].tolist()]]), segment_lengths=[*lengths, rest])
+        own = context.summary_vectors[row][context.attention_mask[row].bool()]
+        torch.testing.assert_close(own, whole.softprompt[0], **TOLERANCE)
+        expected.append(whole.logits[0, -rest:])
+    torch.testing.assert_close(model.continue_from(context, after).logits, torch.stack(expected), **TOLERANCE)
 
 
 @FEW
@@ -140,12 +134,15 @@ def test_the_loss_is_one_mean_over_all_segments() -> None:
     torch.testing.assert_close(out.loss, -log_probabilities[counted].sum() / counted.sum(), **TOLERANCE)
 
 
-def test_padding_on_the_left_has_no_part_in_the_loss() -> None:
-    model, rows = MODELS["autocompressor"], [tokens(torch.Generator().manual_seed(8), size) for size in (10, 6)]
-    ids, mask = padded(rows, "left")
-    loss = model(ids, mask, labels=ids.masked_fill(mask == 0, -100), segment_lengths=10, output_softprompt=True).loss
-    alone = [model(torch.tensor([row]), labels=torch.tensor([row]), segment_lengths=10).loss for row in rows]
-    torch.testing.assert_close(loss, (9 * alone[0] + 5 * alone[1]) / 14, **TOLERANCE)
+def test_logits_beside_the_loss_are_given_when_asked_for() -> None:
+    model, ids = summary_model().train(), torch.tensor([tokens(torch.Generator().manual_seed(8), 12)])
+    quick = model(ids, labels=ids, segment_lengths=[5, 7])
+    whole = model(ids, labels=ids, segment_lengths=[5, 7], skip_logits=False)
+    assert quick.logits is None and whole.logits.shape == (1, 12, model.config.vocab_size)
+    torch.testing.assert_close(quick.loss, whole.loss, **TOLERANCE)
+    plain = model(ids, labels=ids)
+    assert plain.logits is None
+    torch.testing.assert_close(plain.loss, model.eval()(ids, labels=ids).loss, **TOLERANCE)
 
 
 def test_segment_checkpointing_gives_the_same_gradients() -> None:
@@ -206,11 +203,11 @@ def test_wrong_inputs_are_refused() -> None:
         model(ids, softprompt=torch.zeros(2, 4, 31))
     with pytest.raises(ValueError, match=r"\(1, 4, 32\); expected \(2, k, 32\)"):
         model(ids, softprompt=torch.zeros(1, 4, 32))
-    with pytest.raises(ValueError, match="length is 0"):
+    with pytest.raises(ValueError, match="row 0 has no tokens"):
         model.compress(ids[:, :0])
     with pytest.raises(ValueError, match="row 1 has no tokens"):
         model.compress(ids, torch.tensor([[1] * 8, [0] * 8]))
-    with pytest.raises(ValueError, match="do not go with a cache"):
+    with pytest.raises(ValueError, match="go on from a cache of a segment only"):
         model(ids, softprompt=torch.zeros(2, 4, 32), past_key_values=model.prefix_cache(context))
     with pytest.raises(ValueError, match="at least one prompt token"):
         model.generate(ids[:, :0], context=context)

@@ -35,11 +35,9 @@ def test_damaged_contexts_are_told(context: CompressedContext, tmp_path: Path) -
 
 def test_contexts_that_do_not_belong_together_are_refused(context: CompressedContext) -> None:
     other = summary_model(seed=1).compress(torch.tensor([[5]]))
-    longer = summary_model().compress(torch.tensor([[5, 6]]), segment_lengths=1)
     for contexts, message in (
         ([], "no contexts"),
         ([context, other], "different models"),
-        ([context, longer], "of 3 and 6 vectors"),
     ):
         with pytest.raises(ValueError, match=message):
             CompressedContext.concat(contexts)

@@ -205,11 +205,6 @@ ONE_FAULT = [
     ),
     ("  opt:", "  full:", "compressors.full: found 'full', the name of a model; expected a name of its own"),
     (
-        "  gist-1:\n",
-        f"  g: {{family: gist, base: opt, condition: gist, training: {TRAINING}}}\n  gist-1:\n",
-        "compressors.g.base: found 'opt' of the architecture opt; expected for the family gist a model of the archit",
-    ),
-    (
         "sequence_length: 160,",
         "sequence_length: 300, pack_documents: true,",
         "found 300 positions in one pass; expected at",
@@ -289,6 +284,14 @@ ONE_FAULT = [
         "instructions.translations.splits.train: found a validation split of this name; expected the training rows",
     ),
 ]
+
+
+def test_an_architecture_without_a_compressor(tmp_path):
+    gist = f"  g: {{family: gist, base: opt, condition: gist, training: {TRAINING}}}\n  gist-1:\n"
+    text = spoilt(("  gist-1:\n", gist), ("type: opt", "type: bloom"))
+    wanted = "compressors.g.base: found 'opt' of the architecture bloom; expected for the family gist a model of the archit"
+    (told,) = faults(write(tmp_path, text))
+    assert wanted in told
 
 
 @pytest.mark.parametrize(("old", "new", "told"), ONE_FAULT, ids=range(len(ONE_FAULT)))

@@ -24,8 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from synopsis.compressors.base import ContextMixin
-from synopsis.compressors.context import CompressedContext
+from synopsis.compressors.attention import sliding_window
+from synopsis.compressors.loss import next_token_loss
+from synopsis.compressors.segments import Segment, SegmentCache, lengths_of_segments
+from synopsis.compressors.summary_contexts import SummaryContexts, check_finite
 
 
 @dataclass
@@ -35,8 +37,8 @@ class SummaryOutput(CausalLMOutputWithPast):
     softprompt: Tensor | None = None
 
 
-class AutoCompressorMixin(ContextMixin):
-    """Put before a causal language model with a `model` and an `lm_head`; see the module's docstring.
+class AutoCompressorMixin(SummaryContexts):
+    """Put before a causal language model; see the module's docstring.
 
     Read from the configuration: summary_length, accumulate_summary, segment_gradient_checkpointing.
     """
@@ -45,23 +47,26 @@ class AutoCompressorMixin(ContextMixin):
         config.summary_length = getattr(config, "summary_length", 0)
         config.accumulate_summary = getattr(config, "accumulate_summary", True)
         config.segment_gradient_checkpointing = getattr(config, "segment_gradient_checkpointing", False)
-        super().__init__(config)  # type: ignore[call-arg]
+        super().__init__(config)
         self.loss_type = "ForCausalLM"  # transformers guesses it from the names of classes that it knows
         if config.summary_length > 0:
-            self.embed_summary = nn.Embedding(config.summary_length, config.hidden_size)
-            self.post_init()  # type: ignore[attr-defined]
+            width = self.get_input_embeddings().weight.shape[1]
+            self.embed_summary = nn.Embedding(config.summary_length, width)
+            self.post_init()
 
     def initialize_summary_embeddings(self) -> None:
         """Start the summary tokens as the embedding of the end-of-text token, as the paper describes it.
 
         Called once before training; ids without an end-of-text token start as the mean of all embeddings.
         """
-        words = self.get_input_embeddings().weight.detach()  # type: ignore[attr-defined]
-        end = self.config.eos_token_id  # type: ignore[attr-defined]
+        words = self.get_input_embeddings().weight.detach()
+        end = self.config.eos_token_id
         end = end[0] if isinstance(end, list) else end
         start = words.mean(0) if end is None else words[end]
         with torch.no_grad():
             self.embed_summary.weight.copy_(start.expand_as(self.embed_summary.weight))
+
+    # ------------------------------------------------------------------------------------------------------- reading
 
     def forward(
         self,
@@ -73,141 +78,184 @@ class AutoCompressorMixin(ContextMixin):
         softprompt: Tensor | None = None,
         output_softprompt: bool = False,
         past_key_values: DynamicCache | None = None,
-        position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        skip_logits: bool | None = None,
         **options: Any,
     ) -> Any:
         """Read segments and predict every next token.
 
         input_ids: (batch, length); segment_lengths: a list that adds up to length, or one length for all segments but
         a shorter last one; softprompt: (batch, k, hidden) before the first segment; output_softprompt: also summarise
-        the last segment; labels: (batch, length), shifted inside, -100 ignored. The loss is one mean over all segments;
-        the first token after padding on the left has no part in it, as nothing predicts it.
+        the last segment; labels: (batch, length), shifted inside, -100 ignored (as the first token after padding on the
+        left should be: nothing predicts it). The loss is one mean over all segments. skip_logits: give no logits beside
+        the loss (None: in training).
 
-        Without any of those this is the plain model. ValueError when they come with a cache, or do not fit the input.
+        use_cache gives `past_key_values` that the next call goes on from, in the same segment; with one number as
+        segment_lengths a segment that has become that long is compressed. A cache that is given is not changed.
+        attention_mask may then cover earlier tokens too. Without any of those this is the plain model.
+
+        ValueError when they do not fit each other or the input.
         """
+        past = past_key_values if isinstance(past_key_values, SegmentCache) else None
         compresses = softprompt is not None or segment_lengths is not None or output_softprompt
-        if compresses and past_key_values is not None:
-            raise ValueError(
-                "softprompt, segment_lengths and output_softprompt do not go with a cache; "
-                "decode with compress() and generate(context=)"
-            )
-        if not compresses:
+        starts_cache = bool(use_cache) and past_key_values is None and self.config.summary_length > 0
+        if past is None and past_key_values is not None and compresses:
+            raise ValueError("softprompt, segment_lengths and output_softprompt go on from a cache of a segment only")
+        if past is None and not compresses and not starts_cache:
             out = self._plain_forward(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 inputs_embeds=inputs_embeds,
                 labels=labels,
                 past_key_values=past_key_values,
-                position_ids=position_ids,
+                use_cache=use_cache,
+                skip_logits=skip_logits,
                 **options,
             )
             return SummaryOutput(**out) if isinstance(out, CausalLMOutputWithPast) else out
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)  # type: ignore[attr-defined]  # (B, T, E)
+            inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, T, E)
         assert inputs_embeds is not None
-        rows, length, width = inputs_embeds.shape
-        mask = inputs_embeds.new_ones(rows, length, dtype=torch.long) if attention_mask is None else attention_mask
-        lengths = self._segment_lengths(segment_lengths, length)
-        if softprompt is None:
-            softprompt = inputs_embeds.new_zeros(rows, 0, width)
-        if softprompt.dim() != 3 or softprompt.shape[0] != rows or softprompt.shape[2] != width:
-            raise ValueError(f"softprompt has shape {tuple(softprompt.shape)}; expected ({rows}, k, {width})")
+        mask = _mask_of(inputs_embeds, attention_mask, past is not None, may_be_empty=bool(use_cache))
+        softprompt = self._checked_softprompt(softprompt, inputs_embeds, past)
+        segments = self._segments(inputs_embeds, mask, segment_lengths, past)
 
-        hidden_states = []
-        segments = list(zip(inputs_embeds.split(lengths, 1), mask.split(lengths, 1), strict=True))
-        for index, (tokens, tokens_mask) in enumerate(segments):
-            summarise = output_softprompt or index < len(segments) - 1
-            hidden, summary = self._read_segment(softprompt, tokens, tokens_mask, summarise)
+        hidden_states, cache = [], past
+        for index, segment in enumerate(segments):
+            last = index == len(segments) - 1
+            if last and use_cache and cache is None:
+                cache = SegmentCache(softprompt)
+            summarise = output_softprompt or not last or segment.closes
+            hidden, summary, cache = self._read(softprompt, segment, summarise, cache)
             hidden_states.append(hidden)
-            if self.config.accumulate_summary:  # type: ignore[attr-defined]
-                softprompt = torch.cat([softprompt, summary], dim=1)
-            elif summary.shape[1] > 0:
-                softprompt = summary
-        logits = self.lm_head(torch.cat(hidden_states, dim=1))  # type: ignore[attr-defined]  # (B, T, V)
-        loss = None
-        if labels is not None:
-            labels = torch.cat([labels[:, :1], labels[:, 1:].masked_fill(mask[:, :-1] == 0, -100)], dim=1)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])  # type: ignore[attr-defined]
-        return SummaryOutput(loss=loss, logits=logits, softprompt=softprompt)
-
-    def _segment_lengths(self, segment_lengths: int | list[int] | None, length: int) -> list[int]:
-        if length == 0:
-            raise ValueError("the input has no tokens: its length is 0")
-        if segment_lengths is None:
-            return [length]
-        given = [segment_lengths] if isinstance(segment_lengths, int) else segment_lengths
-        if min(given, default=0) < 1:
-            raise ValueError(f"segment_lengths {segment_lengths}: every segment needs at least one token")
-        if isinstance(segment_lengths, int):
-            whole, rest = divmod(length, segment_lengths)
-            return [segment_lengths] * whole + ([rest] if rest else [])
-        if sum(segment_lengths) != length:
-            raise ValueError(
-                f"segment_lengths {segment_lengths} add up to {sum(segment_lengths)}, not to {length} tokens"
-            )
-        return list(segment_lengths)
-
-    def _read_segment(self, softprompt: Tensor, tokens: Tensor, mask: Tensor, summarise: bool) -> tuple[Tensor, Tensor]:
-        """Hidden states of the tokens (B, t, E) and of the summary tokens (B, s, E); s is 0 without `summarise`."""
-        rows, soft, summary = tokens.shape[0], softprompt.shape[1], tokens[:, :0]
-        if summarise and self.config.summary_length > 0:  # type: ignore[attr-defined]
-            summary = self.embed_summary.weight.to(tokens.dtype).expand(rows, -1, -1)
-        ends = summary.shape[1]
-
-        def read(softprompt: Tensor, tokens: Tensor, summary: Tensor) -> Tensor:
-            full_mask = torch.cat([mask.new_ones(rows, soft), mask, mask.new_ones(rows, ends)], dim=1)
-            return self.model(  # type: ignore[attr-defined]
-                inputs_embeds=torch.cat([softprompt, tokens, summary], dim=1),
-                attention_mask=full_mask,
-                position_ids=(full_mask.cumsum(-1) - 1).clamp(min=0),
-                use_cache=False,
-            ).last_hidden_state
-
-        if self.config.segment_gradient_checkpointing and self.training and torch.is_grad_enabled():  # type: ignore[attr-defined]
-            hidden = checkpoint(read, softprompt, tokens, summary, use_reentrant=False)
+            softprompt = self._joined(softprompt, summary)
+            if not last:
+                cache = None
+            elif segment.closes:
+                cache = SegmentCache(softprompt)
+        hidden = torch.cat(hidden_states, dim=1)  # (B, T, E)
+        loss = logits = None
+        if labels is not None and (self.training if skip_logits is None else skip_logits):
+            loss = next_token_loss(hidden, labels, self.logits)
         else:
-            hidden = read(softprompt, tokens, summary)
-        return hidden[:, soft : soft + tokens.shape[1]], hidden[:, soft + tokens.shape[1] :]
-
-    @torch.no_grad()
-    def compress(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        segment_lengths: int | list[int] | None = None,
-        context: CompressedContext | None = None,
-        **options: Any,
-    ) -> CompressedContext:
-        """Summary vectors of (batch, length) tokens, read in segments after an earlier `context` if one is given."""
-        if self.config.summary_length == 0:  # type: ignore[attr-defined]
-            raise ValueError("this model has no summary tokens (summary_length is 0)")
-        lengths = self._segment_lengths(segment_lengths, input_ids.shape[1])
-        softprompt = None
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        source = mask.sum(-1)
-        if not bool(source.all()):
-            raise ValueError(f"row {int((source == 0).nonzero()[0])} has no tokens to compress")
-        if context is not None:
-            self.check_context(context)
-            context = context.to(self.device, self.dtype).expand(input_ids.shape[0])  # type: ignore[attr-defined]
-            softprompt, source = context.summary_vectors, source + context.source_tokens
-        embeds = self.get_input_embeddings()(input_ids)  # type: ignore[attr-defined]
-        for tokens, tokens_mask in zip(embeds.split(lengths, 1), mask.split(lengths, 1), strict=True):
-            before = tokens[:, :0] if softprompt is None else softprompt
-            _, summary = self._read_segment(before, tokens, tokens_mask, True)
-            softprompt = torch.cat([before, summary], dim=1) if self.config.accumulate_summary else summary  # type: ignore[attr-defined]
-        assert softprompt is not None
-        return CompressedContext(
-            next_position=torch.full((len(input_ids),), softprompt.shape[1], device=input_ids.device),
-            source_tokens=source,
-            fingerprint=self.fingerprint(),
-            summary_vectors=softprompt,
+            logits = self.logits(hidden)  # (B, T, V)
+            loss = None if labels is None else next_token_loss(logits, labels)
+        return SummaryOutput(
+            loss=loss, logits=logits, softprompt=softprompt, past_key_values=cache if use_cache else None
         )
 
-    def _context_cache(self, context: CompressedContext) -> DynamicCache:
-        """The soft prompt read once: what follows cannot change its keys and values."""
-        if context.summary_vectors is None:
-            raise ValueError("this model reads summary vectors; the context holds gist activations")
-        cache = DynamicCache(config=self.config)  # type: ignore[attr-defined]
-        self.model(inputs_embeds=context.summary_vectors, past_key_values=cache, use_cache=True)  # type: ignore[attr-defined]
-        return cache
+    def _segments(
+        self, embeds: Tensor, mask: Tensor | None, segment_lengths: int | list[int] | None, past: SegmentCache | None
+    ) -> list[Segment]:
+        """The input cut into segments, the first of which goes on from `past`."""
+        length, read = embeds.shape[1], 0 if past is None else past.tokens
+        if past is not None and isinstance(segment_lengths, list):
+            raise ValueError(f"segment_lengths {segment_lengths}: with a cache it is one number for all segments")
+        lengths = lengths_of_segments(segment_lengths, length, read)
+        masks = [None] * len(lengths) if mask is None else mask.split(lengths, 1)
+        segments = [Segment(*parts) for parts in zip(embeds.split(lengths, 1), masks, strict=True)]
+        if past is not None and isinstance(segment_lengths, int):
+            filled = lengths[-1] + (read if len(lengths) == 1 else 0)
+            segments[-1].closes = filled == segment_lengths
+        return segments
+
+    def _checked_softprompt(self, softprompt: Tensor | None, embeds: Tensor, past: SegmentCache | None) -> Tensor:
+        rows, _, width = embeds.shape
+        if past is not None:
+            if softprompt is not None:
+                raise ValueError("the cache holds a soft prompt already; give no other beside it")
+            return past.softprompt
+        if softprompt is None:
+            softprompt = embeds.new_zeros(rows, 0, width)
+        if softprompt.dim() != 3 or softprompt.shape[0] != rows or softprompt.shape[2] != width:
+            raise ValueError(f"softprompt has shape {tuple(softprompt.shape)}; expected ({rows}, k, {width})")
+        if not self.training:
+            check_finite(softprompt, "of the soft prompt")
+        return softprompt.to(embeds.device, embeds.dtype)
+
+    def _joined(self, softprompt: Tensor, summary: Tensor) -> Tensor:
+        """The next soft prompt: all summary vectors so far, or the newest."""
+        if self.config.accumulate_summary:
+            return torch.cat([softprompt, summary], dim=1)
+        return summary if summary.shape[1] > 0 else softprompt
+
+    def _read(
+        self,
+        softprompt: Tensor,
+        segment: Segment,
+        summarise: bool,
+        cache: SegmentCache | None = None,
+        soft_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, SegmentCache | None]:
+        """Hidden states of the tokens (B, t, E) and of the summary tokens (B, s, E); s is 0 without `summarise`.
+
+        With a cache, the cache of the segment so far, these tokens included and the summary tokens not.
+        """
+        embeds, summary = segment.embeds, segment.embeds[:, :0]
+        rows, soft = len(embeds), softprompt.shape[1]
+        if summarise and self.config.summary_length > 0:
+            summary = self.embed_summary.weight.to(embeds.dtype).expand(rows, -1, -1)
+        mask = segment.mask if cache is None else cache.with_mask(segment)
+        whole = segment.embeds.shape[1] + (0 if cache is None else cache.tokens)  # tokens of the segment so far
+        if soft_mask is not None or mask is not None:
+            mask = embeds.new_ones(rows, whole, dtype=torch.long) if mask is None else mask
+            soft_mask = mask.new_ones(rows, soft) if soft_mask is None else soft_mask
+        ends = summary.shape[1]
+        positions, needed = self._positions(soft, soft_mask, whole, mask, ends)
+        self.check_positions(needed, f"a segment of {whole} tokens after {soft} soft-prompt vectors, with {ends} more,")
+        full: Any = None if mask is None else torch.cat([soft_mask, mask, mask.new_ones(rows, ends)], dim=1)  # type: ignore[list-item]
+        past = None if cache is None else cache.copy()
+        cached = 0 if past is None else past.get_seq_length()
+        if full is not None and sliding_window(self.config):
+            counted = (full.cumsum(-1) - 1).clamp(min=0)
+            full = self._masks_by_position(full, counted[:, cached:], counted)
+        positions = None if positions is None else positions[:, cached:]
+
+        def read(softprompt: Tensor, embeds: Tensor, summary: Tensor) -> Tensor:
+            parts = [embeds, summary] if cached else [softprompt, embeds, summary]
+            return self.get_decoder()(
+                inputs_embeds=torch.cat([part for part in parts if part.shape[1]], dim=1),
+                attention_mask=full,
+                position_ids=positions,
+                past_key_values=past,
+                use_cache=past is not None,
+            ).last_hidden_state
+
+        if self.config.segment_gradient_checkpointing and self.training and torch.is_grad_enabled() and past is None:
+            hidden = checkpoint(read, softprompt, embeds, summary, use_reentrant=False)
+        else:
+            hidden = read(softprompt, embeds, summary)
+        if past is not None:
+            past.extend(segment, ends)
+        first = 0 if cached else soft
+        return hidden[:, first : first + embeds.shape[1]], hidden[:, first + embeds.shape[1] :], past
+
+    def _positions(
+        self, soft: int, soft_mask: Tensor | None, tokens: int, mask: Tensor | None, ends: int
+    ) -> tuple[Tensor | None, int]:
+        """(batch or 1, soft + tokens + ends) positions of a segment, or None for 0, 1, 2, ...; and how many there are.
+
+        The masks (batch, soft) and (batch, tokens) are both None when nothing is padded.
+        """
+        if soft_mask is None or mask is None:
+            return None, soft + tokens + ends
+        full = torch.cat([soft_mask, mask, mask.new_ones(len(mask), ends)], dim=1)
+        return (full.cumsum(-1) - 1).clamp(min=0), int(full.sum(-1).max())
+
+
+def _mask_of(embeds: Tensor, attention_mask: Tensor | None, covers_more: bool, may_be_empty: bool) -> Tensor | None:
+    """(batch, length) mask of the input, of which a mask of earlier tokens too holds the end; None when unpadded.
+
+    Rows may be padding only where more will follow.
+    """
+    if attention_mask is None:
+        return None
+    rows, length = embeds.shape[:2]
+    if covers_more:
+        attention_mask = attention_mask[:, -length:]
+    if attention_mask.shape != (rows, length):
+        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}; expected ({rows}, {length})")
+    empty = (attention_mask.sum(-1) == 0).nonzero().flatten().tolist()
+    if empty and not may_be_empty:
+        raise ValueError(f"row {empty[0]} is padding only: its attention_mask has no 1 in {length} places")
+    return attention_mask.long()

@@ -1,17 +1,27 @@
-"""What every compressor shares: calls that go on from a CompressedContext."""
+"""What every compressor shares: calls that go on from a CompressedContext, and a loss without needless logits."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from synopsis.compressors.attention import attention_masks, causal, sliding_window
 from synopsis.compressors.context import CompressedContext, fingerprint, settings_of
+from synopsis.compressors.loss import next_token_loss
+
+if TYPE_CHECKING:  # what a mixin finds on the class of transformers that it is put before
+    Model = Any
+else:
+    Model = object
+
+ONE_ROW_ONCE = ("num_beams", "num_return_sequences")
 
 
-class ContextMixin:
+class ContextMixin(Model):
     """Adds `prefix_cache`, `continue_from` and `generate(context=)` to a causal language model of transformers.
 
     A family says in `_context_cache` how its context becomes the keys and values of k positions; decoding from those
@@ -23,16 +33,18 @@ class ContextMixin:
     ) -> CompressedContext:  # pragma: no cover - every family has its own
         raise TypeError(f"{type(self).__name__} cannot compress")
 
+    # ------------------------------------------------------------------------------------------------------ contexts
+
     _fingerprint: tuple[int, str] | None = None  # of the weights as they were when it was taken
 
     def fingerprint(self) -> str:
         """Of this model as it is now; taken anew only after its weights were changed, moved or replaced."""
-        settings = repr(settings_of(self.config))  # type: ignore[attr-defined]
-        weights = self.parameters()  # type: ignore[attr-defined]
+        settings = repr(settings_of(self.config))
+        weights = self.parameters()
         # Tensors made in inference mode cannot change, and have no version.
         state = hash((settings, *((weight.data_ptr(), weight.is_inference() or weight._version) for weight in weights)))
         if self._fingerprint is None or self._fingerprint[0] != state:
-            self._fingerprint = (state, fingerprint(self))  # type: ignore[arg-type]
+            self._fingerprint = (state, fingerprint(self))
         return self._fingerprint[1]
 
     def check_context(self, context: CompressedContext) -> None:
@@ -45,14 +57,14 @@ class ContextMixin:
 
     def _context_cache(self, context: CompressedContext) -> DynamicCache:
         """Keys and values of the context's k positions in every layer."""
-        cache = DynamicCache(config=self.config)  # type: ignore[attr-defined]
+        cache = DynamicCache()
         for layer, (key, value) in enumerate(zip(context.keys, context.values, strict=True)):
             cache.update(key, value, layer)
         return cache
 
     def prefix_cache(self, context: CompressedContext, batch_size: int | None = None) -> DynamicCache:
         """A fresh cache that holds the context, for `batch_size` rows (one row serves many)."""
-        context = context.to(self.device, self.dtype)  # type: ignore[attr-defined]
+        context = context.to(self.device, self.dtype)
         return self._context_cache(context.expand(batch_size or context.batch_size))
 
     def continue_from(
@@ -66,16 +78,66 @@ class ContextMixin:
         rows = input_ids.shape[0]
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         cache = self.prefix_cache(context, rows)
-        start = context.next_position.to(input_ids.device).expand(rows)
-        positions = start[:, None] + (mask.cumsum(-1) - 1).clamp(min=0)
-        full = torch.cat([mask.new_ones(rows, context.length), mask], dim=1)
+        start, before = _of_rows(context, rows, input_ids.device)
+        positions = self._token_positions(mask, start)
+        self.check_positions(int(positions.max()) + 1, "the context and the tokens after it")
+        full: Any = torch.cat([before.to(mask.dtype), mask], dim=1)
+        if sliding_window(self.config) and not bool(mask.all()):
+            # Their vectors stand directly before the tokens: distances count from there, and not padding.
+            keys = torch.cat([start[:, None] + before.cumsum(-1) - before.sum(-1, keepdim=True) - 1, positions], dim=1)
+            full = self._masks_by_position(full, positions, keys)
         return self._plain_forward(
             input_ids=input_ids, attention_mask=full, position_ids=positions, past_key_values=cache, **options
         )
 
-    def _plain_forward(self, **arguments: Any) -> Any:
-        """The forward pass of the transformers class, without anything of the family."""
-        return super().forward(**arguments)  # type: ignore[misc]
+    def _token_positions(self, mask: Tensor, start: Tensor | int = 0) -> Tensor:
+        """(batch, length) positions of the tokens of a padded row; those of padding mean nothing."""
+        offset = start[:, None] if isinstance(start, Tensor) else start
+        return offset + (mask.cumsum(-1) - 1).clamp(min=0)
+
+    # -------------------------------------------------------------------------------------------------------- limits
+
+    def _masks_by_position(self, visible: Tensor, query_positions: Tensor, key_positions: Tensor) -> Any:
+        """Causal masks with windows by position. visible: (batch, keys), 0 at padding; the queries come last."""
+        allowed = causal(visible, query_positions.shape[1])
+        return attention_masks(self.config, allowed, query_positions, key_positions, self.dtype)
+
+    def check_positions(self, needed: int, what: str) -> None:
+        """ValueError when a row needs more positions than the model has."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if limit is not None and needed > limit:
+            raise ValueError(f"{what} need {needed} positions; this model has {limit} (max_position_embeddings)")
+
+    # --------------------------------------------------------------------------------------------------- forward pass
+
+    def _plain_forward(
+        self,
+        labels: Tensor | None = None,
+        skip_logits: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """The forward pass of the transformers class; with labels the loss, and logits only where they are wanted.
+
+        skip_logits None means: in training. The logits of a long sequence are by far the largest tensor of a step.
+        """
+        if labels is None:
+            return super().forward(**arguments)
+        if not (self.training if skip_logits is None else skip_logits):
+            out = super().forward(**arguments)
+            out.loss = next_token_loss(out.logits, labels, items=num_items_in_batch)
+            return out
+        out = self.get_decoder()(**arguments)
+        loss = next_token_loss(out.last_hidden_state, labels, self.logits, num_items_in_batch)
+        return CausalLMOutputWithPast(loss=loss, past_key_values=out.past_key_values)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., hidden) -> (..., vocabulary), as the transformers class does it."""
+        logits = self.get_output_embeddings()(hidden)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    # ------------------------------------------------------------------------------------------------------- generate
 
     @torch.no_grad()
     def generate(
@@ -93,27 +155,79 @@ class ContextMixin:
         if inputs is None:
             inputs = options.pop("input_ids", None)
         if context is None:
-            return super().generate(inputs, attention_mask=attention_mask, **options)  # type: ignore[misc]
+            return super().generate(inputs, attention_mask=attention_mask, **options)
         if inputs is None or inputs.shape[1] == 0:
             raise ValueError("generate(context=) needs at least one prompt token in each row")
-        if any(options.get(key, 1) != 1 for key in ("num_beams", "num_return_sequences")):
-            raise ValueError("generate(context=) continues each row once: num_beams and num_return_sequences must be 1")
         self.check_context(context)
-        rows, length = inputs.shape[0], context.length
         mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
+        return self._generate_after(context, inputs, mask, options)
+
+    def _generate_after(
+        self, context: CompressedContext, inputs: Tensor, mask: Tensor, options: dict[str, Any]
+    ) -> Tensor:
+        if any(options.get(key, 1) != 1 for key in ONE_ROW_ONCE):
+            raise ValueError("generate(context=) continues each row once: num_beams and num_return_sequences must be 1")
+        empty = (mask.sum(-1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f"row {empty[0]} of the prompts is padding only; each row needs at least one token")
+        if not bool(mask[:, -1].all()):
+            raise ValueError("prompts of unequal length are padded on the left: some row ends with padding")
+        rows, length = inputs.shape[0], context.length
+        context = context.expand(rows)
+        if sliding_window(self.config) and not bool(mask.all()):
+            # Windows count places in the cache, padding too: rows of one length at a time.
+            return by_group(
+                mask.sum(-1), lambda chosen: self._generate_unpadded(context, inputs, mask, chosen, options)
+            )
+        options = dict(options)
+        options.pop("use_cache", None)  # the context is in the cache
         # The k cached positions need ids that generate can count; it never reads them.
         full = torch.cat([inputs.new_zeros(rows, length), inputs], dim=1)
         for limit in ("max_length", "min_length"):
             if options.get(limit) is not None:
                 options[limit] += length
-        cache = self.prefix_cache(context, rows)
-        start = context.next_position.to(inputs.device).expand(rows)
-        positions = start[:, None] + (mask.cumsum(-1) - 1).clamp(min=0)
-        out = super().generate(  # type: ignore[misc]
+        start, before = _of_rows(context, rows, inputs.device)
+        positions = self._token_positions(mask, start)
+        self.check_positions(int(positions.max()) + 1, "the context and the prompt")
+        out = super().generate(
             full,
-            attention_mask=torch.cat([mask.new_ones(rows, length), mask], dim=1),
+            attention_mask=torch.cat([before.to(mask.dtype), mask], dim=1),
             position_ids=torch.cat([positions.new_zeros(rows, length), positions], dim=1),
-            past_key_values=cache,
+            past_key_values=self.prefix_cache(context, rows),
             **options,
         )
         return out[:, length:]
+
+    def _generate_unpadded(
+        self, context: CompressedContext, inputs: Tensor, mask: Tensor, chosen: Tensor, options: dict[str, Any]
+    ) -> Tensor:
+        """The chosen rows, whose prompts have one length."""
+        pads = inputs.shape[1] - int(mask[chosen[0]].sum())
+        options = dict(options)
+        for limit in ("max_length", "min_length"):
+            if options.get(limit) is not None:
+                options[limit] -= pads
+        rows = inputs[chosen]
+        out = self._generate_after(context.select(chosen), rows[:, pads:], mask[chosen, pads:], options)
+        return torch.cat([rows[:, :pads], out], dim=1)
+
+    def pad_token(self, options: dict[str, Any]) -> int:
+        """What rows that ended are filled with."""
+        pad = options.get("pad_token_id", self.generation_config.pad_token_id)
+        return 0 if pad is None else pad
+
+
+def by_group(groups: Tensor, function: Any, pad: int = 0) -> Tensor:
+    """`function(rows)` for the rows of each group, put together again; what ends first is padded on the right."""
+    chosen = [(groups == group).nonzero().flatten() for group in groups.unique()]
+    outputs = [function(rows) for rows in chosen]
+    whole = outputs[0].new_full((len(groups), max(out.shape[1] for out in outputs)), pad)
+    for rows, out in zip(chosen, outputs, strict=True):
+        whole[rows, : out.shape[1]] = out
+    return whole
+
+
+def _of_rows(context: CompressedContext, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Next positions (rows,) and mask (rows, k) of a context that serves `rows` rows."""
+    start = context.next_position.to(device).expand(rows)
+    return start, context.attention_mask.to(device).expand(rows, -1)

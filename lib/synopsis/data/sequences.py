@@ -137,18 +137,21 @@ def begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.bos_token_id is not None and len(ids) > 0 and ids[0] == tokenizer.bos_token_id
 
 
-def collate_padded(examples: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
-    """Examples of unequal length, padded on the left; padded labels are ignored."""
+def collate_padded(examples: Sequence[dict[str, Any]], pad: int, side: str = "left") -> dict[str, Tensor]:
+    """Examples of unequal length, padded on one side; padded labels are ignored.
+
+    Published AutoCompressors pad documents on the right, with the beginning-of-text token.
+    """
     width = max(len(example["input_ids"]) for example in examples)
 
-    def padded(key: str, filler: int) -> Tensor:
-        return torch.tensor([[filler] * (width - len(e[key])) + list(e[key]) for e in examples])
+    def padded(values: Sequence[int], filler: int) -> list[int]:
+        fill = [filler] * (width - len(values))
+        return [*fill, *values] if side == "left" else [*values, *fill]
 
-    mask = [[0] * (width - len(e["input_ids"])) + [1] * len(e["input_ids"]) for e in examples]
     return {
-        "input_ids": padded("input_ids", pad),
-        "attention_mask": torch.tensor(mask),
-        "labels": padded("labels", IGNORED),
+        "input_ids": torch.tensor([padded(example["input_ids"], pad) for example in examples]),
+        "attention_mask": torch.tensor([padded([1] * len(example["input_ids"]), 0) for example in examples]),
+        "labels": torch.tensor([padded(example["labels"], IGNORED) for example in examples]),
     }
 
 

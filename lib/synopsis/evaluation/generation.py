@@ -20,11 +20,11 @@ from synopsis.data.instructions import load_instructions
 from synopsis.data.prompts import gist_prompt
 from synopsis.data.sequences import collate_padded, gist_prompt_ids
 from synopsis.errors import ArtifactError, DataError
+from synopsis.evaluation.rouge import exact_match, score_rouge
 from synopsis.plan import generate_facts
 from synopsis.progress import track
 
 COLUMNS = ("id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens")
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
@@ -61,7 +61,8 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     ]
     path = layout.generations(run, split)
     write_csv(path, table, COLUMNS)
-    scores = rouge([(r["y_pred"], r["y_true"]) for r in table])
+    pairs = [(row["y_pred"], row["y_true"]) for row in table]
+    scores = {**score_rouge(pairs).mean(), "exact_match": exact_match(pairs)}
     payload = {"run": run, "split": split, "n": len(table), **scores}
     write_json(path.with_suffix(".json"), "rouge", payload, provenance.record())
     return payload
@@ -91,16 +92,3 @@ def greedy(
         for index, new in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
             outputs[index] = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
     return outputs
-
-
-def rouge(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Mean F of each ROUGE type (0 to 100), and the share of exact matches, of (prediction, truth) pairs."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    if not pairs:
-        raise DataError("there are no outputs to score")
-    scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
-    scores = [scorer.score(truth, prediction) for prediction, truth in pairs]
-    means = {kind: 100 * sum(score[kind].fmeasure for score in scores) / len(scores) for kind in ROUGE_TYPES}
-    exact = 100 * sum(prediction.strip() == truth.strip() for prediction, truth in pairs) / len(pairs)
-    return {**means, "exact_match": exact}

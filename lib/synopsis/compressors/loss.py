@@ -1,0 +1,86 @@
+"""Next-token loss that makes logits only where there is a label, a slice of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+IGNORED = -100
+LOGITS_AT_ONCE = 2**25
+"""Numbers in one slice of logits: 128 MiB in float32."""
+
+
+def next_token_loss(
+    states: Tensor,
+    labels: Tensor,
+    head: Callable[[Tensor], Tensor] | None = None,
+    items: Tensor | int | None = None,
+) -> Tensor:
+    """Mean cross entropy of each label given the state before it; labels of -100 do not count.
+
+    states: (batch, length, hidden), which `head` makes logits of, or, without a head, (batch, length, vocabulary)
+    logits themselves. labels: (batch, length). items: the number to divide the sum by, where several calls make one
+    batch. Without a single label the loss is 0, with a gradient of 0.
+    """
+    targets = labels[:, 1:].to(states.device)
+    counted = targets != IGNORED
+    states, targets = states[:, :-1][counted], targets[counted]  # (n, width), (n,)
+    total = _sum(states, targets) if head is None else _sum_of_slices(states, targets, head)
+    return total / (counted.sum().clamp(min=1) if items is None else items)
+
+
+def _sum(logits: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def _sum_of_slices(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    vocabulary = _width(head, hidden)
+    at_once = max(1, LOGITS_AT_ONCE // vocabulary)
+    parameters = [parameter for parameter in _parameters(head) if parameter.requires_grad]
+    if len(targets) <= at_once or not torch.is_grad_enabled():
+        slices = zip(hidden.split(at_once), targets.split(at_once), strict=True)
+        return sum((_sum(head(part), wanted) for part, wanted in slices), hidden.new_zeros((), dtype=torch.float32))
+    return _Slices.apply(hidden, targets, head, at_once, *parameters)
+
+
+def _parameters(head: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Weights of the output layer of the model whose bound method `head` is."""
+    return list(head.__self__.get_output_embeddings().parameters())
+
+
+def _width(head: Callable[[Tensor], Tensor], hidden: Tensor) -> int:
+    with torch.no_grad():
+        return head(hidden[:1]).shape[-1] if len(hidden) else 1
+
+
+class _Slices(torch.autograd.Function):
+    """Gradients are made slice by slice in the forward pass, so that no more than one slice of logits ever exists."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], at_once: int, *parameters: Tensor
+    ) -> Tensor:
+        total = hidden.new_zeros((), dtype=torch.float32)
+        of_hidden = torch.empty_like(hidden)
+        of_parameters = [torch.zeros_like(parameter) for parameter in parameters]
+        for start in range(0, len(targets), at_once):
+            part = slice(start, start + at_once)
+            with torch.enable_grad():
+                states = hidden[part].detach().requires_grad_()
+                loss = _sum(head(states), targets[part])
+            states_gradient, *gradients = torch.autograd.grad(loss, [states, *parameters])
+            of_hidden[part] = states_gradient
+            for kept, gradient in zip(of_parameters, gradients, strict=True):
+                kept += gradient
+            total += loss.detach()
+        ctx.save_for_backward(of_hidden, *of_parameters)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        of_hidden, *of_parameters = ctx.saved_tensors
+        return of_hidden * gradient, None, None, None, *(kept * gradient for kept in of_parameters)

@@ -1,0 +1,322 @@
+"""Batches of instruction rows for gist models: `GistCollator` for decoders, `GistSeq2SeqCollator` for T5.
+
+    collator = GistCollator(tokenizer, num_gist_tokens=2, max_length=512)
+    batch = collator([{"instruction": "Name a city.", "input": "", "output": "Paris"}])
+    loss = model(**batch).loss
+    collator.dropped, collator.truncated        # what did not fit, counted over all batches of this process
+
+There are two ways from text to ids, `tokenization=`:
+
+- "clean", the default: each part (instruction, input, output) is tokenised once by the tokenizer as it is, and the
+  gist ids are put between the parts as ids, so that a text has the same ids with and without gist tokens before it.
+  Gist tokens are never cut off, only "human" rows get the human lengths, and a text that was cut has no end token.
+- "published": the ids of the published collators under transformers 4.28.1, quirks included, for who repeats or
+  continues a published run. The gist token is text ("<GIST> <GIST>" for decoders, "<GIST><GIST>" for T5) and takes or
+  leaves the white space around it as the tokenizers of 2023 did (`published_tokenization`). One "human" row gives the
+  whole batch the human lengths. Decoders: a row whose prompt and output have other ids when tokenised in one piece is
+  left out (check_correctness). T5: the source is tokenised, decoded and tokenised again, and then cut where its length
+  ends, even before the gist tokens.
+
+Arguments have the published names and values. Models here make their masks from the gist ids; masks=True adds the
+published attention_mask_gist, three-dimensional attention_mask and cross_attention_mask. With "published" they come
+exactly as published: the attention masks of a decoder hold the *padding id* at padding, and neg_control's cross mask
+is 1 there. With "clean", and whenever masks=False, a mask is 1 at tokens and 0 at padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from synopsis.compressors.masks import CONDITIONS
+from synopsis.data.prompts import GIST_TOKEN, gist_prompt, instruction_part
+from synopsis.data.published_tokenization import FastPublishedText, PublishedText, SlowPublishedText
+from synopsis.data.sequences import IGNORED, begins_with_bos, encode, gist_prompt_ids
+from synopsis.errors import DataError, InputError
+
+TOKENIZATIONS = ("clean", "published")
+COLUMNS = ("instruction", "input", "output")
+
+
+class Texts(NamedTuple):
+    """A row whose columns have been looked at."""
+
+    name: str
+    instruction: str
+    input: str
+    output: str
+    human: bool
+
+
+# ------------------------------------------------------------------------------------------------------------- masks
+
+
+def published_mask(input_ids: Tensor, gist_token: int, condition: str) -> Tensor:
+    """The published gist mask, (batch, 1, length, length) of 0 and 1, without causality and padding.
+
+    Positions up to the last gist token see all up to it; later ones see from the first gist token on (gist) or what
+    comes after the last one (neg_control). Without a gist token, and under pos_control, all see all. Gist tokens that
+    stand apart are taken as they come.
+    """
+    up_to_last, from_first = _spans(input_ids, gist_token)
+    later = from_first if condition == "gist" else ~up_to_last
+    allowed = torch.where(up_to_last[:, :, None], up_to_last[:, None, :], later[:, None, :])  # (B, T, T)
+    unrestricted = ~up_to_last.any(-1) if condition != "pos_control" else torch.ones_like(up_to_last[:, 0])
+    return (allowed | unrestricted[:, None, None])[:, None].long()
+
+
+def _spans(input_ids: Tensor, gist_token: int) -> tuple[Tensor, Tensor]:
+    """(batch, length) each: where a position is not after the last gist token, and where it is not before the first."""
+    is_gist = (input_ids == gist_token).long()
+    return is_gist.flip(-1).cumsum(-1).flip(-1) > 0, is_gist.cumsum(-1) > 0
+
+
+# --------------------------------------------------------------------------------------------------------- collators
+
+
+@dataclass
+class _Collator:
+    """What both collators share.
+
+    num_gist_tokens: 1 or more; gist_condition: "gist", "pos_control" or "neg_control", which only the masks depend
+    on; add_gist_token=False leaves the gist tokens out. InputError when the tokenizer has no gist or end-of-text token.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    num_gist_tokens: int = 1
+    gist_condition: str = "gist"
+    tokenization: str = "clean"
+    add_gist_token: bool = True
+    masks: bool = False
+    dropped: int = field(default=0, init=False)
+    """Rows left out so far."""
+    truncated: int = field(default=0, init=False)
+    """Rows that were kept and cut so far."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("tokenization", TOKENIZATIONS), ("gist_condition", CONDITIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        if self.num_gist_tokens < 1:
+            raise ValueError(f"num_gist_tokens {self.num_gist_tokens}; expected 1 or more")
+        self.published = self.tokenization == "published"
+        self.gist_count = self.num_gist_tokens if self.add_gist_token else 0
+        self.gist_token: int = self.tokenizer.get_vocab().get(GIST_TOKEN, -1)
+        if self.gist_token < 0:
+            raise InputError(f"the tokenizer {self.tokenizer.name_or_path} has no token {GIST_TOKEN}: add it first")
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(f"the tokenizer {self.tokenizer.name_or_path} has no end-of-text token")
+        self.end: int = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        self.pad: int = self.end if pad is None else pad
+
+    def _limit(self, rows: Sequence[Texts], limit: int, human: int | None) -> int:
+        """Tokens that these rows may have."""
+        return human if human is not None and any(row.human for row in rows) else limit
+
+    def _check_text(self, row: Texts) -> None:
+        """The published text may hold the gist token as it comes; between ids it would break the mask unnoticed."""
+        for column in COLUMNS:
+            if GIST_TOKEN in getattr(row, column):
+                raise DataError(
+                    f"{row.name}: column '{column}' holds the gist token {GIST_TOKEN} as text, which would break the "
+                    "mask; leave the row out or spell it otherwise"
+                )
+
+
+@dataclass
+class GistCollator(_Collator):
+    """Rows to a batch for a decoder, padded on the left: input_ids, labels and attention_mask, all (batch, length).
+
+    Labels are the output and its end, -100 elsewhere. A row whose output is empty or lies wholly beyond max_length
+    tokens is left out. "published" also gives prompt_* and completion_* (input_ids, attention_mask), which are never
+    cut, and leaves out rows by check_correctness; masks=True adds attention_mask_gist (batch, 1, length, length).
+    Raises DataError, naming row and column, for a row that is not text, and when no row of the batch is left.
+    """
+
+    max_length: int = 512
+    max_length_human: int | None = 768
+    check_correctness: bool = True
+    """Only "published" asks it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.start = [self.tokenizer.bos_token_id] if begins_with_bos(self.tokenizer) else []
+        if self.published:
+            self.text: PublishedText = SlowPublishedText(self.tokenizer, self.gist_token)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        texts = _texts(rows)
+        limit = self._limit(texts, self.max_length, self.max_length_human)
+        examples = []
+        for row in texts:
+            own = limit if self.published else self._limit([row], self.max_length, self.max_length_human)
+            prompt, output = self._published_parts(row) if self.published else self._clean_parts(row)
+            if not output or len(prompt) >= own:
+                self.dropped += 1
+                continue
+            self.truncated += len(prompt) + len(output) > own
+            examples.append((prompt, output, own))
+        if not examples:
+            names = ", ".join(row.name for row in texts)
+            check = ", or fail check_correctness" if self.published and self.check_correctness else ""
+            raise DataError(f"no row can be used ({names}): outputs are empty, beyond {limit} tokens{check}")
+        return self._batch(examples)
+
+    def _published_parts(self, row: Texts) -> tuple[list[int], list[int]]:
+        """Prompt and output; no output where they do not fit together."""
+        text = gist_prompt(row.instruction, row.input, self.gist_count)
+        prompt = self.start + self.text.encode(text)
+        output = [*self.text.encode(row.output), self.end]
+        joint = [*self.start, *self.text.encode(f"{text} {row.output}"), self.end]
+        return prompt, [] if self.check_correctness and joint != prompt + output else output
+
+    def _clean_parts(self, row: Texts) -> tuple[list[int], list[int]]:
+        self._check_text(row)
+        prompt = gist_prompt_ids(row._asdict(), self.tokenizer, self.gist_token, self.gist_count)
+        return prompt, [*encode(self.tokenizer, " " + row.output), self.end] if row.output.strip() else []
+
+    def _batch(self, examples: Sequence[tuple[list[int], list[int], int]]) -> dict[str, Tensor]:
+        whole = [(prompt + output)[:limit] for prompt, output, limit in examples]
+        labels = [([IGNORED] * len(prompt) + output)[:limit] for prompt, output, limit in examples]
+        batch = self._ids_and_mask("", whole) | {"labels": _padded(labels, IGNORED, left=True)}
+        if self.published:
+            batch |= self._ids_and_mask("prompt_", [prompt for prompt, _, _ in examples])
+            batch |= self._ids_and_mask("completion_", [output for _, output, _ in examples])
+        if self.masks:
+            for part in ("", "prompt_") if self.published else ("",):
+                mask = published_mask(batch[f"{part}input_ids"], self.gist_token, self.gist_condition)
+                if not self.published:
+                    mask = mask * batch["attention_mask"][:, None, None, :]
+                batch[f"{part}attention_mask_gist"] = mask
+        return batch
+
+    def _ids_and_mask(self, part: str, ids: Sequence[list[int]]) -> dict[str, Tensor]:
+        filler = self.pad if self.published and self.masks else 0
+        mask = _padded([[1] * len(row) for row in ids], filler, left=True)
+        return {f"{part}input_ids": _padded(ids, self.pad, left=True), f"{part}attention_mask": mask}
+
+
+@dataclass
+class GistSeq2SeqCollator(_Collator):
+    """Rows to a batch for T5, padded on the right: input_ids and attention_mask (batch, S), labels (batch, T).
+
+    The source is instruction, gist tokens, input and end; the labels are the output and its end, -100 at padding.
+    decoder_start_token_id adds decoder_input_ids, the labels moved on by one. masks=True gives attention_mask as
+    (batch, S, S) for gist and neg_control, and cross_attention_mask (batch, S). "clean" leaves out rows without an
+    output and cuts a long source at the end of the input, then of the instruction. slow_tokenizer: "published" repeats
+    T5Tokenizer instead of T5TokenizerFast, which the published runs had. Raises as GistCollator does.
+    """
+
+    max_source_length: int = 128
+    max_target_length: int = 256
+    max_source_length_human: int | None = 384
+    max_target_length_human: int | None = 384
+    pad_to_multiple_of: int = 1
+    decoder_start_token_id: int | None = None
+    slow_tokenizer: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shortest = min(self.max_source_length, self.max_source_length_human or self.max_source_length)
+        if not self.published and shortest < self.gist_count + 2:
+            raise ValueError(
+                f"{shortest} tokens of source hold no text beside {self.gist_count} gist tokens and the end"
+            )
+        if self.published:
+            rules = SlowPublishedText if self.slow_tokenizer else FastPublishedText
+            self.text: PublishedText = rules(self.tokenizer, self.gist_token)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        texts = _texts(rows)
+        examples = []
+        for row in texts:
+            if not self.published and not row.output.strip():
+                self.dropped += 1
+                continue
+            fellows = texts if self.published else [row]
+            source_limit = self._limit(fellows, self.max_source_length, self.max_source_length_human)
+            target_limit = self._limit(fellows, self.max_target_length, self.max_target_length_human)
+            make = self._published_example if self.published else self._clean_example
+            source, target, whole = make(row, source_limit, target_limit)
+            self.truncated += not whole
+            examples.append((source, target))
+        if not examples:
+            raise DataError(f"no row can be used ({', '.join(row.name for row in texts)}): the outputs are empty")
+        return self._batch(examples)
+
+    def _published_example(self, row: Texts, source_limit: int, target_limit: int) -> tuple[list[int], list[int], bool]:
+        text = instruction_part(row.instruction) + GIST_TOKEN * self.gist_count + _rest(row)
+        source = self.text.encode(self.text.decode(self.text.encode(text)))
+        target = self.text.encode(row.output)
+        whole = len(source) < source_limit and len(target) < target_limit
+        return [*source[: source_limit - 1], self.end], [*target[: target_limit - 1], self.end], whole
+
+    def _clean_example(self, row: Texts, source_limit: int, target_limit: int) -> tuple[list[int], list[int], bool]:
+        self._check_text(row)
+        before, after = (encode(self.tokenizer, text) for text in (instruction_part(row.instruction), _rest(row)))
+        gist = [self.gist_token] * self.gist_count
+        room = source_limit - len(gist) - 1
+        kept, rest = before[:room], after[: max(room - len(before), 0)]
+        target = [*encode(self.tokenizer, row.output), self.end]
+        whole = len(before) + len(after) <= room and len(target) <= target_limit
+        return [*kept, *gist, *rest, self.end], target[:target_limit], whole
+
+    def _batch(self, examples: Sequence[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
+        multiple = self.pad_to_multiple_of
+        ids = _padded([source for source, _ in examples], self.pad, multiple=multiple)
+        real = _padded([[1] * len(source) for source, _ in examples], 0, multiple=multiple)
+        labels = _padded([target for _, target in examples], IGNORED, multiple=multiple)
+        batch = {"input_ids": ids, "attention_mask": real, "labels": labels}
+        if self.decoder_start_token_id is not None:
+            start = torch.full_like(labels[:, :1], self.decoder_start_token_id)
+            moved = torch.cat([start, labels[:, :-1]], dim=1)
+            batch["decoder_input_ids"] = moved.masked_fill(moved == IGNORED, self.pad)
+        if self.masks:
+            batch |= self._masks(ids, real)
+        return batch
+
+    def _masks(self, ids: Tensor, real: Tensor) -> dict[str, Tensor]:
+        if self.gist_condition == "pos_control" or not self.add_gist_token:
+            return {"attention_mask": real, "cross_attention_mask": real}
+        up_to_last, from_first = _spans(ids, self.gist_token)
+        shown = from_first if self.gist_condition == "gist" else ~up_to_last
+        # The published code knows padding by its id, and forgets it in the cross mask of neg_control.
+        kept = ids != self.pad if self.published else real.bool()
+        mask = published_mask(ids, self.gist_token, self.gist_condition)[:, 0] * kept[:, None, :]
+        cross = shown if self.published and self.gist_condition == "neg_control" else shown & kept
+        return {"attention_mask": mask, "cross_attention_mask": cross.long()}
+
+
+def _rest(row: Texts) -> str:
+    """What T5 reads after the gist tokens."""
+    return f"\nInput: {row.input}" if row.input else ""
+
+
+def _padded(rows: Sequence[list[int]], filler: int, left: bool = False, multiple: int = 1) -> Tensor:
+    """(batch, length): rows of unequal length, filled up to the longest, rounded up to a multiple."""
+    width = -(-max(map(len, rows)) // multiple) * multiple
+    fill = [[filler] * (width - len(row)) for row in rows]
+    return torch.tensor([more + row if left else row + more for row, more in zip(rows, fill, strict=True)])
+
+
+def _texts(rows: Iterable[Mapping[str, Any]]) -> list[Texts]:
+    """The rows' texts; DataError names the row and the column of what is no text. An input of None is an empty one."""
+    found = []
+    for index, row in enumerate(rows):
+        name = f"row {row['id']}" if "id" in row else f"row {index} of the batch"
+        values: dict[str, Any] = {column: row.get(column) for column in COLUMNS}
+        values["input"] = "" if values["input"] is None else values["input"]
+        for column, value in values.items():
+            if not isinstance(value, str):
+                what = f"is {value!r}" if column in row else f"is missing (found {', '.join(row)})"
+                raise DataError(f"{name}: column '{column}' {what}; expected text")
+        found.append(Texts(name, **values, human="human" in str(row.get("split", ""))))
+    if not found:
+        raise DataError("the batch has no rows")
+    return found
