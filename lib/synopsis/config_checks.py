@@ -12,15 +12,14 @@ from synopsis.config import (
     FullAttentionCompressor,
     GistCompressor,
     InContextLearning,
-    LanguageModelTraining,
     Model,
     Perplexity,
     SummaryCompressor,
-    TextCorpus,
-    WorldInstructions,
 )
+from synopsis.config_data import TextCorpus, WorldInstructions
 from synopsis.config_findings import Finding, corpus_for, not_its_language, too_long, too_short, unknown
 from synopsis.config_form import overlap, within
+from synopsis.config_training import LanguageModelTraining
 from synopsis.config_yaml import Key
 
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt"})

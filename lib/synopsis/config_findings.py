@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from synopsis.config import Experiment, WorldCorpus
+from synopsis.config import Experiment
+from synopsis.config_data import WorldCorpus
 from synopsis.config_form import hint
 from synopsis.config_yaml import Key
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from synopsis.artifacts import Layout
-from synopsis.config import WORLD_VERSION, Experiment, GistCompressor, Model
+from synopsis.config import Experiment, GistCompressor, Model
+from synopsis.config_data import WORLD_VERSION
 
 SCHEDULE_ONLY = {"checkpoint_every", "keep_checkpoints", "log_every"}
 """Fields of a training section that change when something is written and not what is learned."""

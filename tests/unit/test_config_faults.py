@@ -289,7 +289,9 @@ ONE_FAULT = [
 def test_an_architecture_without_a_compressor(tmp_path):
     gist = f"  g: {{family: gist, base: opt, condition: gist, training: {TRAINING}}}\n  gist-1:\n"
     text = spoilt(("  gist-1:\n", gist), ("type: opt", "type: bloom"))
-    wanted = "compressors.g.base: found 'opt' of the architecture bloom; expected for the family gist a model of the archit"
+    wanted = (
+        "compressors.g.base: found 'opt' of the architecture bloom; expected for the family gist a model of the archit"
+    )
     (told,) = faults(write(tmp_path, text))
     assert wanted in told
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from compressor_models import summary_model
-from synopsis.config import SegmentTraining
+from synopsis.config_training import SegmentTraining
 from synopsis.data.sequences import collate_equal
 from synopsis.errors import SynopsisError
 from synopsis.training.callbacks import MANIFEST, Checkpoints, Metrics, StopOnSignal, last_good_checkpoint, read_metrics

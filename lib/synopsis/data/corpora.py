@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from synopsis.artifacts import Layout, Provenance, atomic_directory, write_json
-from synopsis.config import Experiment, TextCorpus, TextDomain
+from synopsis.config import Experiment
+from synopsis.config_data import TextCorpus, TextDomain
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say, track

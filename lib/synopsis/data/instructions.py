@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from synopsis.artifacts import Layout, Provenance, read_json, write_json
-from synopsis.config import AlpacaPlus, Experiment
+from synopsis.config import Experiment
+from synopsis.config_data import AlpacaPlus
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say

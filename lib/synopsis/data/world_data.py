@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from synopsis.artifacts import Layout, Provenance, atomic_directory, write_json
-from synopsis.config import Experiment, WorldCorpus, WorldInstructions
+from synopsis.config import Experiment
+from synopsis.config_data import WorldCorpus, WorldInstructions
 from synopsis.data.prompts import input_part, instruction_part
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synopsis.artifacts import Layout
-from synopsis.config import Experiment, TextCorpus
+from synopsis.config import Experiment
+from synopsis.config_data import TextCorpus
 
 TABLE_FORMATS = ("csv", "md", "tex", "html")
 FIGURE_FORMATS = ("svg", "pdf", "png")

@@ -26,16 +26,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from synopsis.artifacts import Layout, Provenance, atomic_directory, told_when_full, write_json
 from synopsis.compressors.loading import load, load_tokenizer
 from synopsis.compressors.registry import compressor_class
-from synopsis.config import (
-    Experiment,
-    GistCompressor,
-    InstructionTraining,
-    LanguageModelTraining,
-    Model,
-    Optimisation,
-    SegmentTraining,
-    SummaryCompressor,
-)
+from synopsis.config import Experiment, GistCompressor, Model, SummaryCompressor
+from synopsis.config_training import InstructionTraining, LanguageModelTraining, Optimisation, SegmentTraining
 from synopsis.data.corpora import load_corpus
 from synopsis.data.instructions import load_instructions
 from synopsis.data.prompts import GIST_TOKEN

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
-from synopsis.config import SegmentTraining
+from synopsis.config_training import SegmentTraining
 from synopsis.errors import SynopsisError
 from synopsis.training.segments import fixed_segment_lengths, random_segment_lengths, substep_slices
 
