@@ -1,0 +1,271 @@
+"""Checkpoints with the key names and configurations of the published ones, at reduced size, with random weights.
+
+The names are written out here, and not taken from the classes under test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+WORDS, WIDTH, INNER, LAYERS, HEADS, POSITIONS, SUMMARY = 61, 32, 48, 2, 4, 40, 3
+HEAD = WIDTH // HEADS
+BUCKETS = 8
+
+OPT_LAYER = {
+    **{f"self_attn.{part}_proj.weight": (WIDTH, WIDTH) for part in ("q", "k", "v", "out")},
+    **{f"self_attn.{part}_proj.bias": (WIDTH,) for part in ("q", "k", "v", "out")},
+    **{
+        f"{norm}.{part}": (WIDTH,)
+        for norm in ("self_attn_layer_norm", "final_layer_norm")
+        for part in ("weight", "bias")
+    },
+    "fc1.weight": (INNER, WIDTH),
+    "fc1.bias": (INNER,),
+    "fc2.weight": (WIDTH, INNER),
+    "fc2.bias": (WIDTH,),
+}
+OPT = {
+    "model.decoder.embed_tokens.weight": (WORDS, WIDTH),
+    "model.decoder.embed_positions.weight": (POSITIONS + 2, WIDTH),
+    "model.decoder.final_layer_norm.weight": (WIDTH,),
+    "model.decoder.final_layer_norm.bias": (WIDTH,),
+    **{f"model.decoder.layers.{n}.{key}": shape for n in range(LAYERS) for key, shape in OPT_LAYER.items()},
+}
+LLAMA_LAYER = {
+    **{f"self_attn.{part}_proj.weight": (WIDTH, WIDTH) for part in "qkvo"},
+    "mlp.gate_proj.weight": (INNER, WIDTH),
+    "mlp.up_proj.weight": (INNER, WIDTH),
+    "mlp.down_proj.weight": (WIDTH, INNER),
+    "input_layernorm.weight": (WIDTH,),
+    "post_attention_layernorm.weight": (WIDTH,),
+}
+LLAMA = {
+    "model.embed_tokens.weight": (WORDS, WIDTH),
+    **{f"model.layers.{n}.{key}": shape for n in range(LAYERS) for key, shape in LLAMA_LAYER.items()},
+    "model.norm.weight": (WIDTH,),
+    "lm_head.weight": (WORDS, WIDTH),
+}
+FREQUENCIES = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": (HEAD // 2,) for n in range(LAYERS)}
+T5_ATTENTION = {**{f"{part}.weight": (WIDTH, WIDTH) for part in "qkvo"}}
+T5_INNER = {"wi_0.weight": (INNER, WIDTH), "wi_1.weight": (INNER, WIDTH), "wo.weight": (WIDTH, INNER)}
+
+
+def _t5_stack(stack: str, kinds: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    keys: dict[str, tuple[int, ...]] = {f"{stack}.final_layer_norm.weight": (WIDTH,)}
+    keys[f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (BUCKETS, HEADS)
+    for block in range(LAYERS):
+        for number, kind in enumerate(kinds):
+            at = f"{stack}.block.{block}.layer.{number}"
+            parts = T5_INNER if kind == "DenseReluDense" else T5_ATTENTION
+            keys |= {f"{at}.layer_norm.weight": (WIDTH,), **{f"{at}.{kind}.{key}": s for key, s in parts.items()}}
+    return keys
+
+
+T5 = {
+    "shared.weight": (WORDS, WIDTH),
+    **_t5_stack("encoder", ("SelfAttention", "DenseReluDense")),
+    **_t5_stack("decoder", ("SelfAttention", "EncDecAttention", "DenseReluDense")),
+    "lm_head.weight": (WORDS, WIDTH),
+}
+TIED_T5 = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+SUMMARY_KEYS = {"embed_summary.weight": (SUMMARY, WIDTH)}
+
+OPT_CONFIG: dict[str, Any] = {
+    "model_type": "opt",
+    "vocab_size": WORDS,
+    "hidden_size": WIDTH,
+    "word_embed_proj_dim": WIDTH,
+    "ffn_dim": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": POSITIONS,
+    "bos_token_id": 2,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+    "dropout": 0.1,
+    "torch_dtype": "float32",
+    "transformers_version": "4.34.0",
+}
+LLAMA_CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": WORDS,
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": POSITIONS,
+    "rms_norm_eps": 1e-06,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "transformers_version": "4.28.1",
+}
+T5_CONFIG: dict[str, Any] = {
+    "model_type": "t5",
+    "vocab_size": WORDS,
+    "d_model": WIDTH,
+    "d_kv": HEAD,
+    "d_ff": INNER,
+    "num_layers": LAYERS,
+    "num_decoder_layers": LAYERS,
+    "num_heads": HEADS,
+    "relative_attention_num_buckets": BUCKETS,
+    "feed_forward_proj": "gated-gelu",
+    "is_encoder_decoder": True,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+    "torch_dtype": "float32",
+    "transformers_version": "4.28.1",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published checkpoint: its configuration, its keys, and what it must load as."""
+
+    config: dict[str, Any]
+    keys: dict[str, tuple[int, ...]]
+    cls: str
+    fields: dict[str, Any]
+    files: dict[str, Any] = field(default_factory=dict)
+    not_loaded: tuple[str, ...] = ()
+
+    def weights(self, seed: int = 0) -> dict[str, Tensor]:
+        """Random, of a size that makes logits of the order of 1; frequencies as transformers 4.28 saved them."""
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {key: torch.randn(shape, generator=generator) * 0.2 for key, shape in self.keys.items()}
+        for key, tensor in tensors.items():
+            if key.endswith("norm.weight"):
+                tensor += 1
+            if key.endswith("inv_freq"):
+                tensors[key] = 1.0 / (10000.0 ** (torch.arange(0, HEAD, 2).float() / HEAD))
+        if self.config["model_type"] == "opt" and "lm_head.weight" in tensors:
+            tensors["lm_head.weight"] = tensors["model.decoder.embed_tokens.weight"]
+        if "shared.weight" in tensors:
+            tensors |= {key: tensors["shared.weight"] for key in TIED_T5}
+        return tensors
+
+    def write(self, folder: Path, form: str = "safetensors", seed: int = 0, **config: Any) -> dict[str, Tensor]:
+        """Write the folder in one of `FORMS`; returns its weights."""
+        weights = self.weights(seed)
+        write_folder(folder, {**self.config, **config}, weights, form)
+        for name, document in self.files.items():
+            (folder / name).write_text(json.dumps(document))
+        return weights
+
+
+def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], form: str = "safetensors") -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    FORMS[form](folder, weights)
+
+
+def _safetensors(folder: Path, weights: dict[str, Tensor], name: str = "model.safetensors") -> None:
+    save_file({key: tensor.clone() for key, tensor in weights.items()}, folder / name, metadata={"format": "pt"})
+
+
+def _bin(folder: Path, weights: dict[str, Tensor], name: str = "pytorch_model.bin") -> None:
+    torch.save(weights, folder / name)
+
+
+def _old_bin(folder: Path, weights: dict[str, Tensor]) -> None:
+    torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+
+
+def _shards(stem: str, ending: str, write: Callable[..., None]) -> Callable[[Path, dict[str, Tensor]], None]:
+    def written(folder: Path, weights: dict[str, Tensor]) -> None:
+        names = sorted(weights)
+        parts = {f"{stem}-0000{n + 1}-of-00002.{ending}": names[n::2] for n in range(2)}
+        for file, keys in parts.items():
+            write(folder, {key: weights[key] for key in keys}, file)
+        index = {"metadata": {}, "weight_map": {key: file for file, keys in parts.items() for key in keys}}
+        (folder / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
+
+    return written
+
+
+FORMS: dict[str, Callable[[Path, dict[str, Tensor]], None]] = {
+    "safetensors": _safetensors,
+    "bin": _bin,
+    "bin-of-torch-1.5": _old_bin,
+    "bin-shards": _shards("pytorch_model", "bin", _bin),
+    "safetensors-shards": _shards("model", "safetensors", _safetensors),
+}
+SUMMARY_FIELDS = {"summary_length": SUMMARY, "accumulate_summary": True}
+RMT_FIELDS = {"summary_length": SUMMARY, "accumulate_summary": False}
+GIST_FIELDS = {"gist_token_id": WORDS - 1, "gist_condition": "gist", "gist_tokens": 1, "vocab_size": WORDS}
+ADDED = {"added_tokens.json": {"<GIST>": WORDS - 1}, "tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}
+
+CHECKPOINTS = {
+    "AutoCompressor-OPT": Published(
+        {**OPT_CONFIG, "architectures": ["OPTAutoCompressorModel"], **SUMMARY_FIELDS},
+        {**OPT, **SUMMARY_KEYS},
+        "OPTAutoCompressorModel",
+        SUMMARY_FIELDS,
+    ),
+    "AutoCompressor-OPT-untold": Published(  # neither class nor length: both follow from embed_summary
+        {**OPT_CONFIG, "architectures": ["OPTForCausalLM"]},
+        {**OPT, **SUMMARY_KEYS},
+        "OPTAutoCompressorModel",
+        SUMMARY_FIELDS,
+    ),
+    "RMT-OPT": Published(
+        {**OPT_CONFIG, "architectures": ["AutoCompressorModel"], **RMT_FIELDS},
+        {**OPT, **SUMMARY_KEYS},
+        "OPTAutoCompressorModel",
+        RMT_FIELDS,
+    ),
+    "FullAttention-OPT": Published(
+        {**OPT_CONFIG, "architectures": ["AutoCompressorModel"], "summary_length": 0, "accumulate_summary": False},
+        OPT,
+        "OPTAutoCompressorModel",
+        {"summary_length": 0},
+    ),
+    "FullAttention-OPT-untold": Published(
+        {**OPT_CONFIG, "architectures": ["OPTForCausalLM"]},
+        {**OPT, "lm_head.weight": (WORDS, WIDTH)},
+        "OPTForCausalLM",
+        {},
+    ),
+    "AutoCompressor-Llama": Published(
+        {**LLAMA_CONFIG, "architectures": ["LlamaAutoCompressorModel"], **SUMMARY_FIELDS},
+        {**LLAMA, **SUMMARY_KEYS},
+        "LlamaAutoCompressorModel",
+        SUMMARY_FIELDS,
+    ),
+    "FullAttention-Llama": Published(
+        {**LLAMA_CONFIG, "architectures": ["LlamaForCausalLM"]},
+        {**LLAMA, **FREQUENCIES},
+        "LlamaForCausalLM",
+        {},
+        not_loaded=tuple(FREQUENCIES),
+    ),
+    "gist-Llama": Published(
+        {**LLAMA_CONFIG, "architectures": ["GistLlamaForCausalLM"]},
+        {**LLAMA, **FREQUENCIES},
+        "GistLlamaForCausalLM",
+        GIST_FIELDS,
+        ADDED,
+        tuple(FREQUENCIES),
+    ),
+    "gist-T5": Published(
+        {**T5_CONFIG, "architectures": ["GistT5ForConditionalGeneration"]},
+        T5,
+        "GistT5ForConditionalGeneration",
+        {**GIST_FIELDS, "scale_decoder_outputs": False},
+        {"tokenizer.json": {"added_tokens": [{"id": 3, "content": "<pad>"}, {"id": WORDS - 1, "content": "<GIST>"}]}},
+    ),
+}
