@@ -117,6 +117,8 @@ class CompressorBase(Strict):
     """The model that training starts from."""
     training_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] | None = None
     """Seeds of this compressor; None: the experiment's."""
+    max_positions: PositiveInt | None = None
+    """Positions to train with, more than the base has: learned tables are extended by repeating them."""
 
 
 class SummaryCompressor(CompressorBase):
@@ -227,6 +229,15 @@ class Benchmark(Strict):
     """Compressors; None: all that compress."""
 
 
+class Tracking(Strict):
+    """Weights & Biases; every logged number also stands in metrics.jsonl."""
+
+    project: Annotated[str, Field(min_length=1)] = "synopsis"
+    entity: str | None = None
+    mode: Literal["online", "offline"] | None = None
+    """None: online when a key is set (WANDB_API_KEY or a login), else offline."""
+
+
 class Experiment(Strict):
     """A whole experiment: its data, models, compressors and what is measured."""
 
@@ -244,6 +255,7 @@ class Experiment(Strict):
     instructions: dict[Name, Instructions] = Field(default_factory=dict)
     models: dict[Name, Model] = Field(min_length=1)
     compressors: dict[Name, Compressor] = Field(default_factory=dict)
+    tracking: Tracking | None = None
     perplexity: Perplexity | None = None
     icl: InContextLearning | None = None
     generate: Generate | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
-from synopsis.config_types import Clash, Contradiction, Name, Seed, Share, Strict
+from synopsis.config_types import Clash, Contradiction, Name, PositiveFloat, Seed, Share, Strict
 
 WORLD_VERSION = 4
 """Version of the generated language; results made from another one are made again."""
@@ -42,6 +42,10 @@ class TextDomain(Strict):
     text_column: str = "text"
     files: dict[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
     """Split -> .txt or .jsonl file (also .gz, .xz); relative paths start at the data mirror, else right here."""
+    tokens_column: str | None = None
+    """Column of token ids of a pre-tokenised set, read instead of text; its tokenizer must be that of the models."""
+    weight: PositiveFloat = 1.0
+    """How often training draws a sequence of this domain: 2 draws each twice as often as 1 would."""
 
     @model_validator(mode="after")
     def _has_a_source(self) -> TextDomain:

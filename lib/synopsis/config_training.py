@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from synopsis.config_types import Name, PositiveFloat, Strict
+from synopsis.config_types import Clash, Contradiction, Distinct, Name, PositiveFloat, Share, Strict
+
+
+class LowRank(Strict):
+    """LoRA (Hu et al. 2022) through peft; new embeddings (summary tokens, gist token) are trained whole beside it."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 16.0
+    dropout: Share = 0.05
+    targets: Annotated[list[str], Field(min_length=1), Distinct()] = Field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
+    )
+    """Names of the linear layers that get an adapter."""
+    merge: bool = True
+    """Write whole weights at the end; False: the adapter and the new embeddings alone, which are small."""
 
 
 class Optimisation(Strict):
@@ -30,6 +44,43 @@ class Optimisation(Strict):
     evaluate_every: PositiveInt | None = None
     """Steps between evaluations on the validation split; None: at the end only."""
     log_every: PositiveInt = 10
+    evaluate_first: bool = False
+    """Also evaluate before the first step."""
+    keep_best: bool = False
+    """Give out the weights with the lowest validation loss, and not the last ones."""
+    train_only: Literal["everything", "new_embeddings"] = "everything"
+    """`new_embeddings`: the summary or gist embeddings alone, all else frozen."""
+    lora: LowRank | None = None
+    attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] | None = None
+    """How attention is computed; None: as transformers chooses."""
+    gradient_checkpointing: bool = False
+    """Compute the activations of each layer again in the backward pass."""
+    compile: bool = False
+    """torch.compile the model."""
+    deepspeed: str | None = None
+    """A DeepSpeed file, for instance config/deepspeed/zero3.json."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimizer over the processes by PyTorch's FSDP2."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Optimisation:
+        clashes = []
+        if self.keep_best and self.evaluate_every is None:
+            clashes.append(Clash("keep_best", "true", "'evaluate_every' beside it", ("keep_best", "evaluate_every")))
+        elif self.keep_best and self.evaluate_every and self.checkpoint_every % self.evaluate_every:
+            found, wanted = str(self.checkpoint_every), f"a multiple of evaluate_every ({self.evaluate_every})"
+            keys = ("checkpoint_every", "keep_best", "evaluate_every")
+            clashes.append(Clash("checkpoint_every", found, f"{wanted}, as keep_best is on", keys))
+        if self.deepspeed and self.fsdp:
+            clashes.append(Clash("fsdp", "true", "either 'deepspeed' or 'fsdp'", ("deepspeed", "fsdp")))
+        if self.lora and self.train_only == "new_embeddings":
+            keys = ("lora", "train_only")
+            clashes.append(
+                Clash("lora", "an adapter", "none: with train_only new_embeddings nothing else learns", keys)
+            )
+        if clashes:
+            raise Contradiction(*clashes)
+        return self
 
 
 class LanguageModelTraining(Optimisation):
@@ -52,6 +103,31 @@ class SegmentTraining(Optimisation):
     segments_per_substep: PositiveInt = 2
     randomize_segments: bool = True
     """Draw the segment lengths of each step anew."""
+    segment_lengths: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    """Fixed lengths of the segments of a substep, instead of equal or drawn ones."""
+    segment_gradient_checkpointing: bool = False
+    """Compute each segment again in the backward pass: memory for one segment, a third more time."""
+    random_summary_length: bool = False
+    """Draw in each step how many summary tokens end a segment, from 1 to all, so that fewer can be used later."""
+
+    @model_validator(mode="after")
+    def _segments_fit(self) -> SegmentTraining:
+        if self.segment_lengths is None:
+            return self
+        clashes, keys = [], ("segment_lengths", "segments_per_substep", "substeps", "sequence_length")
+        count, total = len(self.segment_lengths), sum(self.segment_lengths) * self.substeps
+        if self.randomize_segments:
+            found, wanted = "fixed lengths", "'randomize_segments: false' beside them"
+            clashes.append(Clash("segment_lengths", found, wanted, ("segment_lengths", "randomize_segments")))
+        if count != self.segments_per_substep:
+            wanted = f"{self.segments_per_substep}, one for each of segments_per_substep"
+            clashes.append(Clash("segment_lengths", f"{count} lengths", wanted, keys))
+        if total != self.sequence_length:
+            wanted = f"lengths that add up, over {self.substeps} substeps, to sequence_length ({self.sequence_length})"
+            clashes.append(Clash("segment_lengths", f"{total} tokens", wanted, keys))
+        if clashes:
+            raise Contradiction(*clashes)
+        return self
 
     @property
     def segments(self) -> int:
@@ -63,4 +139,8 @@ class InstructionTraining(Optimisation):
 
     instructions: Name
     max_length: PositiveInt = 256
-    """Tokens of prompt and output; longer outputs are cut."""
+    """Tokens of prompt and output; longer outputs are cut. Encoder-decoders: tokens of the prompt."""
+    max_target_length: PositiveInt = 256
+    """Tokens of the output of an encoder-decoder."""
+    tokenization: Literal["clean", "published"] = "clean"
+    """How texts become ids (see `synopsis.data.gist_collators`)."""

@@ -17,7 +17,7 @@ from synopsis.artifacts import Layout
 from synopsis.config import Experiment, GistCompressor, Model
 from synopsis.config_data import WORLD_VERSION
 
-SCHEDULE_ONLY = {"checkpoint_every", "keep_checkpoints", "log_every"}
+SCHEDULE_ONLY = {"checkpoint_every", "keep_checkpoints", "log_every", "compile", "attention"}
 """Fields of a training section that change when something is written and not what is learned."""
 
 

@@ -18,7 +18,14 @@ from synopsis.artifacts import atomic_file
 from synopsis.errors import ArtifactError
 
 FORMAT = "synopsis-context-1"
-CONFIGURATION = ("model_type", "rope_parameters", "accumulate_summary", "gist_condition", "gist_token_id")
+CONFIGURATION = (
+    "model_type",
+    "rope_parameters",
+    "relative_attention_max_distance",
+    "accumulate_summary",
+    "gist_condition",
+    "gist_token_id",
+)
 """Settings that change what the same weights make of a context."""
 OPTIONAL = ("summary_vectors", "hidden_states", "mask")
 
