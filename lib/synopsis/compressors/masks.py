@@ -7,13 +7,15 @@ after it see, by condition:
 - neg_control: only what follows the last one;
 - pos_control: everything before them.
 
-Rows without a gist token are not restricted.
+Rows without a gist token are not restricted. `places` and `gather` cut out of a row what is kept of it.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from synopsis.compressors.attention import causal
 
 CONDITIONS = ("gist", "pos_control", "neg_control")
 
@@ -25,6 +27,8 @@ def gist_span(input_ids: Tensor, gist_token: int) -> tuple[Tensor, Tensor]:
     """
     is_gist = input_ids == gist_token  # (B, T)
     length = input_ids.shape[1]
+    if length == 0:
+        return is_gist.sum(-1), is_gist.sum(-1) - 1
     count = is_gist.sum(-1)
     first = is_gist.int().argmax(-1)
     last = length - 1 - is_gist.int().flip(-1).argmax(-1)
@@ -36,25 +40,45 @@ def gist_span(input_ids: Tensor, gist_token: int) -> tuple[Tensor, Tensor]:
     return first, last
 
 
+def seen(input_ids: Tensor, gist_token: int, condition: str) -> Tensor:
+    """(batch, 1, length, length) boolean: False where the condition hides the column from the row.
+
+    Causality and padding are not in it; `causal(attention_mask) & seen(...)` is the whole mask.
+    """
+    if condition not in CONDITIONS:
+        raise ValueError(f"condition {condition!r}; expected one of {', '.join(CONDITIONS)}")
+    index = torch.arange(input_ids.shape[1], device=input_ids.device)
+    if condition == "pos_control":
+        return torch.ones_like(index, dtype=torch.bool).expand(len(input_ids), 1, len(index), -1)
+    first, last = gist_span(input_ids, gist_token)
+    start = first if condition == "gist" else last + 1
+    after, before = index > last[:, None], index < start[:, None]  # (B, T)
+    return ~(after[:, None, :, None] & before[:, None, None, :])
+
+
 def visible(input_ids: Tensor, attention_mask: Tensor, gist_token: int, condition: str) -> Tensor:
     """(batch, 1, length, length) boolean: True where the row position may see the column position.
 
     attention_mask: (batch, length), 0 at padding. A padded position sees itself, so that no row is empty.
     """
-    if condition not in CONDITIONS:
-        raise ValueError(f"condition {condition!r}; expected one of {', '.join(CONDITIONS)}")
-    length = input_ids.shape[1]
-    index = torch.arange(length, device=input_ids.device)
-    row, column = index[:, None], index[None, :]
-    allowed = ((column <= row) & attention_mask[:, None, :].bool()) | (row == column)  # (B, T, T)
-    if condition != "pos_control":
-        first, last = gist_span(input_ids, gist_token)
-        start = first if condition == "gist" else last + 1
-        hidden = (row > last[:, None, None]) & (column < start[:, None, None])
-        allowed = allowed & ~hidden
-    return allowed[:, None]
+    return causal(attention_mask) & seen(input_ids, gist_token, condition)
 
 
-def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as transformers' attention takes it: 0 where allowed, the lowest number elsewhere."""
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+def places(kept: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row's kept tokens stand, from the first of them to `last` (batch,), rows padded on the left.
+
+    kept: (batch, length) boolean. Gives the index (batch, k) and what of it is kept, (batch, k) boolean.
+    """
+    first = kept.int().argmax(-1)
+    count = torch.where(kept.any(-1), last - first + 1, 0)
+    length = int(count.max())
+    index = last[:, None] - length + 1 + torch.arange(length, device=kept.device)
+    inside = index > (last - count)[:, None]
+    index = index.clamp(min=0)
+    return index, inside & kept.gather(1, index)
+
+
+def gather(states: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """(batch, heads, length, width) -> (batch, heads, k, width), 0 where the mask (batch, k) is."""
+    wide = index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+    return states.gather(2, wide).masked_fill(~mask[:, None, :, None], 0)

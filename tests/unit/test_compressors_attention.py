@@ -1,0 +1,156 @@
+"""The one attention interface: the same answer from every implementation, windows by position, clear refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from compressor_models import GIST, GREEDY, OWN_FIELDS, WINDOW, architecture_model, configuration, padded, tokens
+from synopsis.compressors.attention import IMPLEMENTATIONS, attention_masks, causal, check_attention, sliding_window
+from synopsis.compressors.registry import ARCHITECTURES
+from synopsis.errors import InputError
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AutoConfig
+
+BACK_ENDS = ("eager", "sdpa", "flex_attention")
+
+
+def config_of(architecture: str, implementation: str = "sdpa", **fields: Any) -> Any:
+    config = AutoConfig.for_model(architecture, num_hidden_layers=2, **{**OWN_FIELDS.get(architecture, {}), **fields})
+    config._attn_implementation = implementation
+    return config
+
+
+def masks_of(config: Any, allowed: torch.Tensor, positions: torch.Tensor | None = None) -> Any:
+    keys = torch.arange(allowed.shape[3])[None] if positions is None else positions
+    return attention_masks(config, allowed, keys[:, -allowed.shape[2] :], keys, torch.float32)
+
+
+def test_causal_masks_show_earlier_real_keys_and_the_query_itself() -> None:
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]])
+    seen = causal(mask, 3)
+    assert seen.shape == (2, 1, 3, 4)
+    assert seen[0, 0].int().tolist() == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
+    assert seen[1, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
+    assert torch.equal(causal(mask)[:, :, 1:], seen)
+
+
+def test_each_implementation_gets_its_own_form() -> None:
+    allowed = causal(torch.tensor([[0, 1, 1]]))
+    added = masks_of(config_of("llama", "eager"), allowed)
+    assert torch.equal(added == 0, allowed) and bool((added[~allowed] == torch.finfo(torch.float32).min).all())
+    assert torch.equal(masks_of(config_of("llama", "sdpa"), allowed), allowed)
+    block = masks_of(config_of("llama", "flex_attention"), allowed)
+    assert isinstance(block, BlockMask) and block.shape == (1, 1, 3, 3)
+    shown = [[bool(block.mask_mod(*map(torch.tensor, (0, 0, q, k)))) for k in range(3)] for q in range(3)]
+    assert shown == allowed[0, 0].tolist()
+    with pytest.raises(ValueError, match="flash_attention_2 cannot apply a gist mask; use sdpa or flex_attention"):
+        masks_of(config_of("llama", "flash_attention_2"), allowed)
+    with pytest.raises(ValueError, match="'paged'; expected one of eager, sdpa"):
+        masks_of(config_of("llama", "paged"), allowed)
+
+
+def test_a_query_that_would_see_nothing_sees_itself() -> None:
+    allowed = torch.zeros(1, 1, 2, 3, dtype=torch.bool)
+    assert masks_of(config_of("llama"), allowed)[0, 0].int().tolist() == [[0, 1, 0], [0, 0, 1]]
+    # A window that ends before the only key that the condition leaves: in the layers that slide alone.
+    allowed[..., 0] = True
+    far = torch.tensor([[0, 7, 8]])
+    found = masks_of(config_of("gemma2"), allowed, far)
+    assert found["full_attention"][0, 0].int().tolist() == [[1, 0, 0], [1, 0, 0]]
+    assert found["sliding_attention"][0, 0].int().tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "phi3", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"])
+def test_windows_count_positions(architecture: str) -> None:
+    """Of two equal rows, one has padding between its first two tokens and the rest: both see the same tokens."""
+    config = config_of(architecture)
+    assert sliding_window(config) is not None
+    mask = torch.tensor([[1] * 8, [1, 1, 0, 0, 1, 1, 1, 1]])
+    places = torch.tensor([list(range(8)), [0, 1, 1, 1, 2, 3, 4, 5]])
+    found = masks_of(config, causal(mask), places)
+    if architecture in ("mistral", "phi3"):
+        sliding = found
+    else:
+        assert set(found) == {"full_attention", "sliding_attention"}
+        assert torch.equal(found["full_attention"], causal(mask))
+        sliding = found["sliding_attention"]
+    assert sliding[0, 0, 7].int().tolist() == [0] * (8 - sliding_window(config)) + [1] * sliding_window(config)  # type: ignore[operator]
+    real = mask[1].bool()
+    assert torch.equal(sliding[1, 0][real][:, real], sliding[0, 0, :6, :6])
+
+
+def test_windows_that_are_switched_off_make_one_mask() -> None:
+    allowed = causal(torch.ones(1, 9))
+    for config in (
+        config_of("mistral", sliding_window=None),
+        config_of("qwen2", use_sliding_window=False),
+        config_of("smollm3", use_sliding_window=False),
+        config_of("opt"),
+    ):
+        assert sliding_window(config) is None
+        assert torch.equal(masks_of(config, allowed), allowed)
+
+
+def test_unknown_layers_are_refused() -> None:
+    config = config_of("gemma2")
+    config.layer_types = ["sliding_attention", "chunked_attention"]
+    with pytest.raises(ValueError, match="layers of the types chunked_attention"):
+        masks_of(config, causal(torch.ones(1, 3)))
+
+
+def test_implementations_that_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for implementation in (None, *BACK_ENDS):
+        check_attention(implementation)
+    with pytest.raises(InputError, match="'sdp'; expected one of " + ", ".join(IMPLEMENTATIONS)):
+        check_attention("sdp")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match="flash_attention_2 needs a GPU"):
+        check_attention("flash_attention_2")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
+    with pytest.raises(InputError, match=r"needs the package flash-attn .* not installed"):
+        check_attention("flash_attention_2")
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: True)
+    check_attention("flash_attention_2")
+
+
+def test_every_architecture_of_the_registry_shows_its_windows_here() -> None:
+    """The small models of the tests are of use for windows only if they have some."""
+    sliding = {name for name in ARCHITECTURES if sliding_window(config_of(name)) == WINDOW}
+    assert sliding >= {"mistral", "phi3", "qwen2", "qwen3", "gemma2", "smollm3"}
+    assert {name for name in ARCHITECTURES if sliding_window(config_of(name)) is None} == {"llama", "opt"}
+    assert configuration().num_hidden_layers == 2
+
+
+# ----------------------------------------------------------------------------------------- the implementations agree
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_implementations_agree(architecture: str) -> None:
+    """One pass under the gist mask, a compressed context and what goes on from it; flex attention uncompiled."""
+    model = architecture_model("gist", architecture, gist_token_id=GIST)
+    generator = torch.Generator().manual_seed(3)
+    prompts = [[*tokens(generator, before), GIST, GIST] for before in (7, 4)]
+    rests = [tokens(generator, after) for after in (3, 6)]
+    ids, mask = padded([prompt + rest for prompt, rest in zip(prompts, rests, strict=True)], "left")
+    rest, rest_mask = padded(rests, "left")
+    outputs: dict[str, tuple[torch.Tensor, ...]] = {}
+    for implementation in BACK_ENDS:
+        if architecture == "gemma2" and implementation == "sdpa":
+            continue  # transformers has no soft cap for it
+        model.set_attn_implementation(implementation)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            whole = model(ids, mask).logits[mask.bool()]
+            context = model.compress(*padded(prompts, "left"))
+            after = model.continue_from(context, rest, rest_mask).logits[rest_mask.bool()]
+            new = model.generate(rest, context=context, attention_mask=rest_mask, **{**GREEDY, "max_new_tokens": 3})
+        outputs[implementation] = (whole, after, new)
+    whole, after, new = outputs.pop("eager")
+    assert outputs
+    for found in outputs.values():
+        for logits, expected in ((found[0], whole), (found[1], after)):
+            torch.testing.assert_close(logits, expected, atol=1e-5 * float(expected.abs().max()), rtol=0.0)
+        assert torch.equal(found[2], new)
