@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import signal
 import sys
@@ -13,6 +12,27 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from synopsis.cli_options import (
+    Base,
+    BaseOfDiff,
+    Config,
+    Dtype,
+    GistTokens,
+    Json,
+    MaxNewTokens,
+    Run,
+    SegmentLength,
+    Set,
+    Setting,
+    Words,
+    check_choice,
+    check_run,
+    figures,
+    offline,
+    plain_logs,
+    read,
+    values_of,
+)
 from synopsis.errors import InputError, SynopsisError
 
 app = typer.Typer(
@@ -31,6 +51,12 @@ a model by its name, a trained compressor as <compressor>-s<seed>.
   synopsis train --config config/demo.yaml autocompressor-s0
   synopsis icl --config config/demo.yaml autocompressor-s0 world_eats --seed 1 --json
 
+Three subcommands need no experiment, only a model: compress, generate --model and convert.
+
+\b
+  synopsis compress MODEL --file story.txt --out story.safetensors
+  synopsis generate --model MODEL --context story.safetensors "Who is it about?"
+
 The whole grid at once: snakemake --cores 2 --configfile config/demo.yaml
 """,
 )
@@ -46,54 +72,6 @@ def common(
         from synopsis.progress import also_log_to
 
         also_log_to(log)
-
-
-Config = Annotated[
-    list[Path], typer.Option("--config", "-c", help="Experiment file; given again, later files win over earlier ones.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, for instance icl.max_examples=50 (YAML)."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the headline figures as one JSON object on the last line.")]
-Run = Annotated[str, typer.Argument(help="A run: a model's name, or <compressor>-s<seed>.")]
-
-
-def read(config: list[Path], changes: list[str] | None) -> Any:
-    """The experiment of a command line."""
-    from synopsis.config import load_experiment
-    from synopsis.config_yaml import parse_value
-
-    overrides = {}
-    for change in changes or []:
-        key, separator, value = change.partition("=")
-        if not separator or not key:
-            raise InputError(f"--set {change}: expected KEY=VALUE, for instance --set icl.max_examples=50")
-        overrides[key] = parse_value(value, f"--set {key}")
-    return load_experiment(*config, overrides=overrides)
-
-
-def check_run(experiment: Any, run: str, stage: str | None = None) -> None:
-    """InputError for a run that does not exist, or that a stage is not configured to measure."""
-    known = experiment.run_names if stage is None else experiment.runs_of(stage)
-    if run not in known:
-        what = "the experiment" if stage is None else f"the stage '{stage}' of the experiment"
-        raise InputError(f"run {run!r}: {what} has {', '.join(known) or 'no runs'}")
-
-
-def check_choice(kind: str, name: str, known: Any) -> None:
-    if name not in known:
-        raise InputError(f"{kind} {name!r}: the experiment has {', '.join(map(str, known)) or 'none'}")
-
-
-def figures(values: dict[str, Any], as_json: bool) -> None:
-    """Headline figures on standard output: lines for people, one JSON object for machines."""
-    if as_json:
-        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-        print(json.dumps(finite, allow_nan=False))  # JSON has no word for what is not finite
-    else:
-        for name, value in values.items():
-            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
 @app.command()
@@ -175,13 +153,40 @@ def icl(
 
 @app.command()
 def generate(
-    config: Config,
-    run: Run,
-    split: Annotated[str, typer.Argument(help="A split of the section generate.")],
+    words: Words = None,
+    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Experiment file; see above.")] = None,
     change: Set = None,
+    model: Annotated[str | None, typer.Option(help="Model folder or hub id that answers the questions.")] = None,
+    context: Annotated[Path | None, typer.Option(help="What it has read: a file of `synopsis compress`.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="One more question, the text of a file (- for standard input).")
+    ] = None,
+    max_new_tokens: MaxNewTokens = None,
+    base: Base = None,
+    dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
-    """Write greedy outputs for a validation split, and their ROUGE."""
+    """Write greedy outputs for a validation split, and their ROUGE; or answer questions.
+
+    \b
+      synopsis generate --config config/demo.yaml gist-1-s0 seen
+      synopsis generate --model MODEL --context story.safetensors "Who is it about?" "Where?"
+
+    Without --context the model answers without having read anything. A question may be - for standard input. An
+    AutoCompressor continues the question. A gist model takes it as the input of the compressed instruction (none where
+    there is no question), and without a context as the instruction itself.
+    """
+    questions = {"--model": model, "--context": context, "--file": file, "--max-new-tokens": max_new_tokens}
+    if not config:
+        if model is None or change:
+            raise InputError("generate: expected --config FILE RUN SPLIT, or --model MODEL with questions")
+        answer_questions(words or [], model, context, file, max_new_tokens, base, dtype, as_json)
+        return
+    beside = [option for option, value in {**questions, "--base": base}.items() if value is not None]
+    if beside or len(words or []) != 2:
+        found = " ".join([*beside, *(words or [])]) or "nothing"
+        raise InputError(f"generate --config: expected RUN and SPLIT alone; found {found}")
+    run, split = words or []
     experiment = read(config, change)
     check_run(experiment, run, "generate")
     check_choice("split", split, experiment.generate.splits)
@@ -190,6 +195,105 @@ def generate(
 
     result = stage(experiment, run, split)
     figures({key: result[key] for key in ("rouge1", "rouge2", "rougeL", "exact_match", "n")}, as_json)
+
+
+@app.command()
+def compress(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder or hub id of an AutoCompressor, an RMT or a gist model.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write the context to (safetensors).")],
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; - for standard input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the text from this file (- for standard input).")] = None,
+    segment_length: SegmentLength = None,
+    tokens: GistTokens = None,
+    base: Base = None,
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """Compress a text (AutoCompressor) or an instruction (gist model) into a file that `generate --context` reads.
+
+    \b
+      synopsis compress MODEL "A text to remember." --out text.safetensors
+      synopsis compress MODEL --file book.txt --segment-length 1024 --out book.safetensors --json
+      cat book.txt | synopsis compress MODEL - --out book.safetensors
+
+    Tells how many tokens became how many vectors, and what they take: as keys and values of all tokens, in the file,
+    and in the cache of the model that goes on from them.
+    """
+    plain_logs()
+    from synopsis import compressing
+
+    content = compressing.read_text(text, file, "the text")
+    compressing.check_out(out)
+    done = compressing.compress_text(*compressing.open_model(model, base, dtype), content, segment_length, tokens)
+    done.context.save(out)
+    if as_json:
+        figures({**done.facts(), "out": str(out)}, as_json)
+    else:
+        print(f"{done}\nwritten to {out}")
+
+
+def answer_questions(
+    questions: list[str],
+    model: str,
+    context: Path | None,
+    file: Path | None,
+    max_new_tokens: int | None,
+    base: str | None,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """The form of `generate` that needs no experiment."""
+    plain_logs()
+    from synopsis import compressing
+    from synopsis.compressors.context import CompressedContext
+
+    questions = [compressing.read_text(text, None, "the question") if text == "-" else text for text in questions]
+    if file is not None:
+        questions.append(compressing.read_text(None, file, "the question"))
+    remembered = None if context is None else CompressedContext.load(context)
+    loaded, tokenizer = compressing.open_model(model, base, dtype)
+    if context is not None and remembered is not None:
+        compressing.check_context(loaded, remembered, context)
+    answers = compressing.ask(loaded, tokenizer, questions, remembered, max_new_tokens)
+    if as_json:
+        figures({"answers": [vars(answer) for answer in answers]}, as_json)
+    elif len(answers) == 1:
+        print(answers[0].answer)
+    else:
+        print("\n".join(f"> {answer.question}\n{answer.answer}" for answer in answers))
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Folder or hub id: a checkpoint as published, or one of ours.")
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DESTINATION", help="Folder to write, which must not be there yet.")
+    ],
+    to: Annotated[str, typer.Option(help="synopsis, or published: what the published code reads.")] = "synopsis",
+    base: BaseOfDiff = None,
+    checksum: Annotated[float | None, typer.Option(help="Sum of the weights that a diff must lead to.")] = None,
+    file_format: Annotated[str, typer.Option("--format", help="bin or safetensors, with --to published.")] = "bin",
+    setting: Setting = None,
+    as_json: Json = False,
+) -> None:
+    """Write a published checkpoint as a model folder of ours, or one of ours as published; weights to the bit.
+
+    \b
+      synopsis convert princeton-nlp/AutoCompressor-Llama-2-7b-6k models/autocompressor-7b
+      synopsis convert jayelm/llama-7b-gist-1 models/gist-7b --base llama-7b
+      synopsis convert models/gist-7b gist-7b-diff --to published --base llama-7b
+    """
+    plain_logs()
+    from dataclasses import asdict
+
+    from synopsis.compressors.conversion import convert as write
+
+    done = write(source, destination, to, base, checksum, file_format, **values_of(setting))
+    figures(asdict(done), as_json)
 
 
 @app.command()
@@ -268,20 +372,6 @@ def summary(config: Config, change: Set = None) -> None:
     from synopsis.reporting.report import main_tables
 
     print(main_tables(experiment))
-
-
-def offline() -> None:
-    """Nothing is downloaded in the middle of a job: `prepare` has fetched what there is to fetch."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    plain_logs()
-
-
-def plain_logs() -> None:
-    """Progress of the libraries' own small steps stays out of the logs; the stages tell theirs."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class Stopped(SystemExit):

@@ -80,6 +80,7 @@ class AutoCompressorMixin(SummaryContexts):
         past_key_values: DynamicCache | None = None,
         use_cache: bool | None = None,
         skip_logits: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **options: Any,
     ) -> Any:
         """Read segments and predict every next token.
@@ -110,6 +111,7 @@ class AutoCompressorMixin(SummaryContexts):
                 past_key_values=past_key_values,
                 use_cache=use_cache,
                 skip_logits=skip_logits,
+                num_items_in_batch=num_items_in_batch,
                 **options,
             )
             return SummaryOutput(**out) if isinstance(out, CausalLMOutputWithPast) else out
@@ -136,10 +138,10 @@ class AutoCompressorMixin(SummaryContexts):
         hidden = torch.cat(hidden_states, dim=1)  # (B, T, E)
         loss = logits = None
         if labels is not None and (self.training if skip_logits is None else skip_logits):
-            loss = next_token_loss(hidden, labels, self.logits)
+            loss = next_token_loss(hidden, labels, self.logits, num_items_in_batch)
         else:
             logits = self.logits(hidden)  # (B, T, V)
-            loss = None if labels is None else next_token_loss(logits, labels)
+            loss = None if labels is None else next_token_loss(logits, labels, items=num_items_in_batch)
         return SummaryOutput(
             loss=loss, logits=logits, softprompt=softprompt, past_key_values=cache if use_cache else None
         )
@@ -195,6 +197,8 @@ class AutoCompressorMixin(SummaryContexts):
         rows, soft = len(embeds), softprompt.shape[1]
         if summarise and self.config.summary_length > 0:
             summary = self.embed_summary.weight.to(embeds.dtype).expand(rows, -1, -1)
+        if embeds.shape[1] + summary.shape[1] == 0:
+            return embeds, summary, cache  # a full segment of a model that has no summary tokens
         mask = segment.mask if cache is None else cache.with_mask(segment)
         whole = segment.embeds.shape[1] + (0 if cache is None else cache.tokens)  # tokens of the segment so far
         if soft_mask is not None or mask is not None:

@@ -76,11 +76,11 @@ class ContextMixin(Model):
         """
         self.check_context(context)
         rows = input_ids.shape[0]
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = full_mask(input_ids, attention_mask)
         cache = self.prefix_cache(context, rows)
         start, before = _of_rows(context, rows, input_ids.device)
         positions = self._token_positions(mask, start)
-        self.check_positions(int(positions.max()) + 1, "the context and the tokens after it")
+        self._check_end(positions, "the context and the tokens after it")
         full: Any = torch.cat([before.to(mask.dtype), mask], dim=1)
         if sliding_window(self.config) and not bool(mask.all()):
             # Their vectors stand directly before the tokens: distances count from there, and not padding.
@@ -102,6 +102,11 @@ class ContextMixin(Model):
         allowed = causal(visible, query_positions.shape[1])
         return attention_masks(self.config, allowed, query_positions, key_positions, self.dtype)
 
+    def _check_end(self, positions: Tensor, what: str) -> None:
+        """ValueError for a row whose positions (batch, length) go beyond those of the model."""
+        ends = positions.amax(-1) + 1
+        self.check_positions(int(ends.max()), f"row {int(ends.argmax())}: {what}")
+
     def check_positions(self, needed: int, what: str) -> None:
         """ValueError when a row needs more positions than the model has."""
         limit = getattr(self.config, "max_position_embeddings", None)
@@ -121,6 +126,7 @@ class ContextMixin(Model):
 
         skip_logits None means: in training. The logits of a long sequence are by far the largest tensor of a step.
         """
+        self._check_plain(**arguments)
         if labels is None:
             return super().forward(**arguments)
         if not (self.training if skip_logits is None else skip_logits):
@@ -130,6 +136,29 @@ class ContextMixin(Model):
         out = self.get_decoder()(**arguments)
         loss = next_token_loss(out.last_hidden_state, labels, self.logits, num_items_in_batch)
         return CausalLMOutputWithPast(loss=loss, past_key_values=out.past_key_values)
+
+    def _check_plain(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        **_: Any,
+    ) -> None:
+        """ValueError for rows that need more positions than there are; looks closer only where it may be so."""
+        new = input_ids if inputs_embeds is None else inputs_embeds
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if new is None or limit is None:
+            return
+        columns = new.shape[1] + (0 if past_key_values is None else past_key_values.get_seq_length())
+        if columns <= limit:
+            return
+        if position_ids is None:
+            whole = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
+            real = attention_mask if whole else new.new_ones(len(new), columns, dtype=torch.long)
+            position_ids = real.cumsum(-1) - 1
+        self._check_end(position_ids, f"{columns} tokens, padding not counted,")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., hidden) -> (..., vocabulary), as the transformers class does it."""
@@ -159,36 +188,31 @@ class ContextMixin(Model):
         if inputs is None or inputs.shape[1] == 0:
             raise ValueError("generate(context=) needs at least one prompt token in each row")
         self.check_context(context)
-        mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
-        return self._generate_after(context, inputs, mask, options)
+        return self._generate_after(context, inputs, full_mask(inputs, attention_mask), options)
 
     def _generate_after(
         self, context: CompressedContext, inputs: Tensor, mask: Tensor, options: dict[str, Any]
     ) -> Tensor:
+        options = with_generation_config(options)
         if any(options.get(key, 1) != 1 for key in ONE_ROW_ONCE):
             raise ValueError("generate(context=) continues each row once: num_beams and num_return_sequences must be 1")
-        empty = (mask.sum(-1) == 0).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(f"row {empty[0]} of the prompts is padding only; each row needs at least one token")
-        if not bool(mask[:, -1].all()):
-            raise ValueError("prompts of unequal length are padded on the left: some row ends with padding")
+        check_prompts(mask)
         rows, length = inputs.shape[0], context.length
         context = context.expand(rows)
         if sliding_window(self.config) and not bool(mask.all()):
             # Windows count places in the cache, padding too: rows of one length at a time.
             return by_group(
-                mask.sum(-1), lambda chosen: self._generate_unpadded(context, inputs, mask, chosen, options)
+                mask.sum(-1),
+                lambda chosen: self._generate_unpadded(context, inputs, mask, chosen, options),
+                self.pad_token(options),
             )
-        options = dict(options)
+        options = self._longer(options, length)
         options.pop("use_cache", None)  # the context is in the cache
         # The k cached positions need ids that generate can count; it never reads them.
         full = torch.cat([inputs.new_zeros(rows, length), inputs], dim=1)
-        for limit in ("max_length", "min_length"):
-            if options.get(limit) is not None:
-                options[limit] += length
         start, before = _of_rows(context, rows, inputs.device)
         positions = self._token_positions(mask, start)
-        self.check_positions(int(positions.max()) + 1, "the context and the prompt")
+        self._check_end(positions, "the context and the prompt")
         out = super().generate(
             full,
             attention_mask=torch.cat([before.to(mask.dtype), mask], dim=1),
@@ -203,11 +227,7 @@ class ContextMixin(Model):
     ) -> Tensor:
         """The chosen rows, whose prompts have one length."""
         pads = inputs.shape[1] - int(mask[chosen[0]].sum())
-        options = dict(options)
-        for limit in ("max_length", "min_length"):
-            if options.get(limit) is not None:
-                options[limit] -= pads
-        rows = inputs[chosen]
+        options, rows = self._longer(options, -pads), inputs[chosen]
         out = self._generate_after(context.select(chosen), rows[:, pads:], mask[chosen, pads:], options)
         return torch.cat([rows[:, :pads], out], dim=1)
 
@@ -215,6 +235,45 @@ class ContextMixin(Model):
         """What rows that ended are filled with."""
         pad = options.get("pad_token_id", self.generation_config.pad_token_id)
         return 0 if pad is None else pad
+
+    def _longer(self, options: dict[str, Any], columns: int) -> dict[str, Any]:
+        """Options of generate for prompts with so many columns more; its limits of length count them."""
+        moved = dict(options)
+        for limit, instead in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            own = None if options.get(instead) else getattr(self.generation_config, limit, None)
+            value = options.get(limit, own)
+            if value is not None:
+                moved[limit] = max(value + columns, 0)
+        return moved
+
+
+def full_mask(ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The mask (batch, length) of the ids, ones without one; ValueError where it does not fit or a row has no token."""
+    mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+    if mask.shape != ids.shape:
+        raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; expected {tuple(ids.shape)}")
+    if ids.shape[1] == 0:
+        raise ValueError("the input has no tokens: its length is 0")
+    empty = (mask.sum(-1) == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"row {empty[0]} has no tokens: it is padding only, {ids.shape[1]} places long")
+    return mask.to(ids.device)
+
+
+def check_prompts(mask: Tensor) -> None:
+    """ValueError for prompts that do not end with a token."""
+    wrong = (mask[:, -1] == 0).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(f"row {wrong[0]} ends with padding; prompts of unequal length are padded on the left")
+
+
+def with_generation_config(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of generate, those of a `generation_config` among them told one by one."""
+    given = options.get("generation_config")
+    if given is None:
+        return options
+    told = {name: value for name, value in given.to_diff_dict().items() if name != "transformers_version"}
+    return {**told, **{name: value for name, value in options.items() if name != "generation_config"}}
 
 
 def by_group(groups: Tensor, function: Any, pad: int = 0) -> Tensor:

@@ -34,6 +34,7 @@ from transformers import (
 from transformers.utils import logging
 
 from synopsis.compressors import adapters, weight_diff
+from synopsis.compressors.attention import check_attention
 from synopsis.compressors.published import SETTINGS, complete, kind_of
 from synopsis.compressors.registry import compressor_class
 from synopsis.compressors.weight_files import has_weights, read_weights, refused
@@ -125,6 +126,7 @@ def build(
     checkpoint: Checkpoint, device: str | torch.device | None, dtype: torch.dtype | str, **options: Any
 ) -> PreTrainedModel:
     """The model of a checkpoint, in evaluation mode; weights go from their files to where they are used, once."""
+    check_attention(options.get("attn_implementation"))
     place = torch.device(device or default_device())
     if place.type != "cpu" and "device_map" not in options:
         options["device_map"] = {"": place}
@@ -210,7 +212,9 @@ def _download(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
     try:
         # Weights of folders inside are those of other formats, or of checkpoints.
         return Path(
-            snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*/*", "training_args.bin"])
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*", "training_args.bin"]
+            )
         )
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -49,7 +49,7 @@ def _sum_of_slices(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Ten
 
 def _parameters(head: Callable[[Tensor], Tensor]) -> list[Tensor]:
     """Weights of the output layer of the model whose bound method `head` is."""
-    return list(head.__self__.get_output_embeddings().parameters())
+    return list(head.__self__.get_output_embeddings().parameters())  # type: ignore[attr-defined]
 
 
 def _width(head: Callable[[Tensor], Tensor], hidden: Tensor) -> int:
@@ -61,7 +61,7 @@ class _Slices(torch.autograd.Function):
     """Gradients are made slice by slice in the forward pass, so that no more than one slice of logits ever exists."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], at_once: int, *parameters: Tensor
     ) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)

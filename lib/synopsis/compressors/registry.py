@@ -53,9 +53,12 @@ def class_by_name(name: str) -> Any:
     """The class called e.g. `MistralAutoCompressorModel` or `GistQwen3ForCausalLM`; AttributeError without one."""
     for kind in MIXINS:
         explicit = [architecture for known, architecture in EXPLICIT if known == kind]
-        for architecture in (*explicit, *ARCHITECTURES):
+        for architecture in (*explicit, *ARCHITECTURES, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
             if _class_name(kind, architecture) == name:
-                return compressor_class(kind, architecture)
+                try:
+                    return compressor_class(kind, architecture)
+                except InputError as error:
+                    raise AttributeError(f"synopsis has no class {name!r}: {error}") from None
     raise AttributeError(f"synopsis has no class {name!r}")
 
 
@@ -87,7 +90,7 @@ def _causal_class(kind: str, architecture: str) -> Any:
     config_class = CONFIG_MAPPING[architecture]
     if config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise refuse("transformers has no causal language model of it")
-    base = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
     if architecture in ARCHITECTURES:
         return base
     config = config_class()

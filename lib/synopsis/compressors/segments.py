@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from synopsis.compressors.base import check_prompts, with_generation_config
 from synopsis.compressors.context import CompressedContext
 
 NOT_IN_SEGMENTS = ("min_length", "min_new_tokens", "streamer", "return_dict_in_generate")
@@ -100,6 +101,8 @@ def generate_in_segments(
     A full segment is compressed when the token after it is read: the first token of a segment is predicted by the one
     before it, as in the forward pass.
     """
+    check_prompts(mask)
+    options = with_generation_config(options)
     for option in NOT_IN_SEGMENTS:
         if options.get(option):
             raise ValueError(f"generate(segment_lengths=) cannot honour {option}")

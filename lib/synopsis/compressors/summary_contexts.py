@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from synopsis.compressors.attention import sliding_window
-from synopsis.compressors.base import ContextMixin
+from synopsis.compressors.base import ContextMixin, full_mask
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.segments import Segment, generate_in_segments, left_aligned, lengths_of_segments
 
@@ -34,10 +34,7 @@ class SummaryContexts(ContextMixin):
         if self.config.summary_length == 0:
             raise ValueError("this model has no summary tokens (summary_length is 0)")
         rows, length = input_ids.shape
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        empty = (mask.sum(-1) == 0).nonzero().flatten().tolist()
-        if empty or length == 0:
-            raise ValueError(f"row {empty[0] if empty else 0} has no tokens to compress")
+        mask = full_mask(input_ids, attention_mask)
         lengths = lengths_of_segments(segment_lengths, length)
         source = mask.sum(-1)
         if context is None:
@@ -56,7 +53,13 @@ class SummaryContexts(ContextMixin):
         return self.context_of(soft, soft_mask, source)
 
     def context_of(self, soft: Tensor, soft_mask: Tensor, source: Tensor) -> CompressedContext:
-        """Summary vectors (batch, k, hidden) with their mask (batch, k), standing for `source` (batch,) tokens."""
+        """Summary vectors (batch, k, hidden) with their mask (batch, k), standing for `source` (batch,) tokens.
+
+        A row's vectors stand last: sliding windows count places, and none may be empty between them and what follows.
+        """
+        order = soft_mask.argsort(dim=-1, stable=True)
+        soft = soft.gather(1, order[..., None].expand_as(soft))
+        soft_mask = soft_mask.gather(1, order)
         return CompressedContext(
             next_position=self._next_position(soft_mask),
             source_tokens=source,
@@ -77,10 +80,14 @@ class SummaryContexts(ContextMixin):
         )
         alive = mask.any(-1)
         new_mask = alive[:, None].to(soft_mask.dtype).expand(-1, summary.shape[1])
-        if self.config.accumulate_summary:
+        if self.config.accumulate_summary or summary.shape[1] == 0:
             return torch.cat([soft, summary], dim=1), torch.cat([soft_mask, new_mask], dim=1)
-        if soft.shape[1] != summary.shape[1]:
-            return summary, new_mask
+        longest = max(soft.shape[1], summary.shape[1])
+        (soft, soft_mask), (summary, new_mask) = (
+            (nn.functional.pad(vectors, (0, 0, missing, 0)), nn.functional.pad(real, (missing, 0)))
+            for vectors, real in ((soft, soft_mask), (summary, new_mask))
+            for missing in [longest - vectors.shape[1]]
+        )
         return torch.where(alive[:, None, None], summary, soft), torch.where(alive[:, None], new_mask, soft_mask)
 
     def check_context(self, context: CompressedContext) -> None:
@@ -94,6 +101,7 @@ class SummaryContexts(ContextMixin):
                 raise ValueError(
                     f"row {row} of the context has {count} summary vectors; this model gives {step} for each segment"
                 )
+        check_finite(context.summary_vectors, "of the context")
 
     def _context_cache(self, context: CompressedContext) -> DynamicCache:
         """The soft prompt read once: what follows cannot change its keys and values."""
@@ -136,8 +144,7 @@ class SummaryContexts(ContextMixin):
             raise ValueError("generate needs at least one prompt token in each row")
         if softprompt is not None and context is not None:
             raise ValueError("give generate a softprompt or a context, not both")
-        rows = len(inputs)
-        mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
+        rows, mask = len(inputs), full_mask(inputs, attention_mask)
         if context is not None:
             self.check_context(context)
             context = context.to(self.device, self.dtype).expand(rows)

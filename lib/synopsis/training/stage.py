@@ -14,44 +14,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from synopsis.artifacts import Layout, Provenance, atomic_directory, told_when_full, write_json
-from synopsis.compressors.loading import load, load_tokenizer
-from synopsis.compressors.registry import compressor_class
-from synopsis.config import Experiment, GistCompressor, Model, SummaryCompressor
-from synopsis.config_training import InstructionTraining, LanguageModelTraining, Optimisation, SegmentTraining
-from synopsis.data.corpora import load_corpus
-from synopsis.data.instructions import load_instructions
-from synopsis.data.prompts import GIST_TOKEN
-from synopsis.data.sequences import DocumentSequences, GistExamples, PackedSequences, collate_equal, collate_padded
-from synopsis.errors import ArtifactError, DataError, InputError, Interrupted
+from synopsis.config import Experiment, Model, SummaryCompressor
+from synopsis.config_training import Optimisation, SegmentTraining
+from synopsis.errors import InputError, Interrupted
 from synopsis.plan import train_facts
 from synopsis.progress import say
 from synopsis.training.callbacks import Checkpoints, Metrics, Progress, StopOnSignal, last_good_checkpoint
+from synopsis.training.families import Prepared, prepare
 from synopsis.training.trainer import CompressorTrainer
-
-VALIDATION_EXAMPLES = 128
-
-
-@dataclass
-class Prepared:
-    """What a family needs to be trained."""
-
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
-    train: Any
-    validation: Any
-    collate: Any
-    tokens_per_sequence: int
-    inputs: list[Path]
 
 
 def train(experiment: Experiment, run: str) -> dict[str, float]:
@@ -63,7 +41,7 @@ def train(experiment: Experiment, run: str) -> dict[str, float]:
     seed = 0 if isinstance(subject, Model) else experiment.trained_runs[run][1]
     layout, facts = Layout(experiment), train_facts(experiment, run)
     set_seed(seed)
-    prepared = _prepare(experiment, run)
+    prepared = prepare(experiment, run)
     provenance = Provenance(facts, inputs=prepared.inputs, seed=seed, dtype=training.dtype)
     folder = layout.checkpoints(run)
     metrics, stop = Metrics(folder / "metrics.jsonl"), StopOnSignal()
@@ -175,110 +153,6 @@ def _quiet(trainer: CompressorTrainer) -> None:
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-
-
-# ------------------------------------------------------------------------------------------------------ by family
-
-
-def _prepare(experiment: Experiment, run: str) -> Prepared:
-    subject, layout = experiment.subject(run), Layout(experiment)
-    base = experiment.base_of(run)
-    tokenizer = load_tokenizer(layout.tokenizer(base))
-    if isinstance(subject, Model):
-        assert subject.architecture is not None and subject.pretraining is not None
-        model = _new_model(subject, tokenizer)
-        return _language_model(experiment, model, tokenizer, subject.pretraining, base, [])
-    weights = layout.model(base)
-    if isinstance(subject, SummaryCompressor):
-        return _summary_compressor(experiment, subject, tokenizer, base, weights)
-    if isinstance(subject, GistCompressor):
-        return _gist_compressor(experiment, subject, tokenizer, weights)
-    return _language_model(experiment, load(weights, "cpu"), tokenizer, subject.training, base, [weights])
-
-
-def _new_model(subject: Model, tokenizer: PreTrainedTokenizerBase) -> Any:
-    assert subject.architecture is not None
-    fields = {key: value for key, value in subject.architecture.model_dump().items() if value is not None}
-    config = AutoConfig.for_model(
-        fields.pop("type"),
-        **fields,
-        vocab_size=len(tokenizer),
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return AutoModelForCausalLM.from_config(config)
-
-
-def _language_model(
-    experiment: Experiment,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    training: LanguageModelTraining,
-    base: str,
-    inputs: list[Path],
-) -> Prepared:
-    length, corpus = training.sequence_length, Layout(experiment).corpus(training.corpus, base)
-    sequences = _sequences(corpus, length, PackedSequences if training.pack_documents else DocumentSequences)
-    return Prepared(model, tokenizer, *sequences, collate_equal, length, [corpus, *inputs])
-
-
-def _summary_compressor(
-    experiment: Experiment, subject: SummaryCompressor, tokenizer: PreTrainedTokenizerBase, base: str, weights: Path
-) -> Prepared:
-    accumulate = subject.family == "autocompressor"
-    model = _compressor(weights, "summary", summary_length=subject.summary_length, accumulate_summary=accumulate)
-    model.initialize_summary_embeddings()
-    length, corpus = subject.training.sequence_length, Layout(experiment).corpus(subject.training.corpus, base)
-    sequences = _sequences(corpus, length, DocumentSequences)
-    return Prepared(model, tokenizer, *sequences, collate_equal, length, [corpus, weights])
-
-
-def _compressor(weights: Path, kind: str, **fields: Any) -> Any:
-    """The base model as a compressor with these fields of its configuration; ArtifactError when it is damaged."""
-    try:
-        config = AutoConfig.from_pretrained(weights)
-        config.update(fields)
-        cls = compressor_class(kind, config.model_type)
-        return cls.from_pretrained(weights, config=config, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(f"{weights}: cannot be loaded as a model: {str(error).splitlines()[0]}") from error
-
-
-def _sequences(corpus: Path, length: int, kind: Any) -> tuple[Any, Any]:
-    """Training and validation sequences of a corpus; DataError names it when it holds none."""
-    try:
-        train, validation = (kind(load_corpus(corpus, split), length) for split in ("train", "validation"))
-    except DataError as error:
-        raise DataError(f"{corpus}: {error}") from None
-    return train, _some(validation)
-
-
-def _gist_compressor(
-    experiment: Experiment, subject: GistCompressor, tokenizer: PreTrainedTokenizerBase, weights: Path
-) -> Prepared:
-    training: InstructionTraining = subject.training
-    tokenizer.add_special_tokens({"additional_special_tokens": [GIST_TOKEN]})
-    gist_token = tokenizer.convert_tokens_to_ids(GIST_TOKEN)
-    assert isinstance(gist_token, int)
-    model = _compressor(weights, "gist", gist_condition=subject.condition, gist_tokens=subject.gist_tokens)
-    model.add_gist_token(gist_token)
-    path = Layout(experiment).instructions(training.instructions)
-    splits = load_instructions(path)
-    held_out = next((rows for split, rows in splits.items() if split != "train"), splits["train"])
-    examples = [
-        GistExamples(rows, tokenizer, gist_token, subject.gist_tokens, training.max_length)
-        for rows in (splits["train"], held_out[:VALIDATION_EXAMPLES])
-    ]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    mean = sum(len(example["input_ids"]) for example in examples[0].examples) // len(examples[0])
-    collate = partial(collate_padded, pad=pad)
-    return Prepared(model, tokenizer, examples[0], examples[1], collate, mean, [path, weights])
-
-
-def _some(dataset: Any) -> Any:
-    return torch.utils.data.Subset(dataset, range(min(len(dataset), VALIDATION_EXAMPLES)))
 
 
 def headline(layout: Layout, run: str) -> dict[str, float]:
