@@ -276,6 +276,7 @@ def convert(
     to: Annotated[str, typer.Option(help="synopsis, or published: what the published code reads.")] = "synopsis",
     base: BaseOfDiff = None,
     checksum: Annotated[float | None, typer.Option(help="Sum of the weights that a diff must lead to.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")] = None,
     file_format: Annotated[str, typer.Option("--format", help="bin or safetensors, with --to published.")] = "bin",
     setting: Setting = None,
     as_json: Json = False,
@@ -292,7 +293,8 @@ def convert(
 
     from synopsis.compressors.conversion import convert as write
 
-    done = write(source, destination, to, base, checksum, file_format, **values_of(setting))
+    options: dict[str, Any] = {"base": base, "checksum": checksum, "revision": revision, "file_format": file_format}
+    done = write(source, destination, to, **options, **values_of(setting))
     figures(asdict(done), as_json)
 
 

@@ -1,0 +1,118 @@
+"""What the subcommands of the command line share: their options, and how experiments, runs and figures are treated."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from synopsis.errors import InputError
+
+Config = Annotated[
+    list[Path], typer.Option("--config", "-c", help="Experiment file; given again, later files win over earlier ones.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, for instance icl.max_examples=50 (YAML)."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the headline figures as one JSON object on the last line.")]
+Run = Annotated[str, typer.Argument(help="A run: a model's name, or <compressor>-s<seed>.")]
+Base = Annotated[str | None, typer.Option(help="Base of a MODEL that is a LoRA adapter or a weight diff.")]
+BaseOfDiff = Annotated[
+    str | None,
+    typer.Option(
+        help="Base of a SOURCE that is a LoRA adapter or a weight diff; with --to published, a base to write a weight "
+        "diff against."
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+SegmentLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Read the text in segments of N tokens. Without it each segment is as long as the model's positions allow "
+        "beside the soft prompt so far and the summary tokens. Not for gist models.",
+    ),
+]
+GistTokens = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="K", help="Gist tokens; without it as many as the model was trained with."),
+]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RUN SPLIT | QUESTION", help="With --config a run and a split, else questions."),
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Longest answer; 64 where the model has positions for it.")
+]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="What a published checkpoint leaves unsaid: gist_condition, gist_tokens, gist_token_id, "
+        "accumulate_summary, max_position_embeddings or segment_gradient_checkpointing.",
+    ),
+]
+
+
+def read(config: list[Path], changes: list[str] | None) -> Any:
+    """The experiment of a command line."""
+    from synopsis.config import load_experiment
+
+    return load_experiment(*config, overrides=values_of(changes))
+
+
+def values_of(changes: list[str] | None) -> dict[str, Any]:
+    """Key -> value of what stands behind --set."""
+    from synopsis.config_yaml import parse_value
+
+    overrides = {}
+    for change in changes or []:
+        key, separator, value = change.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {change}: expected KEY=VALUE, for instance --set icl.max_examples=50")
+        overrides[key] = parse_value(value, f"--set {key}")
+    return overrides
+
+
+def check_run(experiment: Any, run: str, stage: str | None = None) -> None:
+    """InputError for a run that does not exist, or that a stage is not configured to measure."""
+    known = experiment.run_names if stage is None else experiment.runs_of(stage)
+    if run not in known:
+        what = "the experiment" if stage is None else f"the stage '{stage}' of the experiment"
+        raise InputError(f"run {run!r}: {what} has {', '.join(known) or 'no runs'}")
+
+
+def check_choice(kind: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise InputError(f"{kind} {name!r}: the experiment has {', '.join(map(str, known)) or 'none'}")
+
+
+def figures(values: dict[str, Any], as_json: bool) -> None:
+    """Headline figures on standard output: lines for people, one JSON object for machines."""
+    if as_json:
+        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+        print(json.dumps(finite, allow_nan=False))  # JSON has no word for what is not finite
+    else:
+        for name, value in values.items():
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def offline() -> None:
+    """Nothing is downloaded in the middle of a job: `prepare` has fetched what there is to fetch."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    plain_logs()
+
+
+def plain_logs() -> None:
+    """Progress of the libraries' own small steps stays out of the logs; the stages tell theirs."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
