@@ -183,10 +183,13 @@ class ContextMixin(Model):
         """
         if inputs is None:
             inputs = options.pop("input_ids", None)
+        if inputs.shape[1] == 0 if inputs is not None else context is not None:
+            raise ValueError("generate needs at least one prompt token in each row")
         if context is None:
+            if inputs is not None and attention_mask is not None and options.get("past_key_values") is None:
+                full_mask(inputs, attention_mask)
             return super().generate(inputs, attention_mask=attention_mask, **options)
-        if inputs is None or inputs.shape[1] == 0:
-            raise ValueError("generate(context=) needs at least one prompt token in each row")
+        assert inputs is not None
         self.check_context(context)
         return self._generate_after(context, inputs, full_mask(inputs, attention_mask), options)
 
@@ -199,6 +202,9 @@ class ContextMixin(Model):
         check_prompts(mask)
         rows, length = inputs.shape[0], context.length
         context = context.expand(rows)
+        start, before = _of_rows(context, rows, inputs.device)
+        positions = self._token_positions(mask, start)
+        self._check_end(positions, "the context and the prompt")
         if sliding_window(self.config) and not bool(mask.all()):
             # Windows count places in the cache, padding too: rows of one length at a time.
             return by_group(
@@ -210,9 +216,6 @@ class ContextMixin(Model):
         options.pop("use_cache", None)  # the context is in the cache
         # The k cached positions need ids that generate can count; it never reads them.
         full = torch.cat([inputs.new_zeros(rows, length), inputs], dim=1)
-        start, before = _of_rows(context, rows, inputs.device)
-        positions = self._token_positions(mask, start)
-        self._check_end(positions, "the context and the prompt")
         out = super().generate(
             full,
             attention_mask=torch.cat([before.to(mask.dtype), mask], dim=1),
@@ -253,7 +256,7 @@ def full_mask(ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     if mask.shape != ids.shape:
         raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; expected {tuple(ids.shape)}")
     if ids.shape[1] == 0:
-        raise ValueError("the input has no tokens: its length is 0")
+        raise ValueError("row 0 has no tokens: the length of the input is 0")
     empty = (mask.sum(-1) == 0).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"row {empty[0]} has no tokens: it is padding only, {ids.shape[1]} places long")

@@ -65,10 +65,12 @@ class GistMixin(ContextMixin):
         attention_mask_gist: Tensor | None = None,
         gist_activations: published.GistActivations | None = None,
         gist_offset: Tensor | int | None = None,
+        context: CompressedContext | None = None,
         **options: Any,
     ) -> Any:
         """One pass under the mask of the model's condition, or under `attention_mask_gist` where that is given.
 
+        With a `context` it is `continue_from`.
         input_ids (batch, length) hold the gist tokens; attention_mask (batch, length) is 0 at padding;
         attention_mask_gist (batch, 1, length, length) or (batch, 1, 1, length) is 0 where something is hidden beyond
         causality and padding. `gist_activations`, or `past_key_values` with `gist_offset`, go on from cached gist
@@ -77,6 +79,9 @@ class GistMixin(ContextMixin):
         With a cache alone, with embeddings instead of ids, or with a mask made for transformers, the call goes there as
         it is: who decodes from a cache decides what it holds. ValueError for rows that are padding only or too long.
         """
+        if context is not None:
+            assert input_ids is not None
+            return self.continue_from(context, input_ids, attention_mask, **options)
         if gist_activations is not None:
             past_key_values, gist_offset = gist_activations.past_key_values, gist_activations.gist_indices
             attention_mask = gist_activations.hide_padding(attention_mask, input_ids)

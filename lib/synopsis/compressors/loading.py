@@ -238,6 +238,9 @@ def _base_of_adapter(folder: Path, base: str | Path | None) -> Path:
     named = base or adapters.base_of(folder)
     if not named:
         raise InputError(f"{folder}: is an adapter and does not name its base; give it with base=")
+    beside = folder.parent / Path(named).name
+    if base is None and not Path(named).is_dir() and beside.is_dir():
+        return beside  # the folder of all models was moved, or this is another working directory
     try:
         return local_folder(named)
     except ArtifactError as error:

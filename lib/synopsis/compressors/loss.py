@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,24 @@ def next_token_loss(
     states, targets = states[:, :-1][counted], targets[counted]  # (n, width), (n,)
     total = _sum(states, targets) if head is None else _sum_of_slices(states, targets, head)
     return total / (counted.sum().clamp(min=1) if items is None else items)
+
+
+def losses_by_segment(
+    hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], lengths: Sequence[int]
+) -> Tensor:
+    """(batch, segments, 2): of each row and segment the sum of its labels' losses, and how many labels it has.
+
+    hidden: (batch, length, width), which `head` makes logits of; labels: (batch, length); lengths: of the segments. The
+    first label of a segment is predicted by the last state of the one before.
+    """
+    rows, end = [], 0
+    for length in lengths:
+        start, end = max(end - 1, 0), end + length
+        part, wanted = hidden[:, start:end], labels[:, start:end]
+        counts = (wanted[:, 1:] != IGNORED).sum(-1)  # (batch,)
+        sums = [next_token_loss(part[row : row + 1], wanted[row : row + 1], head, 1) for row in range(len(part))]
+        rows.append(torch.stack([torch.stack(sums), counts.to(sums[0])], dim=-1))
+    return torch.stack(rows, dim=1)
 
 
 def _sum(logits: Tensor, targets: Tensor) -> Tensor:

@@ -24,15 +24,18 @@ class SummaryContexts(ContextMixin):
         attention_mask: Tensor | None = None,
         segment_lengths: int | list[int] | None = None,
         context: CompressedContext | None = None,
+        summary_length: int | None = None,
         **options: Any,
     ) -> CompressedContext:
         """Summary vectors of (batch, length) tokens, read in segments after an earlier `context` if one is given.
 
         Each row's segments are counted from its own first token, wherever its padding is, so that it gives what it
-        would give alone; a row that has ended gives no more vectors, and the context's mask says so.
+        would give alone; a row that has ended gives no more vectors, and the context's mask says so. summary_length:
+        vectors of each segment, all or, for a model trained with random_summary_length, fewer.
         """
         if self.config.summary_length == 0:
             raise ValueError("this model has no summary tokens (summary_length is 0)")
+        ends = self.summary_tokens(summary_length)
         rows, length = input_ids.shape
         mask = full_mask(input_ids, attention_mask)
         lengths = lengths_of_segments(segment_lengths, length)
@@ -48,7 +51,7 @@ class SummaryContexts(ContextMixin):
             source = source + context.source_tokens
         ids, mask = left_aligned(input_ids, mask)
         for tokens, tokens_mask in zip(ids.split(lengths, 1), mask.split(lengths, 1), strict=True):
-            soft, soft_mask = self.summarised(soft, soft_mask, tokens, tokens_mask)
+            soft, soft_mask = self.summarised(soft, soft_mask, tokens, tokens_mask, ends)
         check_finite(soft, "of the summary vectors")
         return self.context_of(soft, soft_mask, source)
 
@@ -71,12 +74,18 @@ class SummaryContexts(ContextMixin):
     def _next_position(self, soft_mask: Tensor) -> Tensor:
         return soft_mask.sum(-1)
 
-    def summarised(self, soft: Tensor, soft_mask: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def summarised(
+        self, soft: Tensor, soft_mask: Tensor, tokens: Tensor, mask: Tensor, ends: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The soft prompt (batch, k, hidden) and its mask after one more segment; rows without tokens keep theirs."""
         embeds = self.get_input_embeddings()(tokens)
         padded = not bool(mask.all()) or not bool(soft_mask.all())
         _, summary, _ = self._read(
-            soft, Segment(embeds, mask if padded else None), True, None, soft_mask if padded else None
+            soft,
+            Segment(embeds, mask if padded else None),
+            self.config.summary_length if ends is None else ends,
+            None,
+            soft_mask if padded else None,
         )
         alive = mask.any(-1)
         new_mask = alive[:, None].to(soft_mask.dtype).expand(-1, summary.shape[1])
@@ -95,7 +104,7 @@ class SummaryContexts(ContextMixin):
         if context.summary_vectors is None:
             raise ValueError("this model reads summary vectors; the context holds gist activations")
         super().check_context(context)
-        step = self.config.summary_length
+        step = 1 if self.config.random_summary_length else self.config.summary_length
         for row, count in enumerate(context.attention_mask.sum(-1).tolist()):
             if count == 0 or count % step:
                 raise ValueError(
