@@ -451,7 +451,7 @@ def test_segment_checkpointing_gives_the_same_loss_and_gradients(architecture: s
 
 @pytest.mark.parametrize("kind", ["summary", "gist"])
 def test_a_call_with_a_context_goes_on_from_it(kind: str) -> None:
-    model = architecture_model(kind, "llama", **({"summary_length": 2} if kind == "summary" else {}))
-    ids = torch.tensor([[5, 6, 7, getattr(model.config, "gist_token_id", 8)]])
+    model = architecture_model(kind, "llama", **{"summary_length": 2} if kind == "summary" else {"gist_token_id": 8})
+    ids = torch.tensor([[5, 6, 7, 8]])
     context, rest = model.compress(ids), torch.tensor([[9, 10]])
     assert torch.equal(model(rest, context=context).logits, model.continue_from(context, rest).logits)
