@@ -15,22 +15,28 @@ import typer
 from synopsis.cli_options import (
     Base,
     BaseOfDiff,
+    CompressorOption,
     Config,
     Dtype,
     GistTokens,
     Json,
     MaxNewTokens,
+    Processes,
     Run,
+    RunOrNone,
     SegmentLength,
     Set,
     Setting,
+    TrainingSeed,
     Words,
+    again,
     check_choice,
     check_run,
     figures,
     offline,
     plain_logs,
     read,
+    run_to_train,
     values_of,
 )
 from synopsis.errors import InputError, SynopsisError
@@ -84,6 +90,45 @@ def check(config: Config, change: Set = None) -> None:
 
 
 @app.command()
+def plan(
+    config: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Experiment file; later ones win.")],
+    device: Annotated[str, typer.Option(metavar="NAME", help="GPU that the runs are to be trained on.")] = "H100",
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="GPUs that train one run together.")] = 1,
+    mfu: Annotated[
+        float, typer.Option(metavar="SHARE", help="What training reaches of the GPU's peak, as a share of 1.")
+    ] = 0.35,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=FILE", help="The config.json of a model whose size is not known."),
+    ] = None,
+    change: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate what the training runs of an experiment cost, before anyone starts them.
+
+    \b
+      synopsis plan config/paper/autocompressor-opt-2.7b.yaml
+      synopsis plan config/paper/gist-llama-7b.yaml --device A100 --processes 4 --mfu 0.1
+      synopsis plan FILE --size my-model=path/to/config.json --json
+
+    Parameters, tokens, FLOPs and hours of each run, and the memory of a device by what it holds; nothing is downloaded.
+    Batches are those of the experiment for each process, so a step has more sequences with more --processes.
+
+    Hours follow from --mfu. Long segments on an H100 reach 0.3 to 0.45 at 7 billion parameters. Small batches of short
+    rows reach far less: the published gist runs took 28 hours of an A100 (LLaMA-7B) and 100 (FLAN-T5-XXL), evaluation
+    included, which is 0.04 and 0.006. Memory leaves out what CUDA and communication need, a few GB.
+    """
+    experiment = read(config, change)
+    from synopsis.cost_tables import as_json as record
+    from synopsis.cost_tables import as_text
+    from synopsis.run_costs import Machine, named_files, training_costs
+
+    machine = Machine(device, processes, mfu)
+    costs = training_costs(experiment, machine, named_files(size or []), config)
+    print(json.dumps(record(experiment, costs, machine)) if as_json else as_text(experiment, costs, machine))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of experiment files."""
     from synopsis.config import json_schema
@@ -108,14 +153,39 @@ def prepare(
 
 
 @app.command()
-def train(config: Config, run: Run, change: Set = None, as_json: Json = False) -> None:
-    """Train a run, or go on with it from its last checkpoint."""
+def train(
+    config: Config,
+    run: RunOrNone = None,
+    compressor: CompressorOption = None,
+    seed: TrainingSeed = None,
+    processes: Processes = None,
+    change: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Train a run, or go on with it from its last checkpoint.
+
+    \b
+      synopsis train --config config/demo.yaml autocompressor-s0
+      synopsis train --config FILE --compressor gist-1 --seed 0 --set training.learning_rate=1e-4
+      srun --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 synopsis train --config FILE RUN
+
+    Started by torchrun or srun, each process is one of the run's; else the command starts as many as there are GPUs.
+    SIGTERM, SIGINT and SIGUSR1 save a checkpoint and end with 128 + their number.
+    """
+    run, change = run_to_train(config, run, compressor, seed, change)
     experiment = read(config, change)
     check_run(experiment, run)
     offline()
+    from synopsis.training.launch import launch
+
+    code = launch(again("train", run, config, change, as_json), processes)
+    if code is not None:
+        sys.exit(code)
     from synopsis.training.stage import train as stage
 
-    figures(stage(experiment, run), as_json)
+    result = stage(experiment, run, config)
+    if os.environ.get("RANK", "0") == "0":
+        figures(result, as_json)
 
 
 @app.command()
@@ -394,7 +464,8 @@ def main() -> NoReturn:
         print(f"synopsis: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Stopped:
-        print("synopsis: interrupted; finished results are kept", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("synopsis: interrupted; finished results are kept", file=sys.stderr)
         raise
     except BrokenPipeError:
         # Whoever reads the output has seen enough, as in `synopsis check ... | head`.
@@ -406,3 +477,7 @@ def main() -> NoReturn:
         print(f"synopsis: the disk is full: {error}; finished results are kept", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,14 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the headline figures as one JSON object on the last line.")]
 Run = Annotated[str, typer.Argument(help="A run: a model's name, or <compressor>-s<seed>.")]
+RunOrNone = Annotated[str | None, typer.Argument(metavar="RUN", help="A run: a model's name, or <compressor>-s<seed>.")]
+CompressorOption = Annotated[
+    str | None, typer.Option("--compressor", metavar="NAME", help="Instead of RUN: a compressor of the experiment.")
+]
+TrainingSeed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, help="With --compressor: any training seed; without it the first of its own."),
+]
 Base = Annotated[str | None, typer.Option(help="Base of a MODEL that is a LoRA adapter or a weight diff.")]
 BaseOfDiff = Annotated[
     str | None,
@@ -43,6 +51,10 @@ GistTokens = Annotated[
     int | None,
     typer.Option(min=1, metavar="K", help="Gist tokens; without it as many as the model was trained with."),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Processes on this machine; without it as many as it shows GPUs."),
+]
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="RUN SPLIT | QUESTION", help="With --config a run and a split, else questions."),
@@ -61,11 +73,48 @@ Setting = Annotated[
 ]
 
 
+def again(stage: str, run: str, config: list[Path], changes: list[str] | None, as_json: bool) -> list[str]:
+    """The words of a command line that does the same in another process."""
+    options = [*(("--config", str(file)) for file in config), *(("--set", change) for change in changes or [])]
+    return [stage, *(word for option in options for word in option), *(["--json"] if as_json else []), run]
+
+
+OWN_TRAINING = "training."
+
+
 def read(config: list[Path], changes: list[str] | None) -> Any:
     """The experiment of a command line."""
     from synopsis.config import load_experiment
 
     return load_experiment(*config, overrides=values_of(changes))
+
+
+def run_to_train(
+    config: list[Path], run: str | None, compressor: str | None, seed: int | None, changes: list[str] | None
+) -> tuple[str, list[str]]:
+    """The run that the words of a command line mean, and their changes with whole keys.
+
+    `training.X` is a key of the run's own training section. A seed that the experiment does not have is added to those
+    of the compressor.
+    """
+    if (run is None) == (compressor is None) or (run is not None and seed is not None):
+        raise InputError("name a run, for instance gist-1-s0, or its parts: --compressor gist-1 --seed 0")
+    whole = [change for change in changes or [] if not change.startswith(OWN_TRAINING)]
+    experiment = read(config, whole)
+    if compressor is not None:
+        check_choice("compressor", compressor, experiment.compressors)
+        seeds = experiment.seeds_of(compressor)
+        seed = seeds[0] if seed is None else seed
+        if seed not in seeds:
+            whole.append(f"compressors.{compressor}.training_seeds={[*seeds, seed]}")
+        chosen, section = f"{compressor}-s{seed}", f"compressors.{compressor}.training."
+    else:
+        assert run is not None
+        check_run(experiment, run)
+        chosen, trained = run, experiment.trained_runs.get(run)
+        section = f"models.{run}.pretraining." if trained is None else f"compressors.{trained[0]}.training."
+    own = [section + change.removeprefix(OWN_TRAINING) for change in changes or [] if change.startswith(OWN_TRAINING)]
+    return chosen, [*whole, *own]
 
 
 def values_of(changes: list[str] | None) -> dict[str, Any]:

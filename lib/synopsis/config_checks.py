@@ -23,7 +23,7 @@ from synopsis.config_training import LanguageModelTraining
 from synopsis.config_yaml import Key
 
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt"})
-SUPPORTED: dict[str, frozenset[str]] = {"autocompressor": DECODERS, "rmt": DECODERS, "gist": DECODERS}
+SUPPORTED: dict[str, frozenset[str]] = {"autocompressor": DECODERS, "rmt": DECODERS, "gist": DECODERS | {"t5"}}
 """Family -> architectures it can be trained on. Families that are not named work on any causal language model."""
 
 RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
@@ -99,7 +99,7 @@ def _corpora(experiment: Experiment) -> Iterator[Finding]:
 def _models(experiment: Experiment) -> Iterator[Finding]:
     for name, model in experiment.models.items():
         if model.pretraining is not None:
-            yield from _whole_sequences(experiment, ("models", name, "pretraining"), model.pretraining, name)
+            yield from _whole_sequences(experiment, ("models", name, "pretraining"), model.pretraining, name, name)
 
 
 def _compressors(experiment: Experiment) -> Iterator[Finding]:
@@ -112,19 +112,21 @@ def _compressors(experiment: Experiment) -> Iterator[Finding]:
             instructions = compressor.training.instructions
             yield from _instructions(experiment, (*inside, "instructions"), instructions, base)
             tokens = {"tokens": compressor.training.max_length}
-            yield from too_long(experiment, (*inside, "max_length"), tokens, base)
+            yield from too_long(experiment, (*inside, "max_length"), tokens, name)
             continue
         if isinstance(compressor, FullAttentionCompressor):
-            yield from _whole_sequences(experiment, inside, compressor.training, base)
+            yield from _whole_sequences(experiment, inside, compressor.training, base, name)
         else:
             yield from corpus_for(experiment, (*inside, "corpus"), compressor.training.corpus, base)
-            yield from _segments(experiment, key, compressor)
+            yield from _segments(experiment, key, name, compressor)
 
 
-def _whole_sequences(experiment: Experiment, key: Key, training: LanguageModelTraining, base: str) -> Iterator[Finding]:
+def _whole_sequences(
+    experiment: Experiment, key: Key, training: LanguageModelTraining, base: str, name: str
+) -> Iterator[Finding]:
     yield from corpus_for(experiment, (*key, "corpus"), training.corpus, base)
     length, at = training.sequence_length, (*key, "sequence_length")
-    yield from too_long(experiment, at, {"tokens": length}, base)
+    yield from too_long(experiment, at, {"tokens": length}, name)
     if not training.pack_documents:
         yield from too_short(experiment, at, length, training.corpus, (*key, "corpus"), (*key, "pack_documents"))
 
@@ -146,7 +148,7 @@ def _instructions(experiment: Experiment, key: Key, name: str, base: str) -> Ite
         yield from not_its_language(experiment, key, base, world, "an instruction set")
 
 
-def _segments(experiment: Experiment, key: Key, compressor: SummaryCompressor) -> Iterator[Finding]:
+def _segments(experiment: Experiment, key: Key, name: str, compressor: SummaryCompressor) -> Iterator[Finding]:
     training, inside = compressor.training, (*key, "training")
     at = (*inside, "sequence_length")
     cut = ((*inside, "substeps"), (*inside, "segments_per_substep"))
@@ -162,10 +164,10 @@ def _segments(experiment: Experiment, key: Key, compressor: SummaryCompressor) -
     # The shortest that the longest segment of a step can be, beside what stands before and after it.
     parts = {
         "summary vectors": compressor.trained_summary_vectors,
-        "tokens of a segment": -(-length // segments),
+        "tokens of a segment": max(training.segment_lengths or [-(-length // segments)]),
         "summary tokens": compressor.summary_length,
     }
-    yield from too_long(experiment, at, parts, compressor.base, (*key, "summary_length"), *cut)
+    yield from too_long(experiment, at, parts, name, (*key, "summary_length"), *cut)
     yield from too_short(experiment, at, length, training.corpus, (*inside, "corpus"))
 
 
@@ -214,7 +216,7 @@ def _perplexity(experiment: Experiment) -> Iterator[Finding]:
         yield from corpus_for(experiment, ("perplexity", "corpus"), section.corpus, base)
         needs = (("perplexity", "scored_tokens"), ("perplexity", "tokens_per_step"), ("perplexity", "runs"))
         for parts in _perplexity_passes(experiment.compressors.get(name), section):
-            yield from too_long(experiment, lengths, parts, base, *needs, ("compressors", name, "summary_length"))
+            yield from too_long(experiment, lengths, parts, name, *needs, ("compressors", name, "summary_length"))
 
 
 def _perplexity_passes(compressor: Compressor | None, section: Perplexity) -> Iterator[dict[str, int]]:
@@ -247,7 +249,7 @@ def _icl(experiment: Experiment) -> Iterator[Finding]:
         if isinstance(compressor, SummaryCompressor):
             yield from _too_many_vectors(name, compressor, section)
         for setting in section.settings:
-            yield from _setting_too_long(experiment, setting, name, base)
+            yield from _setting_too_long(experiment, setting, name)
         for index, dataset in enumerate(section.datasets):
             task, model = experiment.tasks.get(dataset), experiment.models.get(base)
             if task is None or model is None or model.architecture is None:
@@ -272,7 +274,7 @@ def _too_many_vectors(name: str, compressor: SummaryCompressor, section: InConte
         yield Finding(at, found, wanted, ((*key, "summary_length"), *needs, ("icl", "runs")))
 
 
-def _setting_too_long(experiment: Experiment, setting: str, name: str, base: str) -> Iterator[Finding]:
+def _setting_too_long(experiment: Experiment, setting: str, name: str) -> Iterator[Finding]:
     assert experiment.icl is not None
     row, compressor = experiment.icl.settings[setting], experiment.compressors.get(name)
     key, needs = ("icl", "settings", setting), (("icl", "runs"), ("compressors", name, "summary_length"))
@@ -280,11 +282,11 @@ def _setting_too_long(experiment: Experiment, setting: str, name: str, base: str
     if isinstance(compressor, SummaryCompressor):
         vectors = _vectors(compressor, len(row.compressed_tokens))
         for parts in _passes(compressor, row.compressed_tokens):
-            yield from too_long(experiment, (*key, "compressed_tokens"), parts, base, *needs)
+            yield from too_long(experiment, (*key, "compressed_tokens"), parts, name, *needs)
     elif row.compressed_tokens:
         return  # a setting that this run leaves out
     parts = {"summary vectors": vectors, "plain tokens": row.plain_tokens, "token of an example": 1}
-    yield from too_long(experiment, (*key, "plain_tokens"), parts, base, *needs, (*key, "compressed_tokens"))
+    yield from too_long(experiment, (*key, "plain_tokens"), parts, name, *needs, (*key, "compressed_tokens"))
 
 
 def _generate(experiment: Experiment) -> Iterator[Finding]:
@@ -341,13 +343,13 @@ def _benchmark(experiment: Experiment) -> Iterator[Finding]:
     yield from _chosen_runs(experiment, "benchmark")
     key, longest = ("benchmark", "context_lengths"), max(section.context_lengths)
     needs: tuple[Key, ...] = (("benchmark", "runs"),)
-    for name, base in _measured(experiment, "benchmark"):
+    for name, _ in _measured(experiment, "benchmark"):
         compressor, shortest = experiment.compressors[name], min(section.context_lengths)
         uncached = {"tokens of context": longest, "new tokens": section.new_tokens}
-        yield from too_long(experiment, key, uncached, base, *needs, ("benchmark", "new_tokens"))
+        yield from too_long(experiment, key, uncached, name, *needs, ("benchmark", "new_tokens"))
         if isinstance(compressor, SummaryCompressor):
             for parts in _passes(compressor, [longest]):
-                yield from too_long(experiment, key, parts, base, *needs, ("compressors", name, "summary_length"))
+                yield from too_long(experiment, key, parts, name, *needs, ("compressors", name, "summary_length"))
         elif isinstance(compressor, GistCompressor) and shortest <= compressor.gist_tokens:
             found = f"a context of {shortest}, of which {compressor.gist_tokens} gist tokens of '{name}'"
             of_gist = (key, *needs, ("compressors", name, "gist_tokens"))

@@ -39,9 +39,12 @@ class TextDomain(Strict):
     hub: str | None = None
     """Hub data set id, read when no local copy is named."""
     hub_config: str | None = None
+    hub_splits: dict[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
+    """Split -> split of the hub data set, the others are not read; empty: all three under their own names."""
     text_column: str = "text"
     files: dict[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
-    """Split -> .txt or .jsonl file (also .gz, .xz); relative paths start at the data mirror, else right here."""
+    """Split -> .txt, .json or .jsonl (also .gz, .xz, .zst), .parquet or .arrow file, or a pattern (`train-*.parquet`);
+    relative paths start at the data mirror, else right here."""
     tokens_column: str | None = None
     """Column of token ids of a pre-tokenised set, read instead of text; its tokenizer must be that of the models."""
     weight: PositiveFloat = 1.0
@@ -53,6 +56,12 @@ class TextDomain(Strict):
             raise Contradiction(Clash("", "no source", "'hub', 'files', or both", ("hub", "files")))
         if self.hub_config and not self.hub:
             raise Contradiction(Clash("hub_config", repr(self.hub_config), "'hub' beside it", ("hub", "hub_config")))
+        if self.hub_splits and not self.hub:
+            found = ", ".join(self.hub_splits)
+            raise Contradiction(Clash("hub_splits", found, "'hub' beside it", ("hub", "hub_splits")))
+        if self.tokens_column is not None and "text_column" in self.model_fields_set:
+            keys = ("text_column", "tokens_column")
+            raise Contradiction(Clash("text_column", repr(self.text_column), "one of it and 'tokens_column'", keys))
         return self
 
 
@@ -65,6 +74,15 @@ class TextCorpus(Strict):
     """At most so many documents of each domain; the first ones of the file or stream are taken."""
     max_characters: PositiveInt | None = None
     """Characters read of each document; what lies beyond is counted in the artifact's report."""
+
+    @model_validator(mode="after")
+    def _characters_need_text(self) -> TextCorpus:
+        ids = [name for name, domain in self.domains.items() if domain.tokens_column is not None]
+        if ids and self.max_characters is not None:
+            wanted = f"no limit in characters: the domain {', '.join(ids)} holds token ids"
+            keys = ("max_characters", "domains")
+            raise Contradiction(Clash("max_characters", str(self.max_characters), wanted, keys))
+        return self
 
 
 Corpus = Annotated[WorldCorpus | TextCorpus, Field(discriminator="source")]

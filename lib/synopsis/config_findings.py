@@ -30,15 +30,27 @@ def unknown(key: Key, name: str, what: str, section: str, known: Iterable[str]) 
         yield Finding(key, repr(name), wanted, ((section, name),))
 
 
-def too_long(experiment: Experiment, key: Key, parts: dict[str, int], base: str, *needs: Key) -> Iterator[Finding]:
-    """A forward pass over `parts` (what -> positions) that has more positions than the model."""
-    model, length = experiment.models.get(base), sum(parts.values())
-    if model is None or model.positions is None or length <= model.positions:
+WITHOUT_POSITIONS = {"opt": ("summary vectors", "summary tokens")}
+"""Architecture -> parts of a pass that take none of its positions."""
+
+
+def too_long(experiment: Experiment, key: Key, parts: dict[str, int], name: str, *needs: Key) -> Iterator[Finding]:
+    """A forward pass over `parts` (what -> positions) that has more positions than the model or compressor `name`."""
+    compressor = experiment.compressors.get(name)
+    base = name if compressor is None else compressor.base
+    model, own = experiment.models.get(base), None if compressor is None else compressor.max_positions
+    if model is None:
+        return
+    positions = own or model.positions
+    parts = {what: n for what, n in parts.items() if what not in WITHOUT_POSITIONS.get(model.model_type or "", ())}
+    length = sum(parts.values())
+    if positions is None or length <= positions:
         return
     sum_of = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
     found = f"{length} positions in one pass" + (f" ({sum_of})" if " + " in sum_of else "")
-    wanted = f"at most {model.positions}, the positions of '{base}'"
-    yield Finding(key, found, wanted, (*_positions_of(base), *needs), length)
+    wanted = f"at most {positions}, the positions of '{name if own else base}'"
+    of_model = (("compressors", name, "max_positions"),) if own else _positions_of(base)
+    yield Finding(key, found, wanted, (*of_model, *needs), length)
 
 
 def _positions_of(base: str) -> tuple[Key, ...]:

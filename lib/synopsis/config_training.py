@@ -69,8 +69,8 @@ class Optimisation(Strict):
             clashes.append(Clash("keep_best", "true", "'evaluate_every' beside it", ("keep_best", "evaluate_every")))
         elif self.keep_best and self.evaluate_every and self.checkpoint_every % self.evaluate_every:
             found, wanted = str(self.checkpoint_every), f"a multiple of evaluate_every ({self.evaluate_every})"
-            keys = ("checkpoint_every", "keep_best", "evaluate_every")
-            clashes.append(Clash("checkpoint_every", found, f"{wanted}, as keep_best is on", keys))
+            needs = ("checkpoint_every", "keep_best", "evaluate_every")
+            clashes.append(Clash("checkpoint_every", found, f"{wanted}, as keep_best is on", needs))
         if self.deepspeed and self.fsdp:
             clashes.append(Clash("fsdp", "true", "either 'deepspeed' or 'fsdp'", ("deepspeed", "fsdp")))
         if self.lora and self.train_only == "new_embeddings":

@@ -73,21 +73,23 @@ def _draws_for_layerdrop(model: Any) -> None:
 
 
 def _steps(case: Case, tmp_path: Path) -> None:
-    """Losses of the substeps, the returned loss and the gradients; the published metrics are not ours."""
+    """Losses of the substeps, the returned loss and the gradients; then the validation's losses by segment."""
     record, inputs = case.record, case.arguments()
     kind = record["model"].removeprefix("model_")
     cls = compressor_class("summary", case.document(f"config_{kind}")["model_type"])
     model = case.model(cls, f"config_{kind}", f"model_{kind}", **record["config_overrides"])
-    settings = record["trainer_args"]
+    settings, fixed = record["trainer_args"], record["trainer_args"].get("segment_lengths")
+    substeps, rows, length = settings["training_substeps"], *inputs["input_ids"].shape
     training = SegmentTraining(
         steps=1,
-        batch_size=len(inputs["input_ids"]),
+        batch_size=rows,
         learning_rate=1e-3,
         corpus="none",
-        sequence_length=inputs["input_ids"].shape[1],
-        substeps=settings["training_substeps"],
+        sequence_length=length if fixed is None else substeps * sum(fixed),
+        substeps=substeps,
         segments_per_substep=settings["segments_per_substep"],
         randomize_segments=settings["randomize_substeps"],
+        segment_lengths=fixed,
     )
     trainer = CompressorTrainer(
         model=model,
@@ -95,10 +97,6 @@ def _steps(case: Case, tmp_path: Path) -> None:
         segment_training=training,
         longest=model.config.max_position_embeddings,
     )
-    if "segment_lengths" in settings:  # a substep is as long as its segments together; the end of the text is read
-        trainer._lengths = lambda length, training: settings["segment_lengths"]
-        whole = settings["training_substeps"] * sum(settings["segment_lengths"])
-        inputs = {key: tensor[:, -whole:] for key, tensor in inputs.items()}
     if model.config.model_type == "opt":
         _draws_for_layerdrop(model)
     trainer.current_gradient_accumulation_steps = settings.get("gradient_accumulation_steps", 1)
@@ -125,6 +123,28 @@ def _steps(case: Case, tmp_path: Path) -> None:
     largest = max(norms.values())
     for key, gradient in case.gradients().items():
         close_gradient(key, gradients[key], gradient, largest)
+    _validates(case, model.eval(), inputs, substeps)
     for key, gradient in gradients.items():
         if not shifts_scores(key):
             assert float(gradient.norm()) == pytest.approx(norms[key], rel=1e-4), key
+
+
+@torch.no_grad()
+def _validates(case: Case, model: Any, inputs: dict[str, torch.Tensor], substeps: int) -> None:
+    """Sums and numbers of the losses of each row and segment, where the published metrics are means."""
+    softprompt, lengths = None, case.record["segment_lengths_eval"]
+    read = sum(map(sum, lengths))
+    parts = [tensor[:, -read:].split([sum(part) for part in lengths], dim=1) for tensor in inputs.values()]
+    total = torch.zeros(())
+    for substep, part in enumerate(zip(*parts, strict=True)):
+        batch = dict(zip(inputs, part, strict=True))
+        whole = {"segment_lengths": lengths[substep], "output_softprompt": substep + 1 < substeps}
+        out = model(**batch, softprompt=softprompt, output_segment_losses=True, **whole)
+        softprompt, total = out.softprompt, total + out.loss
+        for segment in range(len(lengths[substep])):
+            sums, counts = out.segment_losses[:, segment].unbind(-1)
+            name = f"metric.substep_{substep}-seg{segment}"
+            assert counts.tolist() == case[f"{name}-numtokens"].tolist()
+            counted = counts > 0
+            close(sums[counted] / counts[counted], case[f"{name}-nll"][counted])
+    close(total, case["eval_total_loss"])

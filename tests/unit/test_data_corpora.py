@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import lzma
 import os
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
+from pydantic import ValidationError
 from synopsis.artifacts import Layout, read_json
 from synopsis.config import Experiment
-from synopsis.data.corpora import load_corpus, prepare_text_corpus, write_splits
-from synopsis.data.sources import MIRROR_VARIABLE
+from synopsis.data.corpora import load_corpus, prepare_text_corpus
+from synopsis.data.sources import MIRROR_VARIABLE, FetchError
 from synopsis.errors import ArtifactError, DataError
+from text_corpora import END, SPLITS, domain, experiment, make_tokenizer, plain_experiment
 
 MIRROR = Path(os.environ.get(MIRROR_VARIABLE) or Path(__file__).parents[2].parent / "shared" / "data")
-END = "<end>"
 
 
 @pytest.fixture(autouse=True)
 def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
-
-
-def make_tokenizer(folder: Path) -> Any:
-    """A tokenizer of bytes: one token a byte, and one special token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
-    fast.save_pretrained(folder)
-    return fast
-
-
-def experiment(tmp_path: Path, domains: dict[str, Any], mirror: Path | None = None, **settings: Any) -> Experiment:
-    models: Any = {"base": {"path": "nowhere"}}
-    corpora: Any = {"texts": {"source": "text", "domains": domains, **settings}}
-    results, folder = str(tmp_path / "results"), str(mirror or tmp_path)
-    made = Experiment(name="test", results=results, models=models, data_mirror=folder, corpora=corpora)
-    make_tokenizer(Layout(made).tokenizer("base"))
-    return made
-
-
-def domain(tmp_path: Path, name: str, **texts: list[Any]) -> dict[str, Any]:
-    for split, documents in texts.items():
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
-        (tmp_path / f"{name}.{split}.jsonl.xz").write_bytes(lzma.compress(lines.encode()))
-    return {"files": {split: f"{name}.{split}.jsonl.xz" for split in texts}}
 
 
 def prepared(tmp_path: Path, **settings: Any) -> Path:
@@ -88,17 +58,6 @@ def test_counts_stand_in_the_provenance(tmp_path: Path) -> None:
     assert record["splits"]["train"]["words"]["cut_characters"] == 2 + len(END)
     assert len(record["provenance"]["inputs"]) == 4 + 2
     assert all(record["provenance"]["inputs"].values())
-
-
-def test_the_token_hash_sees_tokens_and_boundaries(tmp_path: Path) -> None:
-    def hash_of(*documents: list[int]) -> str:
-        rows = [{"input_ids": ids, "domain": "d", "bytes": 1, "id": "i"} for ids in documents]
-        folder = tmp_path / f"{abs(hash(str(documents)))}"
-        folder.mkdir(exist_ok=True)
-        return write_splits(folder, {"train": rows})["train"]
-
-    assert hash_of([1, 2], [3]) == hash_of([1, 2], [3])
-    assert len({hash_of([1, 2], [3]), hash_of([1], [2, 3]), hash_of([1, 2, 3]), hash_of([1, 2], [4])}) == 4
 
 
 def test_odd_documents_do_not_crash(tmp_path: Path) -> None:
@@ -156,25 +115,6 @@ def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
         prepare_text_corpus(given.model_copy(update={"models": {"other": given.models["base"]}}), "texts", "other")
 
 
-def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    def documents(count: int) -> Iterator[dict[str, Any]]:
-        for number in range(count):
-            tokens = np.full(50_000, number, dtype=np.int32)
-            yield {"input_ids": tokens, "domain": "d", "bytes": 1, "id": str(number)}
-
-    def peak(count: int) -> int:
-        (tmp_path / str(count)).mkdir()
-        tracemalloc.start()
-        try:
-            write_splits(tmp_path / str(count), {"train": documents(count)})
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    peak(1)  # imports
-    assert peak(200) < 2 * peak(40)
-
-
 def test_a_damaged_corpus_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"gone: holds no corpus .*'prepare' has not run"):
         load_corpus(tmp_path / "gone", "train")
@@ -204,3 +144,122 @@ def test_the_mirror_is_read(tmp_path: Path) -> None:
     assert load_corpus(path, "train").num_rows == 3
     test = load_corpus(path, "test")
     assert [len(ids) for ids in test["input_ids"]] == test["bytes"][:]
+
+
+# ------------------------------------------------------------------------------------------------ pre-tokenised sets
+
+
+def pretokenised(tmp_path: Path, **columns: list[Any]) -> dict[str, Any]:
+    """A domain of Parquet files of the published kind: the same rows in every split."""
+    for split in SPLITS:
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"{split}.parquet")
+    return {"tokens_column": "input_ids", "files": {split: f"{split}.parquet" for split in SPLITS}}
+
+
+def test_ids_of_a_pretokenised_set_are_kept(tmp_path: Path) -> None:
+    ids, masks = [[1, 2, 256], [], [7, 7, 5, 5]], [[1, 1, 1], [], [0, 0, 1, 1]]
+    made = pretokenised(tmp_path, input_ids=ids, attention_mask=masks, other=["x", "y", "z"])
+    path = prepare_text_corpus(experiment(tmp_path, {"ids": made}), "texts", "base")
+    train = load_corpus(path, "train")
+    assert train["input_ids"][:] == [[1, 2, 256], [5, 5]]
+    assert train["id"][:] == ["ids-train-0", "ids-train-2"]
+    assert train["bytes"][:] == [None, None]
+    report = read_json(path / "provenance.json", "corpus")["splits"]["train"]["ids"]
+    counts = {key: report[key] for key in ("documents", "tokens", "padding_tokens", "empty_documents")}
+    assert counts == {"documents": 2, "tokens": 5, "padding_tokens": 2, "empty_documents": 1}
+
+
+def test_pretokenised_and_text_domains_stand_side_by_side(tmp_path: Path) -> None:
+    texts = domain(tmp_path, "letters", train=["abc"])
+    made = experiment(tmp_path, {"letters": texts, "ids": pretokenised(tmp_path, input_ids=[[1], [2]])})
+    train = load_corpus(prepare_text_corpus(made, "texts", "base"), "train")
+    assert train["domain"][:] == ["letters", "ids", "ids"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"input_ids": [[1, 2], [3, 257]]},
+            r"train\.parquet: row 1: found id 257 at token 1 of the column 'input_ids'; expected ids from 0 to 256",
+        ),
+        ({"input_ids": [[1, 2], [3, -1]]}, "row 1: found id -1 at token 1"),
+        ({"tokens": [[1, 2]]}, "row 0: found only tokens; expected token ids in the column 'input_ids'"),
+        ({"input_ids": ["abc"]}, "row 0: found 'abc'; expected a list of token ids"),
+        ({"input_ids": [[1.5]]}, r"row 0: found \[1.5\]; expected a list of token ids"),
+        ({"input_ids": [[1], None]}, "row 1: found None; expected a list of token ids"),
+        ({"input_ids": [[1, None]]}, r"row 0: found \[1.0, nan\]; expected a list of token ids"),
+        ({"input_ids": [[[1]]]}, "row 0: found .*; expected a list of token ids"),
+        (
+            {"input_ids": [[1, 2]], "attention_mask": [[1]]},
+            r"row 0: found \[1\] as attention_mask; expected a 0 or 1 for each of the 2 tokens",
+        ),
+        ({"input_ids": [[]]}, r"split 'train' has no documents .*train\.parquet"),
+    ],
+)
+def test_faults_of_pretokenised_sets_name_the_row(tmp_path: Path, columns: dict[str, list], message: str) -> None:
+    given = experiment(tmp_path, {"ids": pretokenised(tmp_path, **columns)})
+    with pytest.raises(DataError, match=message):
+        prepare_text_corpus(given, "texts", "base")
+    assert not list(Layout(given).corpus("texts", "base").parent.iterdir())
+
+
+def test_text_and_ids_are_not_mixed_up(tmp_path: Path) -> None:
+    made = pretokenised(tmp_path, input_ids=[[1]])
+    (tmp_path / "train.txt").write_text("abc")
+    with pytest.raises(DataError, match=r"train\.txt: a text file has no column of token ids"):
+        files = {"files": {"train": "train.txt"}, "tokens_column": "input_ids"}
+        prepare_text_corpus(experiment(tmp_path, {"ids": files}), "texts", "base")
+    with pytest.raises(DataError, match=r"row 0: found \[1\]; expected text .*'tokens_column'"):
+        files = {"files": made["files"], "text_column": "input_ids"}
+        prepare_text_corpus(experiment(tmp_path, {"ids": files}), "texts", "base")
+    with pytest.raises(ValidationError, match="tokens_column"):
+        Experiment(**plain_experiment(tmp_path, {"ids": {**made, "text_column": "text"}}))
+    with pytest.raises(ValidationError, match="the domain ids holds token ids"):
+        Experiment(**plain_experiment(tmp_path, {"ids": made}, max_characters=10))
+
+
+def test_hub_splits_take_the_place_of_missing_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def hub_rows(dataset: str, config: str | None, split: str, *_: Any) -> Iterator[dict[str, Any]]:
+        asked.append((dataset, split))
+        yield from [{"input_ids": np.array([1, 2])}, {"input_ids": np.array([3])}]
+
+    monkeypatch.setattr("synopsis.data.sources.hub_revision", lambda *_: "abc123")
+    monkeypatch.setattr("synopsis.data.sources.hub_rows", hub_rows)
+    pile = {"hub": "some/pile", "tokens_column": "input_ids", "hub_splits": {"train": "train", "validation": "test"}}
+    held_out = {"hub": "some/books", "tokens_column": "input_ids", "hub_splits": {"test": "test"}}
+    plain = plain_experiment(tmp_path, {"pile": pile, "books": held_out})
+    made = Experiment(**{**plain, "data_mirror": None})
+    make_tokenizer(Layout(made).tokenizer("base"))
+    path = prepare_text_corpus(made, "texts", "base")
+    assert asked == [("some/pile", "train"), ("some/pile", "test"), ("some/books", "test")]
+    assert load_corpus(path, "test")["domain"][:] == ["books", "books"]
+    source = read_json(path / "provenance.json", "corpus")["splits"]["validation"]["pile"]["source"]
+    assert source == {"hub": "some/pile", "hub_config": None, "split": "test", "revision": "abc123"}
+
+
+def test_what_was_fetched_is_kept_when_the_network_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, broken = [], True
+
+    def hub_rows(*arguments: Any) -> Iterator[dict[str, Any]]:
+        asked.append(start := arguments[-1])
+        for number in range(start, 6):
+            if number == 4 and broken:
+                raise FetchError("cannot fetch: reset by peer")
+            yield {"text": f"{number}" * 3}
+
+    monkeypatch.setattr("synopsis.data.shards.SHARD_TOKENS", 4)
+    monkeypatch.setattr("synopsis.data.tokenization.UNIT_DOCUMENTS", 1)
+    monkeypatch.setattr("synopsis.data.sources.hub_revision", lambda *_: "abc123")
+    monkeypatch.setattr("synopsis.data.sources.hub_rows", hub_rows)
+    made = Experiment(**{**plain_experiment(tmp_path, {"a": {"hub": "some/texts"}}), "data_mirror": None})
+    make_tokenizer(Layout(made).tokenizer("base"))
+    with pytest.raises(FetchError, match="reset by peer"):
+        prepare_text_corpus(made, "texts", "base")
+    broken = False
+    path = prepare_text_corpus(made, "texts", "base")
+    assert asked == [0, 4, 0, 0]
+    assert load_corpus(path, "train")["id"][:] == [f"a-train-{number}" for number in range(6)]
+    assert not [entry for entry in path.parent.iterdir() if entry != path]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
-import lzma
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from synopsis.config import Experiment
 from synopsis.data import sources
-from synopsis.data.sources import find_source, hub_rows, mirror, read_rows
+from synopsis.data.sources import FetchError, find_source, hub_rows, mirror
 from synopsis.errors import DataError
 
 ROWS = [{"text": "one", "label": 0}, {"text": "zwei – 2", "label": 1}, {"text": "", "label": 2}]
@@ -25,76 +29,6 @@ def experiment(**settings: object) -> Experiment:
 @pytest.fixture(autouse=True)
 def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(sources.MIRROR_VARIABLE, raising=False)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("rows.jsonl", LINES),
-        ("rows.jsonl.gz", gzip.compress(LINES)),
-        ("rows.jsonl.xz", lzma.compress(LINES)),
-        ("rows.json", json.dumps(ROWS, indent=1).encode()),
-        ("rows.json", LINES),
-        ("bom.jsonl", b"\xef\xbb\xbf" + LINES),
-        ("blank.jsonl", LINES.replace(b"\n", b"\r\n\r\n")),
-    ],
-)
-def test_every_form_gives_the_same_rows(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    assert list(read_rows(tmp_path / name)) == ROWS
-
-
-def test_text_is_one_document(tmp_path: Path) -> None:
-    (tmp_path / "book.txt.xz").write_bytes(lzma.compress("a\nb\x00 🦊\n".encode()))
-    assert list(read_rows(tmp_path / "book.txt.xz")) == [{"text": "a\nb\x00 🦊\n"}]
-
-
-def test_half_a_surrogate_pair_becomes_a_replacement_character(tmp_path: Path) -> None:
-    (tmp_path / "odd.jsonl").write_text('{"text": "a\\ud800b \\ud83e\\udd8a"}\n')
-    assert list(read_rows(tmp_path / "odd.jsonl")) == [{"text": "a\ufffdb 🦊"}]
-
-
-def test_rows_before_a_fault_are_streamed(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(LINES + b'{"text": "cut of')
-    rows = read_rows(tmp_path / "rows.jsonl")
-    assert [next(rows) for _ in ROWS] == ROWS
-    with pytest.raises(DataError, match=r"rows\.jsonl:4: not valid JSON"):
-        next(rows)
-
-
-def test_truncated_gzip_names_the_line(tmp_path: Path) -> None:
-    text = "".join(json.dumps({"text": f"{index * 7919 % 1000003:x}"}) + "\n" for index in range(20_000)).encode()
-    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(text)[:20_000])
-    with pytest.raises(DataError, match=r"rows\.jsonl\.gz: after line \d{3,}: .*truncated or damaged"):
-        list(read_rows(tmp_path / "rows.jsonl.gz"))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("rows.jsonl.xz", lzma.compress(LINES)[:-20], r"rows\.jsonl\.xz: after line \d: .*truncated or damaged"),
-        ("rows.jsonl.gz", LINES, r"rows\.jsonl\.gz: after line 0: .*truncated or damaged"),
-        ("rows.jsonl", LINES + b'["a"]\n', r"rows\.jsonl:4: found list; expected a JSON object"),
-        ("rows.jsonl", LINES + b'{"text": "\xff"}\n', r"rows\.jsonl:4: not UTF-8 text \(byte 0xff\)"),
-        ("book.txt", b"a\nb\nc\xe9\n", r"book\.txt:3: not UTF-8"),
-        ("rows.json", b'[\n{"a": 1},\n{"a": 2\n]', r"rows\.json:4: not valid JSON"),
-        ("rows.json", b'[{"a": 1}, 7]', r"rows\.json: element 1 is int"),
-        ("rows.jsonl", b"1" * 6000 + b"\n", r"rows\.jsonl:1: not valid JSON"),
-        ("rows.parquet", b"PAR1", r"rows\.parquet: unknown kind of file; expected \.jsonl"),
-    ],
-)
-def test_faults_name_file_and_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        list(read_rows(tmp_path / name))
-
-
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
-        list(read_rows(tmp_path / "gone.jsonl"))
-    (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"folder\.jsonl: cannot be read: Is a directory"):
-        list(read_rows(tmp_path / "folder.jsonl"))
 
 
 def test_the_environment_comes_before_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +53,41 @@ def test_a_file_of_the_mirror_is_read(tmp_path: Path) -> None:
         experiment(data_mirror=str(tmp_path)), ["rows.jsonl", "rows.jsonl.gz"], "train", hub="some/thing"
     )
     assert source.record() == {"file": str(tmp_path / "rows.jsonl.gz")}
+    assert source.count() is None
     assert list(source.rows()) == ROWS
+    assert list(source.rows(start=2)) == ROWS[2:]
+
+
+def test_a_pattern_names_the_files_of_a_source_in_order(tmp_path: Path) -> None:
+    for number in (2, 0, 1):
+        rows = pyarrow.table({"text": [f"{number}{letter}" for letter in "abc"], "other": [1, 2, 3]})
+        pyarrow.parquet.write_table(rows, tmp_path / f"train-{number}.parquet")
+    source = find_source(experiment(data_mirror=str(tmp_path)), ["train-*.parquet"], "train")
+    everything = [f"{number}{letter}" for number in range(3) for letter in "abc"]
+    assert source.count() == 9
+    assert str(source) == f"{tmp_path}/train-0.parquet to train-2.parquet"
+    for start in range(11):
+        assert [row["text"] for row in source.rows(["text"], start=start)] == everything[start:]
+    with pytest.raises(DataError, match=r"other-\*\.parquet: no such file"):
+        find_source(experiment(data_mirror=str(tmp_path)), ["other-*.parquet"], "train")
+    with pytest.raises(DataError, match=r"a folder; name its files, for instance .*/\*\.parquet"):
+        find_source(experiment(data_mirror=str(tmp_path.parent)), [tmp_path.name], "train")
+
+
+def test_files_of_unknown_length_are_taken_up_again(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": f"{number}{k}"}) + "\n" for k in "ab"))
+    source = find_source(experiment(data_mirror=str(tmp_path)), ["*.jsonl"], "train")
+    assert source.count() is None
+    for start in range(7):
+        assert [row["text"] for row in source.rows(start=start)] == ["0a", "0b", "1a", "1b", "2a", "2b"][start:]
+
+
+def test_text_and_rows_do_not_make_one_source(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="text files beside files with rows"):
+        _ = find_source(experiment(data_mirror=str(tmp_path)), ["*"], "train").is_text
 
 
 def test_a_mirror_without_the_file_is_a_fault_even_beside_a_hub_data_set(tmp_path: Path) -> None:
@@ -148,34 +116,52 @@ def test_an_unreachable_hub_is_told_within_seconds(monkeypatch: pytest.MonkeyPat
     assert time.monotonic() - started < 15
 
 
-def test_hub_rows_stream_at_the_commit_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
+def streamed(rows: list[dict[str, object]], calls: list[object]) -> object:
+    """In place of `load_dataset`: the rows as the library streams them."""
 
-    calls = []
-
-    def load_dataset(*arguments: object, **keywords: object) -> list[dict[str, object]]:
+    def load_dataset(*arguments: object, **keywords: object) -> datasets.IterableDataset:
         calls.append((arguments, keywords))
-        return ROWS
+        return datasets.Dataset.from_list(rows).to_iterable_dataset()
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return load_dataset
+
+
+def test_hub_rows_stream_at_the_commit_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(datasets, "load_dataset", streamed(ROWS, calls))
     monkeypatch.setattr(sources, "hub_revision", lambda *_: "abc123")
     source = find_source(experiment(), [], "test", hub="some/thing")
     assert list(source.rows()) == ROWS
     assert calls == [(("some/thing", None), {"split": "test", "revision": "abc123", "streaming": True})]
     assert source.record()["revision"] == "abc123"
+    assert source.count() is None
+
+
+def test_hub_rows_of_a_pretokenised_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Streamed by the library itself, out of a local file of the published kind."""
+    ids = [[number, number + 1] for number in range(200)]
+    columns = {"input_ids": ids, "attention_mask": [[1, 1]] * 200, "labels": ids}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    stream = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True, cache_dir=str(tmp_path)
+    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    wanted = ["input_ids", "attention_mask", "id"]
+    rows = list(hub_rows("some/thing", None, "train", "", "abc", wanted, start=70))
+    assert [row["input_ids"].tolist() for row in rows] == ids[70:]
+    assert list(rows[0]) == ["input_ids", "attention_mask"]
+    assert isinstance(rows[0]["input_ids"], np.ndarray)
 
 
 def test_a_connection_that_breaks_off_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    def broken(*_: object, **__: object):
-        yield ROWS[0]
+    def broken() -> Iterator[dict[str, object]]:
+        yield from ({"text": str(number)} for number in range(100))
         raise ConnectionError("reset by peer")
 
-    monkeypatch.setattr(datasets, "load_dataset", broken)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(broken))
     rows = hub_rows("some/thing", None, "train", "Name a copy.", revision="abc")
-    assert next(rows) == ROWS[0]
+    assert next(rows) == {"text": "0"}
     with pytest.raises(
-        DataError, match=r"cannot fetch hub data set 'some/thing', split 'train': .*reset by peer.*Name a copy"
+        FetchError, match=r"cannot fetch hub data set 'some/thing', split 'train': .*reset by peer.*Name a copy"
     ):
-        next(rows)
+        list(rows)

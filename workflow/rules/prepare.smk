@@ -54,9 +54,11 @@ rule prepare_corpus:
         LOGS / "prepare" / "corpus-{corpus}-{model}.tsv"
     conda:
         "../../envs/synopsis.yaml"
+    # As many processes tokenise, or as there are cores; a generated corpus is written by one.
+    threads: lambda w: 1 if EXPERIMENT.corpora[w.corpus].source == "world" else 8
     resources:
         config=CONFIG,
-        mem_mb=4000,
+        mem_mb=lambda w, threads: 2000 + 1000 * threads,
         runtime=240,
     params:
         facts=lambda w: plan.prepare_facts(EXPERIMENT, "corpus", w.corpus),

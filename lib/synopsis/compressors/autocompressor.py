@@ -35,7 +35,7 @@ from synopsis.compressors.summary_contexts import SummaryContexts, check_finite
 class SummaryOutput(CausalLMOutputWithPast):
     """Logits of the tokens of all segments, and the soft prompt that a next segment would get.
 
-    segment_losses: (batch, segments, 2), of each row and segment the sum of its labels' losses, and their number.
+    segment_losses: (batch, segments, 2), of each row and segment the sum of its predictions' losses, and their number.
     """
 
     softprompt: Tensor | None = None

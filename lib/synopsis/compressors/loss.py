@@ -36,15 +36,15 @@ def next_token_loss(
 def losses_by_segment(
     hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], lengths: Sequence[int]
 ) -> Tensor:
-    """(batch, segments, 2): of each row and segment the sum of its labels' losses, and how many labels it has.
+    """(batch, segments, 2): of each row and segment the sum of the losses of what it predicts, and how many those are.
 
     hidden: (batch, length, width), which `head` makes logits of; labels: (batch, length); lengths: of the segments. The
-    first label of a segment is predicted by the last state of the one before.
+    last state of a segment predicts the first token of the next one.
     """
     rows, end = [], 0
     for length in lengths:
-        start, end = max(end - 1, 0), end + length
-        part, wanted = hidden[:, start:end], labels[:, start:end]
+        start, end = end, end + length
+        part, wanted = hidden[:, start : end + 1], labels[:, start : end + 1]
         counts = (wanted[:, 1:] != IGNORED).sum(-1)  # (batch,)
         sums = [next_token_loss(part[row : row + 1], wanted[row : row + 1], head, 1) for row in range(len(part))]
         rows.append(torch.stack([torch.stack(sums), counts.to(sums[0])], dim=-1))
@@ -84,7 +84,7 @@ class _Slices(torch.autograd.Function):
     ) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         of_hidden = torch.empty_like(hidden)
-        of_parameters = [torch.zeros_like(parameter) for parameter in parameters]
+        of_parameters: list[Tensor] = []  # not made from the weights: ZeRO-3 has only parts of them outside of the head
         for start in range(0, len(targets), at_once):
             part = slice(start, start + at_once)
             with torch.enable_grad():
@@ -92,6 +92,7 @@ class _Slices(torch.autograd.Function):
                 loss = _sum(head(states), targets[part])
             states_gradient, *gradients = torch.autograd.grad(loss, [states, *parameters])
             of_hidden[part] = states_gradient
+            of_parameters = of_parameters or [torch.zeros_like(gradient) for gradient in gradients]
             for kept, gradient in zip(of_parameters, gradients, strict=True):
                 kept += gradient
             total += loss.detach()

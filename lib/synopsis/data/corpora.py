@@ -1,211 +1,189 @@
 """Corpora on disk: tokenised documents by split, one row a document.
 
 A corpus is a folder of `datasets` (Arrow, read by memory mapping) with the columns `input_ids` (int32, no special
-tokens added), `domain`, `bytes` (UTF-8 bytes of the text that was tokenised, for bits per byte) and `id`. Memory does
-not grow with the corpus: documents are read, tokenised and written one by one.
+tokens added), `domain`, `bytes` (UTF-8 bytes of the text that was tokenised, for bits per byte; null where the ids came
+from a pre-tokenised set) and `id`. Documents stay whole and apart: how training lays sequences over them is told in
+`synopsis.data.sequences`.
 
     prepare_text_corpus(experiment, "long_documents", tokenizer_model="smollm2")
     load_corpus(layout.corpus("long_documents", "smollm2"), "test")["input_ids"]
+
+How text becomes ids is told in `synopsis.data.tokenization`; as many processes work at it as the job has threads.
+Memory does not grow with the corpus: documents are read, tokenised and written one after the other. A killed `prepare`
+goes on from the shards that it finished (`synopsis.data.shards`), and the files are equal byte for byte, for any number
+of processes and of kills.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from synopsis.artifacts import Layout, Provenance, atomic_directory, write_json
+from synopsis.artifacts import Layout, Provenance, atomic_directory, file_hash, package_versions, write_json, write_text
 from synopsis.config import Experiment
 from synopsis.config_data import TextCorpus, TextDomain
-from synopsis.data.sources import Row, Source, find_source
+from synopsis.data import shards as shards_on_disk
+from synopsis.data.documents import IdReader, TextReader
+from synopsis.data.shards import Shards, assemble, corpus_features
+from synopsis.data.sources import FetchError, Source, find_source
+from synopsis.data.tokenization import Tokenization, available_processes, vocabulary_size
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say, track
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-DOCUMENTS_HELD = 16
-"""Documents in memory before they are written: one of a million tokens takes 4 MB."""
-
-
-@dataclass
-class SplitReport:
-    """What one domain gave to one split."""
-
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    cut_characters: int = 0
-    """Characters beyond `max_characters`, which were not read."""
-    empty_documents: int = 0
-    """Documents of nothing but whitespace, which were left out."""
-    source: dict[str, str | None] = field(default_factory=dict)
+TOKENIZATION = "each document by itself, no special tokens added, text that looks like one kept as text"
 
 
 # ----------------------------------------------------------------------------------------------------- making a corpus
 
 
-def prepare_text_corpus(experiment: Experiment, corpus: str, tokenizer_model: str) -> Path:
-    """Read, tokenise and write a corpus of real text; the model's tokenizer must have been prepared.
+def prepare_text_corpus(
+    experiment: Experiment, corpus: str, tokenizer_model: str, processes: int | None = None
+) -> Path:
+    """Read, tokenise and write a corpus of real documents; the model's tokenizer must have been prepared.
 
-    The folder also gets provenance.json (kind "corpus"): counts by split and domain, and a hash of each split's tokens.
-    DataError when a file is missing or malformed, or when a split stays without documents; nothing is written then.
+    `processes` at work; None: as many as `available_processes`. The folder also gets provenance.json (kind "corpus"):
+    counts by split and domain, and a hash of each split's tokens. DataError when a file is missing or malformed, or
+    when a split stays without documents; nothing is written then.
     """
     definition, layout = experiment.corpora[corpus], Layout(experiment)
     assert isinstance(definition, TextCorpus), f"'{corpus}' is not read from files"
     path, tokenizer_folder = layout.corpus(corpus, tokenizer_model), layout.tokenizer(tokenizer_model)
     provenance = Provenance(config=experiment.facts(definition, tokenizer_model))
     sources = {split: _sources(experiment, definition, split) for split in SPLITS}
-    tokenizer = _tokenizer(tokenizer_folder)
-    reports: dict[str, dict[str, SplitReport]] = {split: {} for split in SPLITS}
-
-    def documents(split: Split) -> Iterator[Row]:
-        for domain, source in sources[split].items():
-            report = reports[split][domain] = SplitReport(source=source.record())
-            read = _texts(definition, domain, source, report, definition.max_documents.get(split))
-            for identity, text in track(read, f"{corpus} {split} {domain}", unit="documents"):
-                yield _document(tokenizer, domain, identity, text, report)
-        if not any(report.documents for report in reports[split].values()):
-            origin = ", ".join(map(str, sources[split].values())) or "no domain names a source for it"
-            raise DataError(f"corpus '{corpus}': split '{split}' has no documents ({origin})")
-
+    processes = processes or available_processes()
+    with Tokenization(tokenizer_folder, processes) as tokenization:
+        work = _work_folder(path, provenance.config, tokenizer_folder, sources)
+        try:
+            maker = _Maker(corpus, definition, work, tokenization)
+            made = {split: maker.split(split, found) for split, found in sources.items()}
+        except FetchError:
+            raise  # what was fetched is kept
+        except DataError:
+            shutil.rmtree(work)
+            raise
+    provenance.inputs = [file for found in sources.values() for source in found.values() for file in source.files]
+    provenance.inputs += sorted(tokenizer_folder.glob("tokenizer*"))
+    hashes: dict[str, str] = {split: found.hash for split, found in made.items()}
+    report = {
+        "splits": {split: found.report for split, found in made.items()},
+        "token_hashes": hashes,
+        "tokenization": TOKENIZATION,
+        "processes": processes,
+    }
     with atomic_directory(path) as folder:
-        hashes = write_splits(folder, {split: documents(split) for split in SPLITS})
-        provenance.inputs = [source.file for split in sources.values() for source in split.values() if source.file]
-        provenance.inputs += sorted(tokenizer_folder.glob("tokenizer*"))
-        counts = {split: {name: asdict(report) for name, report in found.items()} for split, found in reports.items()}
-        write_json(
-            folder / "provenance.json", "corpus", {"splits": counts, "token_hashes": hashes}, provenance.record()
-        )
-    for split, found in reports.items():
-        total = sum(report.tokens for report in found.values())
-        say(f"corpus {corpus}: {split}: {sum(r.documents for r in found.values())} documents, {total} tokens")
+        assemble(folder, {split: found.files for split, found in made.items()}, hashes)
+        write_json(folder / "provenance.json", "corpus", report, provenance.record())
+    shutil.rmtree(work)
     return path
 
 
 def _sources(experiment: Experiment, definition: TextCorpus, split: Split) -> dict[str, Source]:
-    """Domain -> source, for the domains that have this split: a hub data set is taken to have all three."""
+    """Domain -> source, for the domains that have this split."""
     found = {}
     for name, domain in definition.domains.items():
-        file = domain.files.get(split)
-        if file or domain.hub:
-            found[name] = find_source(experiment, [file] if file else [], split, domain.hub, domain.hub_config)
+        file, named = domain.files.get(split), domain.hub_splits.get(split) if domain.hub_splits else split
+        if file or (domain.hub and named):
+            hub = domain.hub if named else None
+            found[name] = find_source(experiment, [file] if file else [], named or split, hub, domain.hub_config)
     return found
 
 
-def _texts(
-    definition: TextCorpus, domain: str, source: Source, report: SplitReport, limit: int | None
-) -> Iterator[tuple[str, str]]:
-    """Name and text of the documents that are kept; what is cut or left out is counted in `report`."""
-    column = _column(definition.domains[domain], source)
-    kept = 0
-    for index, row in enumerate(source.rows()):
-        if kept == limit:
-            return
-        text = row.get(column)
-        if not isinstance(text, str):
-            found = repr(text) if column in row else f"only {', '.join(row)}"
-            raise DataError(f"{source}: row {index}: found {found}; expected text in the column '{column}'")
-        if definition.max_characters is not None and len(text) > definition.max_characters:
-            report.cut_characters += len(text) - definition.max_characters
-            text = text[: definition.max_characters]
-        if not text.strip():
-            report.empty_documents += 1
-            continue
-        kept += 1
-        yield str(row.get("id") or f"{domain}-{source.split}-{index}"), text
+def _work_folder(path: Path, facts: str, tokenizer: Path, sources: dict[Split, dict[str, Source]]) -> Path:
+    """The folder of the shards, beside the corpus; emptied when what it holds came from something else."""
+    folder = path.parent / f".{path.name}.shards"
+    files = {file for found in sources.values() for source in found.values() for file in source.files}
+    plan = {
+        "facts": facts,
+        "shard_tokens": shards_on_disk.SHARD_TOKENS,
+        "tokenizers": package_versions()["tokenizers"],
+        "tokenizer": {file.name: file_hash(file) for file in sorted(tokenizer.glob("tokenizer*"))},
+        "sources": {
+            split: {name: source.record() for name, source in found.items()} for split, found in sources.items()
+        },
+        # Hashes would take as long as reading does; make goes by time and size too.
+        "files": {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)},
+    }
+    text = json.dumps(plan, indent=2) + "\n"
+    told = folder / "plan.json"
+    if told.is_file() and told.read_text(encoding="utf-8") == text:
+        for unfinished in folder.glob(".*.partial"):
+            unfinished.unlink()
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(told, text)
+    return folder
 
 
-def _column(domain: TextDomain, source: Source) -> str:
-    """A .txt file has one column of its own; `text_column` speaks of rows."""
-    plain = source.file is not None and source.file.name.removesuffix(".gz").removesuffix(".xz").endswith(".txt")
-    return "text" if plain else domain.text_column
+@dataclass
+class _Made:
+    """A split in shards: their files, the hash of all its tokens, and the counts of each domain."""
+
+    files: list[Path]
+    hash: str
+    report: dict[str, dict[str, Any]]
 
 
-def _document(tokenizer: Any, domain: str, identity: str, text: str, report: SplitReport) -> Row:
-    # Text that looks like a special token stays text: a document must not end where it quotes an end-of-text token.
-    encoded = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-    )
-    tokens = np.asarray(encoded["input_ids"], dtype=np.int32)
-    size = len(text.encode("utf-8"))
-    report.documents += 1
-    report.tokens += len(tokens)
-    report.bytes += size
-    return {"input_ids": tokens, "domain": domain, "bytes": size, "id": identity}
+@dataclass
+class _Maker:
+    """Makes the shards of a corpus in the folder `work`, or goes on with them."""
 
+    corpus: str
+    definition: TextCorpus
+    work: Path
+    tokenization: Tokenization
 
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+    def split(self, split: Split, sources: dict[str, Source]) -> _Made:
+        made = _Made([], "", {})
+        digest: Any = hashlib.sha256()
+        for number, (domain, source) in enumerate(sources.items()):
+            shards = Shards(self.work, f"{split}-{number}", digest)
+            shards.resume()
+            if shards.files:
+                say(f"corpus {self.corpus}: {split} {domain}: goes on after {len(shards.files)} finished shards")
+            if not shards.complete:
+                self._write(shards, split, domain, source)
+            digest = shards.digest
+            made.files += shards.files
+            empty = shards.rows - shards.counts.documents
+            made.report[domain] = asdict(shards.counts) | {"empty_documents": empty, "source": source.record()}
+        made.hash = digest.hexdigest()
+        documents, tokens = (sum(report[key] for report in made.report.values()) for key in ("documents", "tokens"))
+        if not documents:
+            origin = ", ".join(map(str, sources.values())) or "no domain names a source for it"
+            raise DataError(f"corpus '{self.corpus}': split '{split}' has no documents ({origin})")
+        say(f"corpus {self.corpus}: {split}: {documents} documents, {tokens} tokens")
+        return made
 
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder}: no such folder; the stage 'prepare' of its model has not run")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder}: holds no tokenizer that can be read: {error}") from None
+    def _write(self, shards: Shards, split: Split, domain: str, source: Source) -> None:
+        settings, limit = self.definition.domains[domain], self.definition.max_documents.get(split)
+        left = None if limit is None else limit - shards.counts.documents
+        reader = self._reader(domain, settings, source, shards.rows, left)
+        count = source.count()
+        total = None if count is None else min(count - shards.rows, count if left is None else left)
+        documents = iter(reader) if isinstance(reader, IdReader) else reader.tokenised(self.tokenization)
+        told = track(documents, f"{self.corpus} {split} {domain}", total, "documents")
+        shards.write(told, rows=lambda: reader.rows)
+
+    def _reader(
+        self, domain: str, settings: TextDomain, source: Source, start: int, limit: int | None
+    ) -> IdReader | TextReader:
+        if settings.tokens_column is None:
+            column = "text" if source.is_text else settings.text_column
+            return TextReader(source, domain, column, start, limit, self.definition.max_characters)
+        vocabulary = vocabulary_size(self.tokenization.tokenizer)
+        return IdReader(source, domain, settings.tokens_column, start, limit, vocabulary)
 
 
 # ------------------------------------------------------------------------------------------------- the folder on disk
-
-
-def corpus_features() -> Features:
-    """The columns of a corpus."""
-    from datasets import Features, List, Value
-
-    return Features(
-        {"input_ids": List(Value("int32")), "domain": Value("string"), "bytes": Value("int64"), "id": Value("string")}
-    )
-
-
-def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]]) -> dict[str, str]:
-    """Write documents (rows of `corpus_features`) as a DatasetDict into `folder`.
-
-    Returns the SHA-256 of each split's tokens: of the length of each document and then its tokens, little-endian, so
-    that two corpora agree only when their document boundaries do.
-    """
-    from datasets import Dataset, DatasetDict
-    from datasets.arrow_writer import ArrowWriter
-
-    hashes = {}
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tokens.") as temporary, _no_library_bars():
-        read = DatasetDict()
-        for split, documents in splits.items():
-            digest = hashlib.sha256()
-            file = f"{temporary}/{split}.arrow"
-            with ArrowWriter(path=file, features=corpus_features(), writer_batch_size=DOCUMENTS_HELD) as writer:
-                for document in documents:
-                    tokens = np.asarray(document["input_ids"], dtype="<i4")
-                    digest.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
-                    writer.write(document)
-                writer.finalize()
-            read[split] = Dataset.from_file(file)
-            hashes[split] = digest.hexdigest()
-        read.save_to_disk(folder)
-    return hashes
-
-
-@contextlib.contextmanager
-def _no_library_bars() -> Iterator[None]:
-    """The bars of `datasets` off: a log file needs one kind of progress line."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    disabled = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not disabled:
-            enable_progress_bars()
 
 
 def load_corpus(path: str | Path, split: str) -> Dataset:

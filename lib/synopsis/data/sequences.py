@@ -1,11 +1,15 @@
 """Training sequences out of prepared artifacts, and their collators.
 
+A long document becomes sequences of a given length, laid end to end from its beginning. What is too short for another
+one is counted (`unused_tokens`), or, where documents are packed, goes on with the next document; `record()` says which.
 Nothing is copied into memory: a sequence is sliced out of the Arrow table when it is asked for.
+
+    sequences = training_sequences(load_corpus(folder, "train"), 6144, weights=domain_weights(corpus))
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,61 +18,179 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from synopsis.config_data import Corpus, WorldCorpus
 from synopsis.data.prompts import input_part, instruction_part
 from synopsis.errors import DataError
 
 IGNORED = -100
 
 
-class DocumentSequences(Dataset[dict[str, Tensor]]):
+class _Sequences(Dataset[dict[str, Tensor]]):
+    """Sequences of `length` tokens, laid over documents in their order: a data set whose length and order are fixed.
+
+    `unused_tokens`: of the remainders that are too short for a sequence; nothing else is left out.
+    """
+
+    crosses_documents: bool
+
+    def __init__(self, documents: Any, length: int):
+        self.sizes = document_lengths(documents)
+        self.length = length
+        # Slices of Arrow columns: a row as a list would be all of a long document, one Python number a token.
+        self.documents = documents.with_format("arrow", columns=["input_ids"])
+        self.count = self.unused_tokens = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def record(self) -> dict[str, Any]:
+        """What provenance tells of the sequences, above all whether they cross document boundaries."""
+        return {
+            "sequences": self.count,
+            "sequence_length": self.length,
+            "unused_tokens": self.unused_tokens,
+            "crosses_documents": self.crosses_documents,
+        }
+
+    def _tokens(self, document: int, start: int, end: int) -> np.ndarray:
+        return self.documents[document : document + 1]["input_ids"][0].values[start:end].to_numpy()
+
+
+class DocumentSequences(_Sequences):
     """Sequences of `length` tokens, none across two documents; the remainder of each document is counted, not read.
 
     `documents`: a prepared corpus split (column input_ids). DataError when no document is as long as one sequence.
     """
 
+    crosses_documents = False
+
     def __init__(self, documents: Any, length: int):
-        self.documents, self.length = documents, length
-        sizes = document_lengths(documents)
-        self.starts = [(d, s * length) for d, size in enumerate(sizes) for s in range(size // length)]
-        self.unused_tokens = int((sizes % length).sum())
-        if not self.starts:
-            longest = int(sizes.max()) if len(sizes) else 0
+        super().__init__(documents, length)
+        self.ends = np.cumsum(self.sizes // length)
+        self.count, self.unused_tokens = int((self.sizes // length).sum()), int((self.sizes % length).sum())
+        if not self.count:
+            longest = int(self.sizes.max()) if len(self.sizes) else 0
             raise DataError(
-                f"no document holds a sequence of {length} tokens (the longest of {len(sizes)} has {longest})"
+                f"no document holds a sequence of {length} tokens (the longest of {len(self.sizes)} has {longest})"
             )
 
-    def __len__(self) -> int:
-        return len(self.starts)
-
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        document, start = self.starts[index]
-        ids = torch.as_tensor(self.documents[document]["input_ids"][start : start + self.length], dtype=torch.long)
-        return {"input_ids": ids, "labels": ids}
+        index = range(self.count)[index]
+        document = int(np.searchsorted(self.ends, index, side="right"))
+        start = (index - (int(self.ends[document - 1]) if document else 0)) * self.length
+        return _example(self._tokens(document, start, start + self.length))
 
 
-class PackedSequences(Dataset[dict[str, Tensor]]):
+class PackedSequences(_Sequences):
     """Sequences of `length` tokens out of all documents end to end: they cross document boundaries."""
 
+    crosses_documents = True
+
     def __init__(self, documents: Any, length: int):
-        self.documents, self.length = documents, length
-        self.ends = np.cumsum(document_lengths(documents))
-        total = int(self.ends[-1]) if len(self.ends) else 0
+        super().__init__(documents, length)
+        self.ends = np.cumsum(self.sizes)
+        total = int(self.sizes.sum())
         self.count, self.unused_tokens = divmod(total, length)
         if not self.count:
             raise DataError(f"the documents hold {total} tokens; one sequence needs {length}")
 
-    def __len__(self) -> int:
-        return self.count
-
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        index = range(self.count)[index]
         begin, end = index * self.length, (index + 1) * self.length
         first, last = np.searchsorted(self.ends, [begin, end - 1], side="right")
         parts = []
         for document in range(int(first), int(last) + 1):
             offset = int(self.ends[document - 1]) if document else 0
-            parts += list(self.documents[document]["input_ids"][max(begin - offset, 0) : end - offset])
-        ids = torch.as_tensor(parts, dtype=torch.long)
-        return {"input_ids": ids, "labels": ids}
+            parts.append(self._tokens(document, max(begin - offset, 0), end - offset))
+        return _example(np.concatenate(parts))
+
+
+def _example(ids: np.ndarray) -> dict[str, Tensor]:
+    tokens = torch.from_numpy(ids.astype(np.int64))
+    return {"input_ids": tokens, "labels": tokens}
+
+
+class WeightedSequences(Dataset[dict[str, Tensor]]):
+    """Sequences of several domains, drawn as often as the weights of their domains say.
+
+    An epoch holds each sequence of the domain with the lowest weight once, and each sequence of a domain with k times
+    that weight k times; where k is no whole number, some of them, evenly spread, once more. No sequence is left out.
+    Length and order are fixed, so that what a seed draws depends on nothing else.
+    """
+
+    def __init__(self, domains: Mapping[str, DocumentSequences | PackedSequences], weights: Mapping[str, float]):
+        self.domains, self.weights = dict(domains), dict(weights)
+        lowest = min(weights[name] for name in domains)
+        self.draws = [round(len(sequences) * weights[name] / lowest) for name, sequences in domains.items()]
+        self.ends = np.cumsum(self.draws)
+        self.unused_tokens = sum(sequences.unused_tokens for sequences in domains.values())
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        index = range(len(self))[index]
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        draw = index - (int(self.ends[number - 1]) if number else 0)
+        sequences = list(self.domains.values())[number]
+        rounds, place = divmod(draw, len(sequences))
+        whole, more = divmod(self.draws[number], len(sequences))
+        return sequences[place if rounds < whole else place * len(sequences) // more]
+
+    def record(self) -> dict[str, Any]:
+        """What provenance tells of the sequences, of all and by domain."""
+        of_domain = {
+            name: {**sequences.record(), "weight": self.weights[name], "draws_an_epoch": draws}
+            for (name, sequences), draws in zip(self.domains.items(), self.draws, strict=True)
+        }
+        any_domain = next(iter(of_domain.values()))
+        return {
+            "sequences": sum(len(sequences) for sequences in self.domains.values()),
+            "draws_an_epoch": len(self),
+            "sequence_length": any_domain["sequence_length"],
+            "unused_tokens": self.unused_tokens,
+            "crosses_documents": any_domain["crosses_documents"],
+            "domains": of_domain,
+        }
+
+
+TrainingSequences = DocumentSequences | PackedSequences | WeightedSequences
+
+
+def training_sequences(
+    documents: Any, length: int, pack: bool = False, weights: Mapping[str, float] | None = None
+) -> TrainingSequences:
+    """The sequences that training draws from a corpus split.
+
+    `pack`: lay documents end to end; otherwise none crosses a document's end. `weights`: of the domains, 1 for those
+    not named (see `domain_weights`); with unequal ones packing ends at the end of a domain. DataError when a domain,
+    or without weights the whole split, is too short for one sequence.
+    """
+    kind = PackedSequences if pack else DocumentSequences
+    weights = weights or {}
+    domains = _documents_by_domain(documents) if set(weights.values()) - {1.0} else {}
+    found = {name: weights.get(name, 1.0) for name in domains}
+    if len(set(found.values())) < 2:
+        return kind(documents, length)
+    sequences = {}
+    for name, indices in domains.items():
+        try:
+            sequences[name] = kind(documents.select(indices), length)
+        except DataError as error:
+            raise DataError(f"domain '{name}': {error}; give it longer documents or leave it out") from None
+    return WeightedSequences(sequences, found)
+
+
+def domain_weights(corpus: Corpus) -> dict[str, float] | None:
+    """The weights of a corpus' domains; None for a generated one, whose shares are fixed when it is made."""
+    return None if isinstance(corpus, WorldCorpus) else {name: d.weight for name, d in corpus.domains.items()}
+
+
+def _documents_by_domain(documents: Any) -> dict[str, np.ndarray]:
+    """Domain -> numbers of its documents, domains in the order of their first documents."""
+    column = documents.with_format("arrow")[:]["domain"].combine_chunks().dictionary_encode()
+    codes = column.indices.to_numpy()
+    return {name: np.flatnonzero(codes == code) for code, name in enumerate(column.dictionary.to_pylist())}
 
 
 def document_lengths(documents: Any) -> np.ndarray:

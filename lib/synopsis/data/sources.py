@@ -12,27 +12,23 @@ Every fault is a DataError that names the file and the line, or what was to be f
 
 from __future__ import annotations
 
-import gzip
-import json
-import lzma
+import glob
 import os
-import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from synopsis.config import Experiment
+from synopsis.data.row_files import ROWS_AT_ONCE, Row, count_rows, is_text, read_rows, rows_of
 from synopsis.errors import DataError
 
 MIRROR_VARIABLE = "SYNOPSIS_DATA"
 HUB_SECONDS = 10.0
-OPENERS = {".gz": gzip.open, ".xz": lzma.open}
-DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
-Row = dict[str, Any]
+
+class FetchError(DataError):
+    """The hub did not give what was asked for; what it gave before is sound."""
 
 
 # ---------------------------------------------------------------------------------------------------- local files
@@ -49,84 +45,6 @@ def mirror(experiment: Experiment) -> Path | None:
         origin = f"the environment variable {MIRROR_VARIABLE}" if from_environment else "data_mirror of the experiment"
         raise DataError(f"{folder}: no such folder; {origin} should name the folder with local copies of the data sets")
     return folder
-
-
-def read_rows(path: str | Path) -> Iterator[Row]:
-    """Stream the rows of a file: JSON lines, a JSON list of objects, or text (one row with the column `text`).
-
-    Names end in .jsonl, .json or .txt, and may go on with .gz or .xz. Halves of surrogate pairs, which JSON can spell
-    and UTF-8 cannot, become U+FFFD. DataError names the file and the line of what is missing, damaged or malformed.
-    """
-    path = Path(path)
-    name = path.name.removesuffix(".gz").removesuffix(".xz")
-    if name.endswith(".txt"):
-        content = b"".join(line for _, line in _lines(path))
-        yield {"text": _decoded(content, path, 1)}
-    elif name.endswith((".json", ".jsonl")):
-        yield from _json_rows(path)
-    else:
-        raise DataError(f"{path}: unknown kind of file; expected .jsonl, .json or .txt, plain or with .gz or .xz")
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    lines = _lines(path)
-    for number, line in lines:
-        if not line.strip():
-            continue
-        if number == 1 and line.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-            yield from _listed(line + b"".join(rest for _, rest in lines), path)
-            return
-        row = _parsed(_decoded(line, path, number), path, number)
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: found {type(row).__name__}; expected a JSON object on each line")
-        yield _without_surrogates(row)
-
-
-def _listed(content: bytes, path: Path) -> Iterator[Row]:
-    for index, row in enumerate(_parsed(_decoded(content, path, 1), path, 1)):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: element {index} is {type(row).__name__}; expected a list of JSON objects")
-        yield _without_surrogates(row)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their 1-based number; every failure to read becomes a DataError."""
-    number = 0
-    try:
-        with OPENERS.get(path.suffix, open)(path, "rb") as stream:  # type: ignore[operator]
-            for line in stream:
-                number += 1
-                yield number, line
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except DAMAGED as error:
-        raise DataError(
-            f"{path}: after line {number}: the compressed data are truncated or damaged ({error}); copy the file again"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _decoded(content: bytes, path: Path, first_line: int) -> str:
-    try:
-        return content.decode("utf-8-sig" if first_line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        line = first_line + content[: error.start].count(b"\n")
-        raise DataError(f"{path}:{line}: not UTF-8 text (byte 0x{content[error.start]:02x})") from None
-
-
-def _parsed(text: str, path: Path, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise DataError(f"{path}:{line}: not valid JSON ({error.msg}, column {error.colno})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}:{first_line}: not valid JSON ({error})") from None
-
-
-def _without_surrogates(row: Row) -> Row:
-    return {key: LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value for key, value in row.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------- the hub
@@ -149,19 +67,35 @@ def hub_revision(kind: Literal["dataset", "model"], name: str, wanted: str, reme
         reason = "the hub has no repository of this name that you may read"
     except Exception as error:  # every other failure, of whatever library, means that the hub did not answer
         reason = f"the hub cannot be reached ({_short(error)})"
-    raise DataError(f"cannot fetch {wanted}: {reason}. {remedy}")
+    raise FetchError(f"cannot fetch {wanted}: {reason}. {remedy}")
 
 
-def hub_rows(dataset: str, config: str | None, split: str, remedy: str, revision: str | None = None) -> Iterator[Row]:
-    """Stream the rows of a hub data set; DataError says what was to be fetched and, by `remedy`, what to do instead."""
+def hub_rows(
+    dataset: str,
+    config: str | None,
+    split: str,
+    remedy: str,
+    revision: str | None = None,
+    columns: Sequence[str] | None = None,
+    start: int = 0,
+) -> Iterator[Row]:
+    """Stream the rows of a hub data set from row `start` on, of `columns` those that it has.
+
+    Lists of whole numbers come as numpy arrays. FetchError says what was to be fetched and, by `remedy`, what to do.
+    """
     wanted = describe_hub(dataset, config, split)
     revision = revision or hub_revision("dataset", dataset, wanted, remedy)
     from datasets import load_dataset
 
     try:
-        yield from load_dataset(dataset, config, split=split, revision=revision, streaming=True)
+        stream = load_dataset(dataset, config, split=split, revision=revision, streaming=True)
+        chosen = [name for name in stream.column_names or () if columns is None or name in columns]
+        if chosen:
+            stream = stream.select_columns(chosen)
+        for table in (stream.skip(start) if start else stream).with_format("arrow").iter(ROWS_AT_ONCE):
+            yield from rows_of(table)
     except Exception as error:  # unknown configurations and splits, unreadable formats, a network that breaks off
-        raise DataError(f"cannot fetch {wanted}: {_short(error)}. {remedy}") from error
+        raise FetchError(f"cannot fetch {wanted}: {_short(error)}. {remedy}") from error
 
 
 def describe_hub(dataset: str, config: str | None, split: str) -> str:
@@ -178,27 +112,59 @@ def _short(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of one split: a local `file`, or, when it is None, a split of the hub data set `hub`."""
+    """The rows of one split: local `files`, one after the other, or, without any, a split of the hub data set `hub`."""
 
     split: str
-    file: Path | None = None
+    files: tuple[Path, ...] = ()
     hub: str | None = None
     hub_config: str | None = None
     revision: str | None = None
     remedy: str = ""
 
     def __str__(self) -> str:
-        return str(self.file) if self.file else describe_hub(self.hub or "", self.hub_config, self.split)
+        if not self.files:
+            return describe_hub(self.hub or "", self.hub_config, self.split)
+        return str(self.files[0]) if len(self.files) == 1 else f"{self.files[0]} to {self.files[-1].name}"
 
-    def rows(self) -> Iterator[Row]:
-        if self.file is not None:
-            return read_rows(self.file)
-        return hub_rows(self.hub or "", self.hub_config, self.split, self.remedy, self.revision)
+    @property
+    def file(self) -> Path | None:
+        """The local file, for what is one file; None for a hub data set."""
+        return self.files[0] if self.files else None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the files are documents without columns; DataError when only some are."""
+        kinds = {is_text(file) for file in self.files}
+        if len(kinds) > 1:
+            raise DataError(f"{self}: text files beside files with rows; expected one kind")
+        return kinds == {True}
+
+    def rows(self, columns: Sequence[str] | None = None, start: int = 0) -> Iterator[Row]:
+        """Stream the rows from row `start` on; see `read_rows`."""
+        if not self.files:
+            yield from hub_rows(self.hub or "", self.hub_config, self.split, self.remedy, self.revision, columns, start)
+        for file in self.files:
+            size = count_rows(file) if start else None
+            if size is not None and size <= start:
+                start -= size
+                continue
+            skipped = 0
+            for row in read_rows(file, columns, start if size else 0):
+                if size or skipped == start:
+                    yield row
+                else:
+                    skipped += 1
+            start = 0 if size else start - skipped
+
+    def count(self) -> int | None:
+        """How many rows there are, where that can be told without reading them."""
+        counts = [count_rows(file) for file in self.files]
+        return sum(count or 0 for count in counts) if counts and None not in counts else None
 
     def record(self) -> dict[str, str | None]:
         """What provenance tells of a source; the hashes of files stand among its inputs."""
-        if self.file is not None:
-            return {"file": str(self.file)}
+        if self.files:
+            return {"file": str(self)}
         return {"hub": self.hub, "hub_config": self.hub_config, "split": self.split, "revision": self.revision}
 
 
@@ -207,15 +173,16 @@ def find_source(
 ) -> Source:
     """The first of `files` that exists, else the hub data set.
 
-    Relative names start at the mirror, else at the working directory. A mirror that lacks the file is a fault even when
-    a hub data set is named: what a run reads must not depend on a file being forgotten. DataError otherwise too, when
-    there is neither a file nor a hub data set, and when the hub cannot be reached.
+    A name may be a pattern (`pile/train-*.parquet`): its files are read in the order of their names. Relative names
+    start at the mirror, else at the working directory. A mirror that lacks the file is a fault even when a hub data
+    set is named: what a run reads must not depend on a file being forgotten. DataError otherwise too, when there is
+    neither a file nor a hub data set, and when the hub cannot be reached.
     """
     folder = mirror(experiment)
     places = [(folder or Path()) / Path(file).expanduser() for file in files]
     for place in places:
-        if place.is_file():
-            return Source(split, file=place)
+        if found := _matches(place):
+            return Source(split, files=found)
     choice = " or ".join(files)
     remedy = f"Put a copy at {choice} below a folder and name that folder with {MIRROR_VARIABLE} or data_mirror"
     local_only = folder is not None or any(place.is_absolute() for place in places)
@@ -229,4 +196,12 @@ def find_source(
         raise DataError(f"{missing}: no such file. {remedy}{instead}.")
     remedy = f"{remedy}." if files else "No local file is configured for it."
     revision = hub_revision("dataset", hub, describe_hub(hub, hub_config, split), remedy)
-    return Source(split, None, hub, hub_config, revision, remedy)
+    return Source(split, (), hub, hub_config, revision, remedy)
+
+
+def _matches(place: Path) -> tuple[Path, ...]:
+    if place.is_dir():
+        raise DataError(f"{place}: a folder; name its files, for instance {place}/*.parquet")
+    if place.is_file():
+        return (place,)
+    return tuple(path for path in map(Path, sorted(glob.glob(str(place)))) if path.is_file())

@@ -4,6 +4,7 @@
 
 Writes generations/<run>/<split>.csv (the published columns x, y_pred, y_true, plus id and lengths) and beside it
 <split>.json with the scores. ROUGE uses the stemmer, as the published numbers do; scores are means of F x 100.
+Prompts are made as in training, tokenisation and an encoder-decoder's longest source included.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from synopsis.artifacts import Layout, Provenance, write_csv, write_json
 from synopsis.compressors.loading import load, load_tokenizer
 from synopsis.config import Experiment, GistCompressor
+from synopsis.data.instruction_examples import collate_seq2seq, gist_collator
 from synopsis.data.instructions import load_instructions
-from synopsis.data.prompts import gist_prompt
+from synopsis.data.prompts import GIST_TOKEN, gist_prompt, source_prompt
 from synopsis.data.sequences import collate_padded, gist_prompt_ids
 from synopsis.errors import ArtifactError, DataError
 from synopsis.evaluation.rouge import exact_match, score_rouge
@@ -40,18 +42,21 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     rows = splits[split][: section.max_examples]
     model, tokenizer = load(layout.model(run)), load_tokenizer(layout.model(run))
     provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
-    prompts = [gist_prompt_ids(row, tokenizer, model.config.gist_token_id, subject.gist_tokens) for row in rows]
+    seq2seq = model.config.is_encoder_decoder
+    prompts = prompts_of(rows, tokenizer, subject, split, seq2seq)
     longest = max((len(prompt) for prompt in prompts), default=0)
-    if longest + section.max_new_tokens > model.config.max_position_embeddings:
+    positions = None if seq2seq else model.config.max_position_embeddings
+    if positions is not None and longest + section.max_new_tokens > positions:
         raise DataError(
             f"{source}: split '{split}': the longest prompt ({longest} tokens) and max_new_tokens "
-            f"({section.max_new_tokens}) exceed the model's {model.config.max_position_embeddings} positions"
+            f"({section.max_new_tokens}) exceed the model's {positions} positions"
         )
+    written = source_prompt if seq2seq else gist_prompt
     outputs = greedy(model, tokenizer, prompts, section.max_new_tokens, section.batch_size, f"{run} {split}")
     table = [
         {
             "id": row["id"],
-            "x": gist_prompt(row["instruction"], row["input"], subject.gist_tokens),
+            "x": written(row["instruction"], row["input"], subject.gist_tokens),
             "y_pred": str(tokenizer.decode(output, skip_special_tokens=True)).strip(),
             "y_true": row["output"],
             "prompt_tokens": len(prompt),
@@ -68,6 +73,19 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     return payload
 
 
+def prompts_of(
+    rows: Sequence[dict[str, Any]], tokenizer: Any, subject: GistCompressor, split: str, seq2seq: bool
+) -> list[list[int]]:
+    """Ids of what the model reads before it writes. Decoders: the whole prompt; encoder-decoders: the cut source."""
+    gist_token = tokenizer.convert_tokens_to_ids(GIST_TOKEN)
+    if not seq2seq and subject.training.tokenization == "clean":
+        return [gist_prompt_ids(row, tokenizer, gist_token, subject.gist_tokens) for row in rows]
+    collator = gist_collator(tokenizer, subject, seq2seq, keep_all=True)
+    key = "input_ids" if seq2seq else "prompt_input_ids"
+    # A prompt does not depend on the output, which only must not be empty.
+    return [collator([{**row, "split": split, "output": "."}])[key][0].tolist() for row in rows]
+
+
 def greedy(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int, label: str
 ) -> list[list[int]]:
@@ -75,10 +93,11 @@ def greedy(
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    seq2seq = model.config.is_encoder_decoder
     outputs: list[list[int]] = [[] for _ in prompts]
     for batch in track(batches, label, unit="batches"):
         examples = [{"input_ids": prompts[index], "labels": prompts[index]} for index in batch]
-        inputs = collate_padded(examples, pad)
+        inputs = collate_seq2seq(examples, pad) if seq2seq else collate_padded(examples, pad)
         ids = inputs["input_ids"].to(model.device)
         with torch.no_grad():
             out = model.generate(
@@ -89,6 +108,7 @@ def greedy(
                 pad_token_id=pad,
                 eos_token_id=tokenizer.eos_token_id,
             )
-        for index, new in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
+        read = 1 if seq2seq else ids.shape[1]  # a decoder of its own begins with its start token alone
+        for index, new in zip(batch, out[:, read:].tolist(), strict=True):
             outputs[index] = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
     return outputs

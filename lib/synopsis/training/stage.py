@@ -13,13 +13,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from synopsis.artifacts import Layout, Provenance, atomic_directory, told_when_full, write_json
 from synopsis.config import Experiment, Model, SummaryCompressor
@@ -27,67 +27,122 @@ from synopsis.config_training import Optimisation, SegmentTraining
 from synopsis.errors import InputError, Interrupted
 from synopsis.plan import train_facts
 from synopsis.progress import say
-from synopsis.training.callbacks import Checkpoints, Metrics, Progress, StopOnSignal, last_good_checkpoint
-from synopsis.training.families import Prepared, prepare
+from synopsis.training import distributed
+from synopsis.training.best import BestWeights
+from synopsis.training.callbacks import (
+    Checkpoints,
+    Metrics,
+    Progress,
+    Speed,
+    StopOnSignal,
+    checkpoint_to_go_on_from,
+    utilisation,
+)
+from synopsis.training.families import Numbered, Prepared, prepare
+from synopsis.training.sharding import sharding, whole_weights
+from synopsis.training.tracking import tracked
+from synopsis.training.trainable import save_trained
 from synopsis.training.trainer import CompressorTrainer
 
+HEADLINES = ("eval_loss", "loss/", "perplexity/")
+"""Figures of the validation that a run is told by."""
 
-def train(experiment: Experiment, run: str) -> dict[str, float]:
-    """Train a run, or go on with it; returns its headline figures. InputError when the run is not one to train."""
+
+def train(experiment: Experiment, run: str, files: Sequence[Path] = ()) -> dict[str, float]:
+    """Train a run, or go on with it; returns its headline figures. InputError when the run is not one to train.
+
+    One of several processes trains its part (see `synopsis.training.launch`); the first one writes. files: those of the
+    experiment, beside which a DeepSpeed file may lie.
+    """
     subject = experiment.subject(run)
     training = subject.pretraining if isinstance(subject, Model) else subject.training
     if training is None:
         raise InputError(f"'{run}' is a loaded model: there is nothing to train")
+    group = training.fsdp or training.deepspeed is not None
+    with distributed.processes(group), tracked(experiment, run) as trackers:
+        return _train(experiment, run, training, files, trackers)
+
+
+def _train(
+    experiment: Experiment,
+    run: str,
+    training: Optimisation,
+    files: Sequence[Path],
+    trackers: list[TrainerCallback],
+) -> dict[str, float]:
+    subject = experiment.subject(run)
     seed = 0 if isinstance(subject, Model) else experiment.trained_runs[run][1]
     layout, facts = Layout(experiment), train_facts(experiment, run)
     set_seed(seed)
-    prepared = prepare(experiment, run)
+    spread = distributed.of_first(lambda: sharding(training, files))
+    prepared = distributed.together(lambda: prepare(experiment, run))
     provenance = Provenance(facts, inputs=prepared.inputs, seed=seed, dtype=training.dtype)
     folder = layout.checkpoints(run)
     metrics, stop = Metrics(folder / "metrics.jsonl"), StopOnSignal()
+    sequences = training.batch_size * training.gradient_accumulation * distributed.world_size()
+    tokens = prepared.tokens_per_sequence
+    checkpoint = checkpoint_to_go_on_from(folder, facts)
+    best = BestWeights(checkpoint)
+    speed = Speed(sequences * tokens, utilisation(prepared.model.config, training, tokens))
     trainer = CompressorTrainer(
         model=prepared.model,
-        args=_arguments(training, folder, seed),
-        train_dataset=prepared.train,
-        eval_dataset=prepared.validation,
-        data_collator=prepared.collate,
+        args=_arguments(training, folder, seed, spread),
+        train_dataset=Numbered(prepared.train),
+        eval_dataset=Numbered(prepared.validation),
+        data_collator=prepared.collate_numbered,
         segment_training=training if isinstance(training, SegmentTraining) else None,
-        longest=_longest(prepared.model.config, subject),
+        longest=_longest(prepared.model, subject),
+        describe=prepared.describe,
+        measured=speed.measured,
         callbacks=[
             metrics,
-            Progress(run, training.batch_size * training.gradient_accumulation * prepared.tokens_per_sequence),
+            speed,
+            Progress(run, speed),
+            *([best] if training.keep_best else []),
             Checkpoints(facts),
+            *trackers,
             stop,
         ],
     )
     _quiet(trainer)
     provenance.device = str(trainer.args.device)
-    checkpoint = last_good_checkpoint(folder, facts)
-    if checkpoint is not None:
+    trainer.args.eval_on_start = training.evaluate_first and checkpoint is None
+    if checkpoint is not None and distributed.is_first():
         say(f"{run}: goes on from {checkpoint}")
     with _told_when_full(folder):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.state.global_step < training.steps:
         step = f"step {trainer.state.global_step} of {training.steps}"
-        raise Interrupted(f"{run}: stopped at {step}; the same command goes on from there", stop.received)
+        told = Interrupted(f"{run}: stopped at {step}; the same command goes on from there", stop.received)
+        distributed.fail(told)
     figures = {"train_loss": float(result.training_loss), "steps": float(trainer.state.global_step)}
-    figures |= {key: float(value) for key, value in trainer.evaluate().items() if key == "eval_loss"}
-    _write(layout, run, prepared, metrics.path, provenance, figures)
-    shutil.rmtree(folder, ignore_errors=True)
+    best_step = best.load_into(trainer) if training.keep_best else None
+    if best_step is not None:
+        figures["best_step"] = float(best_step)
+    figures |= {key: float(value) for key, value in trainer.evaluate().items() if key.startswith(HEADLINES)}
+    weights = whole_weights(trainer)
+    if distributed.is_first():
+        _write(layout, run, training, prepared, weights, metrics.path, provenance, figures)
+        shutil.rmtree(folder, ignore_errors=True)
     return figures
 
 
 def _write(
-    layout: Layout, run: str, prepared: Prepared, metrics: Path, provenance: Provenance, figures: dict[str, float]
+    layout: Layout,
+    run: str,
+    training: Optimisation,
+    prepared: Prepared,
+    weights: dict[str, torch.Tensor] | None,
+    metrics: Path,
+    provenance: Provenance,
+    figures: dict[str, float],
 ) -> None:
     path = layout.model(run)
     with _told_when_full(path.parent), atomic_directory(path) as temporary:
-        prepared.model.save_pretrained(temporary)
+        save_trained(prepared.model, temporary, training.lora, prepared.base, weights)
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
-        train = prepared.train
-        unused = {key: getattr(train, key) for key in ("unused_tokens", "dropped") if hasattr(train, key)}
-        report = {"run": run, "sequences": len(train), **unused, **figures}
+        report = {"run": run, "processes": distributed.world_size(), **prepared.train.record(), **figures}
         write_json(temporary / "provenance.json", "model", report, provenance.record())
 
 
@@ -111,7 +166,8 @@ def _write_a_little(folder: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _arguments(training: Optimisation, folder: Path, seed: int) -> TrainingArguments:
+def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str, Any]) -> TrainingArguments:
+    """`spread`: how the run is spread over its processes, from `synopsis.training.sharding`."""
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=training.steps,
@@ -138,20 +194,24 @@ def _arguments(training: Optimisation, folder: Path, seed: int) -> TrainingArgum
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
+        **spread,
     )
 
 
-def _longest(config: Any, subject: Any) -> int:
+def _longest(model: Any, subject: Any) -> int:
     """Tokens of a segment that fit the positions beside the soft prompt and the summary tokens."""
     if not isinstance(subject, SummaryCompressor):
         return 0
-    return config.max_position_embeddings - subject.trained_summary_vectors - subject.summary_length
+    beside = model.positions_beside(subject.trained_summary_vectors, subject.summary_length)
+    return model.config.max_position_embeddings - beside
 
 
 def _quiet(trainer: CompressorTrainer) -> None:
-    """Our progress line replaces the dictionaries that the Trainer prints."""
+    """Our progress line replaces the dictionaries that the Trainer prints, and the bars of each save."""
     from transformers.trainer_callback import PrinterCallback
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     trainer.remove_callback(PrinterCallback)
 
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from synopsis.config_training import SegmentTraining
 from synopsis.errors import SynopsisError
+from synopsis.training import distributed
 from synopsis.training.segments import fixed_segment_lengths, random_segment_lengths, substep_slices
+from synopsis.training.trainable import is_partial, not_decayed, trained_state
+from synopsis.training.validation import metrics_of, named_for_people, segment_sums, whole_sums
+
+SEQUENCES = "sequences"
+"""Key of a batch: which sequences of the data it is made of, for messages."""
 
 
 class Losses(TrainerCallback, ExportableState):
     """Training losses since the last log and of the whole run; checkpoints keep them.
 
     The Trainer's own sums start anew when a run goes on, so that a log interval with a stop in it would be the mean of
-    its second part only. Each process counts its own; a checkpoint keeps those of the first one.
+    its second part only. Of several processes it is their mean, the same in each.
     """
 
     def __init__(self) -> None:
@@ -49,15 +60,31 @@ class CompressorTrainer(Trainer):
     """Trains every family; with `segment_training` a step goes over substeps and segments.
 
     A substep's loss is propagated by itself; its soft prompt goes on to the next substep without gradient. The
-    gradients of the substeps add up, and the reported loss is their mean.
+    gradients of the substeps add up, and the reported loss is their mean. With random_summary_length each step draws
+    how many summary tokens end its segments, from torch's generator, as the segment lengths are: a run that goes on
+    draws what it would have drawn.
+
+    longest: tokens of a segment that fit the positions; describe: an index of the training data to words;
+    measured: figures for a logged row, such as tokens per second.
     """
 
+    model: Any
+
     def __init__(
-        self, *arguments: Any, segment_training: SegmentTraining | None = None, longest: int = 0, **options: Any
+        self,
+        *arguments: Any,
+        segment_training: SegmentTraining | None = None,
+        longest: int = 0,
+        describe: Callable[[int], str] = str,
+        measured: Callable[[], dict[str, float]] = dict,
+        **options: Any,
     ):
+        options["compute_metrics"] = metrics_of
         super().__init__(*arguments, **options)
-        self.segment_training, self.longest = segment_training, longest
-        self.model_accepts_loss_kwargs = False
+        self.segment_training, self.longest, self.describe = segment_training, longest, describe
+        self.measured = measured
+        if segment_training is not None:  # its rows have as many labels in each batch, and several losses a step
+            self.model_accepts_loss_kwargs = False
         self.losses = Losses()
         self.add_callback(self.losses)
 
@@ -66,62 +93,166 @@ class CompressorTrainer(Trainer):
         result = super().train(*arguments, **options)
         return result._replace(training_loss=self.losses.of_run / max(self.state.global_step, 1))
 
+    def _run_epoch(self, *arguments: Any, **options: Any) -> Any:
+        """As in the Trainer, which makes a step too many when it goes on from the last checkpoint of a run."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*arguments, **options)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        named_for_people(logs)
         if "loss" in logs:
-            mean = torch.tensor(self.losses.drain(self.state.global_step), dtype=torch.float64, device=self.args.device)
-            logs["loss"] = self.accelerator.gather(mean).mean().item()
+            logs["loss"] = self.losses.drain(self.state.global_step)
+            logs |= self.measured()
         if "train_loss" in logs:
             logs["train_loss"] = self.losses.of_run / max(self.state.global_step, 1)
         super().log(logs, start_time)
 
+    # ------------------------------------------------------------------------------------------------------- training
+
     def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        sequences = inputs.pop(SEQUENCES, None)
         if self.segment_training is None:
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             loss = self._substeps(model, inputs, self.segment_training)
-        if not torch.isfinite(loss):
-            raise SynopsisError(
-                f"step {self.state.global_step + 1}: the loss is {loss.item()}; training stops. "
-                "The last checkpoint holds the weights from before; try a lower learning_rate or float32."
-            )
-        self.losses.add(loss.item())
+        own = loss.item(), "" if torch.isfinite(loss) else self._told(sequences)
+        losses, told = zip(*distributed.gathered(own), strict=True)
+        for value, batch in zip(losses, told, strict=True):
+            if not math.isfinite(value):
+                distributed.fail(
+                    SynopsisError(
+                        f"step {self.state.global_step + 1}: the loss is {value}{batch}; training stops. "
+                        "The last checkpoint holds the weights from before; try a lower learning_rate or float32."
+                    )
+                )
+        self.losses.add(sum(losses) / len(losses))
         return loss
+
+    def _told(self, sequences: Tensor | None) -> str:
+        """What a batch was made of."""
+        if sequences is None:
+            return ""
+        named = [self.describe(index) for index in sequences.tolist()]
+        return f" on the batch of the sequences {', '.join(named)}"
 
     def _substeps(self, model: Any, inputs: dict[str, Tensor], training: SegmentTraining) -> Tensor:
         model.train()
         inputs = self._prepare_inputs(inputs)
-        length = inputs["input_ids"].shape[1]
+        read = part_that_is_read(inputs["input_ids"].shape[1], training)
+        inputs, length = _sliced(inputs, read), read.stop - read.start
+        options = self._drawn_options(training)
         total = torch.zeros((), device=inputs["input_ids"].device)
         softprompt = None
         for part in substep_slices(length, training.substeps):
-            with self.compute_loss_context_manager():
-                out = model(
-                    **_sliced(inputs, part),
-                    softprompt=softprompt,
-                    segment_lengths=self._lengths(part.stop - part.start, training),
-                    output_softprompt=part.stop < length,
-                )
-            softprompt = out.softprompt.detach()
-            self.accelerator.backward(out.loss / self.current_gradient_accumulation_steps)
+            last = part.stop == length
+            with self._gradients_meet(model, last):
+                with self.compute_loss_context_manager():
+                    out = model(
+                        **_sliced(inputs, part),
+                        softprompt=softprompt,
+                        segment_lengths=self._lengths(part.stop - part.start, training),
+                        output_softprompt=not last,
+                        **options,
+                    )
+                softprompt = out.softprompt.detach()
+                self._backward(out.loss / self.current_gradient_accumulation_steps)
             total += out.loss.detach()
+        if training.segments_per_substep == 1:
+            self._average_summary_gradient(model)
         return total / training.substeps / self.current_gradient_accumulation_steps
+
+    def _drawn_options(self, training: SegmentTraining) -> dict[str, int]:
+        if not training.random_summary_length:
+            return {}
+        most = self.model.config.summary_length
+        return {"summary_length": int(torch.randint(1, most + 1, ()))}
+
+    @contextlib.contextmanager
+    def _gradients_meet(self, model: Any, last: bool) -> Iterator[None]:
+        """Processes exchange the gradients of a step once, in the backward pass of its last substep."""
+        state = self.accelerator.gradient_state
+        if last or not state.sync_gradients:
+            yield
+        elif self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            state._set_sync_gradients(False)  # with it on, each backward pass is taken for a step
+            try:
+                yield
+            finally:
+                state._set_sync_gradients(True)
+        else:
+            with self.accelerator.no_sync(model):
+                yield
+
+    def _average_summary_gradient(self, model: Any) -> None:
+        """DistributedDataParallel leaves alone what the last substep's loss does not depend on.
+
+        With one segment in a substep those are the summary tokens, whose gradients are of the substeps before.
+        """
+        summary = getattr(self.model, "embed_summary", None)
+        gradient = None if summary is None else summary.weight.grad
+        meet = isinstance(model, DistributedDataParallel) and self.accelerator.gradient_state.sync_gradients
+        if meet and gradient is not None:
+            torch.distributed.all_reduce(gradient)
+            gradient /= distributed.world_size()
+
+    def _backward(self, loss: Tensor) -> None:
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
 
     def _lengths(self, length: int, training: SegmentTraining) -> list[int]:
         if training.randomize_segments:
             return random_segment_lengths(length, training.segments_per_substep, self.longest)
-        return fixed_segment_lengths(length, training.segments_per_substep)
+        return training.segment_lengths or fixed_segment_lengths(length, training.segments_per_substep)
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Weight decay would change the rows of a matrix that are not trained."""
+        left_alone = not_decayed(model)
+        return [name for name in super().get_decay_parameter_names(model) if name not in left_alone]
+
+    # ----------------------------------------------------------------------------------------------------- validation
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        if self.segment_training is None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        """The losses and numbers of labels of each row (see `synopsis.training.validation`), in place of logits."""
+        inputs.pop(SEQUENCES, None)
         inputs = self._prepare_inputs(inputs)
-        length = inputs["input_ids"].shape[1]
-        lengths = fixed_segment_lengths(length, self.segment_training.segments)
+        training = self.segment_training
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = model(**_sliced(inputs, slice(0, length)), segment_lengths=lengths).loss.detach()
-        return loss, None, None
+            if training is None:
+                sums = whole_sums(model, self.model, inputs)
+            else:
+                read = part_that_is_read(inputs["input_ids"].shape[1], training)
+                lengths = (training.segment_lengths or []) * training.substeps
+                lengths = lengths or fixed_segment_lengths(read.stop - read.start, training.segments)
+                sums = segment_sums(model, _sliced(inputs, read), lengths)
+        loss = sums[..., 0].sum() / sums[..., 1].sum().clamp(min=1)
+        return loss, sums, torch.zeros_like(sums[..., 0])
+
+    # ---------------------------------------------------------------------------------------------------- checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """A checkpoint of a partly frozen model holds what is trained: the rest is the base's."""
+        if state_dict is None and is_partial(self.model):
+            state_dict = trained_state(self.model)
+        super()._save(output_dir, state_dict)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As in the Trainer; what a checkpoint of a partly frozen model lacks is no fault."""
+        if not is_partial(self.model):
+            super()._issue_warnings_after_load(load_result)
+
+
+def part_that_is_read(length: int, training: SegmentTraining) -> slice:
+    """Where fixed segments are shorter than a row of `length` tokens, its end is read, as published."""
+    if training.segment_lengths is None:
+        return slice(0, length)
+    read = training.substeps * sum(training.segment_lengths)
+    if read > length:
+        raise ValueError(f"segment_lengths need rows of {read} tokens; these have {length}")
+    return slice(length - read, length)
 
 
 def _sliced(inputs: dict[str, Tensor], part: slice) -> dict[str, Tensor]:

@@ -1,0 +1,275 @@
+"""How many processes train a run, and who starts them.
+
+    synopsis train --config config/demo.yaml autocompressor-s0 --processes 2
+
+The first of these that holds decides:
+
+1. torchrun's variables (RANK, WORLD_SIZE, ...) are set: this process is one of those;
+2. it is a task of a Slurm step with several tasks (`srun --ntasks-per-node=4 synopsis train ...`): so is each task,
+   on as many nodes as there are;
+3. else the command starts itself `--processes` times on this machine, as often as it sees GPUs without that option,
+   and once without a GPU.
+
+In the third case this process only watches. It passes SIGTERM, SIGINT and SIGUSR1 on, so that the run saves a
+checkpoint and stops; a second signal kills. When one process dies, the others are ended: they would wait for it
+forever. The exit code is that of the process that ended first, and 128 + the signal's number for a signal, as without
+processes. (torchrun would give a run 30 seconds to save, and turn every code into 1.)
+
+Slurm's warning before the time limit. Under Snakemake: `slurm_extra: "'--signal=USR1@300'"` and `retries`; Slurm
+signals the steps of the job, the run saves and ends with 138, the job has failed, and Snakemake submits it anew. In a
+batch script of your own, with `#SBATCH --requeue --signal=B:USR1@300`, Slurm signals the script alone:
+
+    synopsis train ... & run=$!
+    trap 'kill -USR1 $run' USR1
+    wait $run; wait $run || { [ $? = 138 ] && scontrol requeue $SLURM_JOB_ID; }
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+from synopsis.errors import InputError
+from synopsis.progress import say
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SECONDS_TO_FOLLOW = 10.0
+"""How long the others have to end by themselves after the first process has."""
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+WATCHER = "SYNOPSIS_WATCHER"
+"""Process that started this one; without it, this one ends."""
+
+
+def launch(command: list[str], processes: int | None = None) -> int | None:
+    """Run `synopsis *command` in several processes and give their exit code; None where this process is to do it.
+
+    processes: on this machine; None: as many as GPUs. InputError when they contradict the machine, or what torchrun or
+    Slurm say.
+    """
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes {processes}: expected 1 or more")
+    if not _started_by_torchrun(os.environ) and _is_slurm_task(os.environ):
+        _export_slurm()
+    if _started_by_torchrun(os.environ):
+        check_environment(os.environ, processes)
+        return None
+    count = processes_here(processes, visible_gpus())
+    return None if count == 1 else Watch([sys.executable, "-m", "synopsis.cli", *command], count).run()
+
+
+def processes_here(asked: int | None, gpus: int) -> int:
+    """Processes for this machine; InputError for more than it has GPUs, where it has any."""
+    if gpus and asked is not None and asked > gpus:
+        shows = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+        raise InputError(f"--processes {asked}: this machine shows {shows}; expected at most {gpus}, one for each GPU")
+    return asked if asked is not None else max(gpus, 1)
+
+
+def visible_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+# -------------------------------------------------------------------------------------------- torchrun's variables
+
+
+def check_environment(environment: Mapping[str, str], processes: int | None) -> None:
+    """InputError for variables that are missing, no numbers or contradict each other or `--processes`."""
+    missing = [name for name in TORCHRUN if name not in environment and not name.startswith("LOCAL_WORLD")]
+    if missing:
+        raise InputError(
+            f"{_given(environment)}: this process is one of several, but {', '.join(missing)} is not set; start the "
+            "run by torchrun or srun, or unset these variables"
+        )
+    world, rank = _number(environment, "WORLD_SIZE"), _number(environment, "RANK")
+    here, local = _number(environment, "LOCAL_WORLD_SIZE", world), _number(environment, "LOCAL_RANK")
+    if not rank < world:
+        raise InputError(f"RANK={rank}: expected less than WORLD_SIZE={world}")
+    if not (local < here <= world):
+        raise InputError(f"LOCAL_RANK={local}, LOCAL_WORLD_SIZE={here}, WORLD_SIZE={world} contradict each other")
+    if processes is not None and processes != here:
+        raise InputError(
+            f"--processes {processes}: {here} were started on this machine (LOCAL_WORLD_SIZE); leave it out"
+        )
+
+
+def _started_by_torchrun(environment: Mapping[str, str]) -> bool:
+    return "WORLD_SIZE" in environment or "RANK" in environment
+
+
+def _given(environment: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={environment[name]}" for name in TORCHRUN if name in environment)
+
+
+def _number(environment: Mapping[str, str], name: str, default: int = 0) -> int:
+    value = environment.get(name, str(default))
+    if not value.isdigit():
+        raise InputError(f"{name}={value!r}: expected a number")
+    return int(value)
+
+
+# ------------------------------------------------------------------------------------------------------------ Slurm
+
+
+def _is_slurm_task(environment: Mapping[str, str]) -> bool:
+    """Whether srun started this process and others beside it. A batch script has the variables of the job alone."""
+    return "SLURM_PROCID" in environment and _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1
+
+
+def _export_slurm() -> None:
+    """Set torchrun's variables from Slurm's; the port follows from the job's id. MASTER_ADDR and MASTER_PORT stay."""
+    try:
+        from submitit.helpers import TorchDistributedEnvironment
+    except ImportError:
+        raise InputError(
+            "several tasks of Slurm: the package submitit is not installed; pip install 'synopsis[scale]'"
+        ) from None
+    os.environ["SUBMITIT_EXECUTOR"] = "slurm"
+    distributed = TorchDistributedEnvironment()
+    own = {name: os.environ.pop(name) for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ}
+    # Each task sees the GPUs of its node or its own alone; `distributed.start` tells the two apart.
+    distributed.export(set_cuda_visible_devices=False)
+    os.environ.update(own)
+
+
+# --------------------------------------------------------------------------------------------- processes of this one
+
+
+class Watch:
+    """`count` processes of a command on this machine, and what happens to all when something happens to one."""
+
+    def __init__(self, command: list[str], count: int):
+        self.command, self.count = command, count
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.readers: list[threading.Thread] = []
+        self.received: list[int] = []  # signals, in their order
+
+    def run(self) -> int:
+        """The exit code of the run."""
+        port = free_port(os.environ.get("MASTER_PORT"))
+        with self._signals():
+            try:
+                self.children = [self._start(rank, port) for rank in range(self.count)]
+                return self._wait()
+            finally:
+                self._kill()
+                for reader in self.readers:
+                    reader.join(SECONDS_TO_FOLLOW)
+
+    def _start(self, rank: int, port: int) -> subprocess.Popen[bytes]:
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // self.count)),
+            **os.environ,
+            **variables(rank, self.count, port),
+            WATCHER: str(os.getpid()),
+        }
+        bar = sys.stderr.isatty()  # a bar needs the terminal itself; lines also go to the log file of this process
+        child = subprocess.Popen(
+            self.command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=None if rank == 0 else subprocess.DEVNULL,
+            stderr=None if bar else subprocess.PIPE,
+            start_new_session=True,  # signals of a terminal reach this process alone, which passes them on once
+        )
+        if child.stderr is not None:
+            reader = threading.Thread(target=_copy_lines, args=(child.stderr,), daemon=True)
+            reader.start()
+            self.readers.append(reader)
+        return child
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, lambda n, _: self.received.append(n)) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _wait(self) -> int:
+        passed_on = 0
+        while any(child.poll() is None for child in self.children):
+            failed = self._failed()
+            if failed is not None:
+                return self._ended_first(failed)
+            if len(self.received) > 1:
+                say("a second signal: the processes are killed")
+                return 128 + self.received[0]
+            for number in self.received[passed_on:]:
+                passed_on += 1
+                for child in self.children:
+                    child.send_signal(number)
+            time.sleep(0.02)
+        failed = self._failed()
+        return 0 if failed is None else self._ended_first(failed)
+
+    def _failed(self) -> int | None:
+        """The first process in order of rank that ended with an error; one that was killed comes before others."""
+        codes = {rank: child.returncode for rank, child in enumerate(self.children) if child.returncode}
+        return min(codes, key=lambda rank: (codes[rank] > 0, rank), default=None)
+
+    def _ended_first(self, rank: int) -> int:
+        """End the others after an error of one; the exit code of the run."""
+        code = self.children[rank].returncode
+        end = time.monotonic() + SECONDS_TO_FOLLOW
+        while code > 0 and time.monotonic() < end and any(child.poll() is None for child in self.children):
+            time.sleep(0.02)
+        alive = [other for other, child in enumerate(self.children) if child.poll() is None]
+        self._kill()
+        who = f"process {rank} of {self.count}"
+        if code < 0:
+            say(
+                f"synopsis: {who} was killed by {signal.Signals(-code).name}, and the others were ended; "
+                "the same command goes on from the last checkpoint"
+            )
+        elif alive:
+            say(f"synopsis: {who} ended with exit code {code}, and the others were ended")
+        return 128 - code if code < 0 else code
+
+    def _kill(self) -> None:
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+        for child in self.children:
+            child.wait()
+
+
+def variables(rank: int, count: int, port: int) -> dict[str, str]:
+    """torchrun's variables for a process of this machine."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(number) for name, number in numbers.items()}}
+
+
+def free_port(asked: str | None) -> int:
+    """A free port of this machine, or the one in MASTER_PORT; InputError when that one is in use."""
+    if asked is not None and not asked.isdigit():
+        raise InputError(f"MASTER_PORT={asked!r}: expected a number")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            place.bind(("", int(asked or 0)))
+        except (OSError, OverflowError):
+            raise InputError(port_in_use(asked)) from None
+        return place.getsockname()[1]
+
+
+def port_in_use(port: str | None) -> str:
+    return f"port {port} of this machine is in use; set MASTER_PORT to a free one, or leave it unset"
+
+
+def _copy_lines(source: IO[bytes]) -> None:
+    """Lines of a process to standard error, whole ones, so that those of several do not mix."""
+    with source:
+        for line in source:
+            sys.stderr.write(line.decode(errors="backslashreplace"))
+            sys.stderr.flush()

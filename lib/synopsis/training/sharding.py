@@ -1,0 +1,119 @@
+"""How a run is spread over its processes beyond a copy in each: DeepSpeed's ZeRO, or PyTorch's FSDP2.
+
+    training:
+      deepspeed: config/deepspeed/zero3.json
+
+A DeepSpeed file says how to spread; what the run is stands in the training section. Where both speak of one thing, the
+file says "auto" or the same value. Every process loads the whole model before DeepSpeed or FSDP divides it, so a
+machine needs memory (not of its GPUs) for as many copies as it has processes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synopsis.config_training import Optimisation, SegmentTraining
+from synopsis.errors import ConfigError, Fault, InputError
+from synopsis.progress import say
+from synopsis.training import distributed
+
+AUTO = "auto"
+
+
+def sharding(training: Optimisation, beside: Sequence[Path] = ()) -> dict[str, Any]:
+    """Arguments of transformers' TrainingArguments for `training.deepspeed` or `training.fsdp`.
+
+    beside: experiment files; a DeepSpeed file is looked for in the working directory, then beside these. InputError
+    when it is missing or contradicts the run, with file and key.
+    """
+    if training.deepspeed is not None:
+        path = _find(training.deepspeed, beside)
+        if importlib.util.find_spec("deepspeed") is None:
+            raise InputError(f"{path}: the package deepspeed is not installed; pip install 'synopsis[scale]'")
+        return {"deepspeed": read_deepspeed(path, training, distributed.world_size())}
+    if training.fsdp and not torch.cuda.is_available():
+        say("warning: training.fsdp is for GPUs; here each process keeps the whole model")
+    elif training.fsdp:
+        settings = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "reshard_after_forward": True}
+        return {"fsdp": True, "fsdp_config": settings}
+    # The last loss of a step depends on every weight, unless its one segment has no summary tokens.
+    parts_of_one = isinstance(training, SegmentTraining) and training.segments_per_substep == 1
+    return {"ddp_find_unused_parameters": parts_of_one}
+
+
+def _find(name: str, beside: Sequence[Path]) -> Path:
+    places = [Path(name), *(Path(file).parent / name for file in beside)]
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(dict.fromkeys(str(place) for place in places))
+    raise InputError(f"training.deepspeed: there is no file {looked}")
+
+
+def read_deepspeed(path: Path, training: Optimisation, processes: int) -> dict[str, Any]:
+    """The settings of a DeepSpeed file; ConfigError names every key that contradicts the run."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected a JSON object of DeepSpeed's settings")
+    faults = [
+        Fault(str(path), key, json.dumps(found), f"{AUTO!r} or {json.dumps(wanted)}, {why}")
+        for key, wanted, why in _said_by_run(training, processes)
+        for found in _found(settings, key)
+        if found != AUTO and not _equal(found, wanted)
+    ]
+    if faults:
+        raise ConfigError(faults)
+    return settings
+
+
+def _said_by_run(training: Optimisation, processes: int) -> Iterator[tuple[str, Any, str]]:
+    """DeepSpeed's key, its value in this run, and where that comes from."""
+    micro, parts, rate = training.batch_size, training.gradient_accumulation, training.learning_rate
+    yield "train_micro_batch_size_per_gpu", micro, "training.batch_size"
+    yield "gradient_accumulation_steps", parts, "training.gradient_accumulation"
+    whole = f"batch_size x gradient_accumulation x {processes} processes"
+    yield "train_batch_size", micro * parts * processes, whole
+    yield "gradient_clipping", training.max_grad_norm, "training.max_grad_norm"
+    yield "bf16.enabled", training.dtype == "bfloat16", f"training.dtype is {training.dtype}"
+    yield "fp16.enabled", False, f"training.dtype is {training.dtype}"
+    yield "optimizer.params.lr", rate, "training.learning_rate"
+    yield "optimizer.params.betas", [0.9, training.adam_beta2], "training.adam_beta2"
+    yield "optimizer.params.weight_decay", training.weight_decay, "training.weight_decay"
+    yield "scheduler.params.warmup_max_lr", rate, "training.learning_rate"
+    yield "scheduler.params.warmup_num_steps", training.warmup_steps, "training.warmup_steps"
+    yield "scheduler.params.total_num_steps", training.steps, "training.steps"
+    # Without it the weights at the end would have to be put together by hand.
+    yield "zero_optimization.stage3_gather_16bit_weights_on_model_save", True, "so that the run can save its model"
+
+
+def _found(settings: dict[str, Any], key: str) -> list[Any]:
+    """What stands at a dotted key: a list of one, or of none."""
+    value: Any = settings
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return []
+        value = value[part]
+    return [value]
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+    return type(found) is type(wanted) and found == wanted if isinstance(wanted, bool) else found == wanted
+
+
+def whole_weights(trainer: Any) -> dict[str, torch.Tensor] | None:
+    """The weights of a trained model that are spread over the processes; None where each process has them all.
+
+    Every process calls this; what it gives to others than the first is of no use.
+    """
+    if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        return None
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped)

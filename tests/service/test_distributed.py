@@ -1,0 +1,284 @@
+"""Runs of several processes, for real: they learn what one process learns, and lose nothing when one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from synopsis.config import load_experiment
+from synopsis.data.prepare import prepare
+from synopsis.errors import InputError
+from synopsis.training.launch import free_port, variables
+from synopsis.training.stage import train
+
+ROOT = Path(__file__).parents[2]
+MICRO = ROOT / "tests" / "workflow" / "micro.yaml"
+SECONDS = 170.0
+CLOSE = {"rel": 1e-5, "abs": 1e-5}
+"""float32 sums of the same numbers in another order, over a dozen steps."""
+NUMBERS = ("loss", "grad_norm", "learning_rate", "eval_loss", "train_loss")
+
+
+class Setup:
+    """An experiment with its data and base model made, and processes that train on it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        content = yaml.safe_load(MICRO.read_text())
+        content["results"] = str(folder / "results")
+        content["compressors"]["autocompressor"]["training"].update(batch_size=4, log_every=3, checkpoint_every=4)
+        content["compressors"]["gist-1"]["training"].update(batch_size=4)
+        self.config = folder / "micro.yaml"
+        self.config.write_text(yaml.safe_dump(content, sort_keys=False))
+        experiment = load_experiment(self.config)
+        for what in (("tokenizer", "base"), ("corpus", "stories", "base"), ("instructions", "translations")):
+            prepare(experiment, *what)
+        train(experiment, "base")
+
+    def alone(self, run: str, name: str, **training: Any) -> Path:
+        """One process, with the batches of two; results in a folder of their own."""
+        compressor = f"compressors.{run.removesuffix('-s0')}.training"
+        changes = {f"{compressor}.{key}": value for key, value in {"batch_size": 8, **training}.items()}
+        experiment = load_experiment(self.config, overrides={"name": name, **changes})
+        self._with_inputs(name)
+        train(experiment, run)
+        return self.model(name, run)
+
+    def command(self, run: str, name: str, **training: Any) -> list[str]:
+        self._with_inputs(name)
+        compressor = f"compressors.{run.removesuffix('-s0')}.training"
+        changes = {"name": name, **{f"{compressor}.{key}": value for key, value in training.items()}}
+        sets = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+        return ["train", "--config", str(self.config), *sets, run]
+
+    def together(self, run: str, name: str, **training: Any) -> subprocess.Popen[str]:
+        """Two processes, as the command starts them."""
+        return start([sys.executable, "-m", "synopsis.cli", *self.command(run, name, **training), "--processes", "2"])
+
+    def _with_inputs(self, name: str) -> None:
+        """The same data and base model under another name of the experiment."""
+        place = self.folder / "results" / name
+        (place / "models").mkdir(parents=True, exist_ok=True)
+        for part in ("data", "models/base"):
+            if not (place / part).exists():
+                (place / part).symlink_to(self.folder / "results" / "micro" / part)
+
+    def model(self, name: str, run: str) -> Path:
+        return self.folder / "results" / name / "models" / run
+
+    def checkpoints(self, name: str, run: str) -> Path:
+        return self.folder / "results" / name / "checkpoints" / run
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    return Setup(tmp_path_factory.mktemp("distributed"))
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    kept = {key: value for key, value in os.environ.items() if key != "MASTER_PORT"}
+    fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        command, env={**kept, **fixed, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def pair(program: str, *arguments: str, **environment: str) -> list[subprocess.Popen[str]]:
+    """Two processes of a Python program, as torchrun would start them."""
+    port = free_port(None)
+    command = [sys.executable, "-c", program, *arguments]
+    return [start(command, **variables(rank, 2, port), **environment) for rank in (0, 1)]
+
+
+def finished(*processes: subprocess.Popen[str]) -> str:
+    """What the processes said; fails when one of them did."""
+    said = [process.communicate(timeout=SECONDS)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
+    return "\n".join(said)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + SECONDS
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.005)
+
+
+def curve(model: Path) -> list[tuple[int, str, float]]:
+    rows = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], key, row[key]) for row in rows for key in NUMBERS if key in row]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same curve and the same weights, to the rounding of float32."""
+    expected, found = curve(one), curve(other)
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
+    assert [row[2] for row in found] == [pytest.approx(row[2], **CLOSE) for row in expected]
+    weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def rank_of(process: psutil.Process) -> str:
+    return process.environ()["RANK"]
+
+
+# ------------------------------------------------------------------------------------------ two copies of the weights
+
+
+@pytest.mark.parametrize(
+    ("run", "training"),
+    [
+        ("autocompressor-s0", {}),
+        # The last loss of a step does not depend on the summary tokens.
+        ("autocompressor-s0", {"segments_per_substep": 1, "gradient_accumulation": 2}),
+        ("gist-1-s0", {"gradient_accumulation": 2}),
+    ],
+    ids=["autocompressor", "one-segment", "gist"],
+)
+def test_two_processes_learn_what_one_learns(
+    setup: Setup, run: str, training: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.id
+    alone = setup.alone(run, f"{name}-alone", **training)
+    said = finished(setup.together(run, name, **training))
+    assert_same_run(alone, setup.model(name, run))
+    assert said.count(" tokens/s, ") == 1, "progress of one process alone"
+    assert said.count("train_loss: ") == 1, "figures of one process alone"
+    report = json.loads((setup.model(name, run) / "provenance.json").read_text())
+    assert report["processes"] == 2
+
+
+def test_a_run_that_loses_a_process_learns_what_one_that_does_not_learns(setup: Setup) -> None:
+    """Stopped by a signal; the newest checkpoint damaged; one process killed: the curve is the same to the last bit."""
+    run, long = "autocompressor-s0", {"steps": 48, "keep_checkpoints": 3}
+    whole = setup.together(run, "whole", **long)
+    finished(whole)
+
+    folder = setup.checkpoints("killed", run)
+    process = setup.together(run, "killed", **long)
+    wait_for(folder / "checkpoint-4" / "manifest.json", process)
+    process.send_signal(signal.SIGUSR1)
+    said = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 128 + signal.SIGUSR1, said
+    assert said.count("SIGUSR1 received: saving a checkpoint after this step") == 1
+    assert said.count("the same command goes on from there") == 1 and "Traceback" not in said
+
+    with pytest.raises(InputError, match="by 2 processes, and this run has 1; start it with --processes 2"):
+        setup.alone(run, "killed", batch_size=4, **long)
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    (newest / "rng_state_1.pth").write_bytes(b"damaged")
+    process = setup.together(run, "killed", **long)
+    wait_for(folder / "checkpoint-24" / "manifest.json", process)
+    ranks = sorted(psutil.Process(process.pid).children(), key=rank_of)
+    ranks[1].kill()
+    said = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 128 + signal.SIGKILL
+    assert said.count(f"{newest} is passed over: rng_state_1.pth is missing or damaged") == 1
+    assert "process 1 of 2 was killed by SIGKILL" in said
+    assert not any(rank.is_running() for rank in ranks)
+
+    said = finished(setup.together(run, "killed", **long))
+    assert said.count(f"{run}: goes on from {folder}") == 1
+    assert curve(setup.model("killed", run)) == curve(setup.model("whole", run))
+    weights = [(setup.model(name, run) / "model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert weights[0] == weights[1]
+    assert not folder.exists()
+
+
+def test_a_port_in_use_is_told(setup: Setup) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "synopsis.cli", *setup.command("gist-1-s0", "port")]
+        process = start(command, **variables(0, 2, port))
+        said = process.communicate(timeout=SECONDS)[0]
+    assert process.returncode == 2, said
+    assert f"port {port} of this machine is in use; set MASTER_PORT" in said and "Traceback" not in said
+
+
+# ------------------------------------------------------------------------------------------------- parts of the weights
+
+SMALL_SLICES = """
+import deepspeed.ops
+deepspeed.ops.__compatible_ops__ = {}  # nothing is compiled
+import synopsis.compressors.loss as loss
+loss.LOGITS_AT_ONCE = 1024  # so that the loss of these small batches comes in slices
+from synopsis.cli import main
+main()
+"""
+
+
+def test_zero3_learns_what_one_process_learns_and_writes_an_ordinary_model(setup: Setup) -> None:
+    """No weight is whole outside of its layer; the loss in slices reads the output layer inside of a forward pass."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (the extra 'scale')")
+    run = "autocompressor-s0"
+    settings = json.loads((ROOT / "config" / "deepspeed" / "zero3.json").read_text())
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    (setup.folder / "zero3.json").write_text(json.dumps(settings))  # found beside the experiment's file
+    alone = setup.alone(run, "zero3-alone", gradient_accumulation=2)
+
+    command = setup.command(run, "zero3", deepspeed="zero3.json", gradient_accumulation=2)
+    first = pair(SMALL_SLICES, *command, DS_ACCELERATOR="cpu")
+    wait_for(setup.checkpoints("zero3", run) / "checkpoint-4" / "manifest.json", first[0])
+    for process in first:
+        process.send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=SECONDS)[0] for process in first]
+    assert [process.returncode for process in first] == [143, 143], "\n".join(said)
+
+    finished(*pair(SMALL_SLICES, *command, DS_ACCELERATOR="cpu"))
+    assert_same_run(alone, setup.model("zero3", run))
+
+
+FULLY_SHARDED = """
+import torch
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+import synopsis.compressors.loss as loss
+from compressor_models import summary_model
+
+def step(model, ids, last_only=lambda last: None):
+    softprompt = None
+    for index, part in enumerate(ids.split(12, 1)):
+        last_only(index == 1)
+        lengths = [12] if alone else [5, 7]
+        out = model(input_ids=part, labels=part, softprompt=softprompt, segment_lengths=lengths,
+                    output_softprompt=index == 0)
+        softprompt = out.softprompt.detach()
+        out.loss.backward()
+
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+ids = torch.randint(3, 60, (4, 24), generator=torch.Generator().manual_seed(0))
+for loss.LOGITS_AT_ONCE in (256, 2**25):
+    for tied in (False, True):
+        for alone in (False, True):
+            whole, model = (summary_model(tie_word_embeddings=tied).train() for _ in range(2))
+            for layer in model.model.layers:
+                fully_shard(layer)
+            fully_shard(model)
+            step(whole, ids)
+            step(model, ids[2 * rank : 2 * rank + 2], model.set_requires_gradient_sync)
+            for (name, one), part in zip(whole.named_parameters(), model.parameters(), strict=True):
+                torch.testing.assert_close(part.grad.full_tensor(), one.grad, rtol=1e-4, atol=1e-5, msg=name)
+"""
+
+
+def test_gradients_of_substeps_meet_under_fsdp() -> None:
+    """accelerate shards on GPUs alone; the calls that the Trainer makes there, on FSDP2 itself."""
+    finished(*pair(FULLY_SHARDED, PYTHONPATH=str(ROOT / "tests" / "unit")))
