@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from synopsis.artifacts import Layout
 from synopsis.config import Experiment, GistCompressor, Model
-from synopsis.config_data import WORLD_VERSION
+from synopsis.config_data import WORLD_VERSION, TextCorpus
 
 SCHEDULE_ONLY = {"checkpoint_every", "keep_checkpoints", "log_every", "compile", "attention"}
 """Fields of a training section that change when something is written and not what is learned."""
@@ -31,7 +31,10 @@ def prepare_facts(experiment: Experiment, kind: str, name: str) -> str:
     }
     if kind == "tokenizer":
         return experiment.facts(kind, WORLD_VERSION)
-    plain = sections[kind][name].model_dump(mode="json", exclude={"pretraining"})
+    # How often a domain is drawn is the business of training.
+    plain = sections[kind][name].model_dump(
+        mode="json", exclude={"pretraining": True, "domains": {"__all__": {"weight"}}}
+    )
     source = plain.get("source")
     generated = source == "world" or (isinstance(source, dict) and source.get("world"))
     return experiment.facts(kind, plain, WORLD_VERSION if generated else None)
@@ -42,7 +45,14 @@ def train_facts(experiment: Experiment, run: str) -> str:
     seed = experiment.trained_runs[run][1] if run in experiment.trained_runs else 0
     section = "pretraining" if isinstance(subject, Model) else "training"
     plain = subject.model_dump(mode="json", exclude={"training_seeds": True, section: SCHEDULE_ONLY})
-    return experiment.facts("train", plain, seed)
+    return experiment.facts("train", plain, seed, _weights(experiment, getattr(subject, section)))
+
+
+def _weights(experiment: Experiment, training: BaseModel | None) -> dict[str, float]:
+    """How often a training draws each domain of its corpus, where they differ from 1."""
+    corpus = experiment.corpora.get(getattr(training, "corpus", ""))
+    domains = corpus.domains if isinstance(corpus, TextCorpus) else {}
+    return {name: domain.weight for name, domain in domains.items() if domain.weight != 1.0}
 
 
 def perplexity_facts(experiment: Experiment, run: str) -> str:

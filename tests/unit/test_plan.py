@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from experiment_text import write
+from experiment_text import spoilt, write
 from synopsis import plan
 from synopsis.config import load_experiment
 
@@ -97,3 +97,20 @@ def test_training_reads_data_tokenizer_and_the_weights_that_it_starts_from(tmp_p
     assert [str(path) for path in plan.training_inputs(experiment, "base")] == [tokenizer, f"{root}/data/stories/base"]
     assert set(names["auto-s1"]) == {f"{root}/models/base", f"{root}/data/stories/base", tokenizer}
     assert set(names["gist-1-s0"]) == {f"{root}/models/base", f"{root}/data/instructions/translations.json", tokenizer}
+
+
+def test_how_often_a_domain_is_drawn_is_the_business_of_training(tmp_path):
+    training = "{corpus: novels, sequence_length: 16, steps: 1, batch_size: 1, learning_rate: 0.1}"
+    changed = []
+    for weight in (1.0, 3.0):
+        corpus = f"  novels: {{source: text, domains: {{prose: {{hub: some/texts, weight: {weight}}}}}}}\n"
+        text = spoilt(
+            ("corpora:\n", f"corpora:\n{corpus}"),
+            (
+                "compressors:\n",
+                f"compressors:\n  reader: {{family: full_attention, base: opt, training: {training}}}\n",
+            ),
+        )
+        experiment = load_experiment(write(tmp_path, text))
+        changed.append((plan.prepare_facts(experiment, "corpus", "novels"), plan.train_facts(experiment, "reader-s0")))
+    assert changed[0][0] == changed[1][0] and changed[0][1] != changed[1][1]
