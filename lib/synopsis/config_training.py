@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from synopsis.config_types import Clash, Contradiction, Distinct, Name, PositiveFloat, Share, Strict
+from synopsis.errors import InputError
 
 
 class LowRank(Strict):
@@ -30,6 +31,10 @@ class Optimisation(Strict):
     batch_size: PositiveInt
     """Sequences in one forward pass of one process."""
     gradient_accumulation: PositiveInt = 1
+    """Forward passes in an optimizer step."""
+    sequences_per_step: PositiveInt | None = None
+    """Sequences in an optimizer step over all processes, instead of `gradient_accumulation`, which follows from it
+    then: the run is the same whatever the number of GPUs."""
     learning_rate: PositiveFloat
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: NonNegativeInt = 0
@@ -71,6 +76,14 @@ class Optimisation(Strict):
             found, wanted = str(self.checkpoint_every), f"a multiple of evaluate_every ({self.evaluate_every})"
             needs = ("checkpoint_every", "keep_best", "evaluate_every")
             clashes.append(Clash("checkpoint_every", found, f"{wanted}, as keep_best is on", needs))
+        if self.sequences_per_step is not None:
+            found, needs = str(self.sequences_per_step), ("sequences_per_step", "gradient_accumulation", "batch_size")
+            if self.gradient_accumulation != 1:
+                wanted = "either it or 'gradient_accumulation'"
+                clashes.append(Clash("sequences_per_step", found, wanted, needs))
+            elif self.sequences_per_step % self.batch_size:
+                wanted = f"a multiple of batch_size ({self.batch_size})"
+                clashes.append(Clash("sequences_per_step", found, wanted, needs))
         if self.deepspeed and self.fsdp:
             clashes.append(Clash("fsdp", "true", "either 'deepspeed' or 'fsdp'", ("deepspeed", "fsdp")))
         if self.lora and self.train_only == "new_embeddings":
@@ -81,6 +94,22 @@ class Optimisation(Strict):
         if clashes:
             raise Contradiction(*clashes)
         return self
+
+    def accumulation(self, processes: int = 1) -> int:
+        """Forward passes of each process in an optimizer step; InputError where they do not come out even."""
+        if self.sequences_per_step is None:
+            return self.gradient_accumulation
+        passes, rest = divmod(self.sequences_per_step, self.batch_size * processes)
+        if rest or not passes:
+            raise InputError(
+                f"training.sequences_per_step {self.sequences_per_step}: found {processes} processes of batch_size "
+                f"{self.batch_size}; expected numbers whose product divides it"
+            )
+        return passes
+
+    def sequences(self, processes: int = 1) -> int:
+        """Sequences in an optimizer step over all processes."""
+        return self.sequences_per_step or self.batch_size * self.gradient_accumulation * processes
 
 
 class LanguageModelTraining(Optimisation):

@@ -174,7 +174,7 @@ def training_flops_per_step(
     values = config if isinstance(config, dict) else config.to_dict()
     summary = values.get("summary_length") or 0, values.get("accumulate_summary", True)
     substeps = training_passes(training, *summary, tokens, target_tokens, encoder=size.encoder_layers > 0)
-    sequences = training.batch_size * training.gradient_accumulation * processes
+    sequences = training.sequences(processes)
     return sequences * training_flops(size, training, substeps).model
 
 

@@ -187,7 +187,8 @@ def _cost(
     machine: Machine,
     sharding: tuple[int, frozenset[str]],
 ) -> RunCost:
-    sequences = training.batch_size * training.gradient_accumulation * machine.processes
+    training.accumulation(machine.processes)  # refuses a number of processes that does not come out even
+    sequences = training.sequences(machine.processes)
     many = training.steps * sequences
     cost = RunCost(
         run, run if isinstance(subject, Model) else subject.base, training.steps, sequences, many * one.tokens

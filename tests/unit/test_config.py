@@ -265,3 +265,18 @@ def test_tasks_are_found_beside_the_file_first_and_above_it_then(tmp_path):
     (nested / "tasks" / "animals.yaml").write_text(spoilt(("plums", "figs"), text=TASK))
     assert load_experiment(nested / "e.yaml").tasks["animals"].options == ["figs", "seeds"]
     assert load_experiment(path).tasks["animals"].options == ["plums", "seeds"]
+
+
+def test_the_sequences_of_a_step_do_not_follow_from_the_processes():
+    from synopsis.config_training import LanguageModelTraining
+    from synopsis.errors import InputError
+
+    shared = {"corpus": "stories", "sequence_length": 8, "steps": 1, "learning_rate": 0.1, "batch_size": 4}
+    fixed = LanguageModelTraining(**shared, sequences_per_step=32)
+    assert [fixed.accumulation(processes) for processes in (1, 2, 8)] == [8, 4, 1]
+    assert {fixed.sequences(processes) for processes in (1, 2, 8)} == {32}
+    growing = LanguageModelTraining(**shared, gradient_accumulation=2)
+    assert (growing.accumulation(3), growing.sequences(3)) == (2, 24)
+    for processes in (3, 16):
+        with pytest.raises(InputError, match=f"sequences_per_step 32: found {processes} processes of batch_size 4"):
+            fixed.accumulation(processes)

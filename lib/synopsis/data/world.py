@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-# Whoever changes the language here counts `synopsis.config_data.WORLD_VERSION` up, so that all that it is in is made again.
+# Whoever changes the language here counts `config_data.WORLD_VERSION` up, so that all that it is in is made again.
 TOPICS = 8
 WORDS_PER_TOPIC = 3
 ANIMALS = ("fox", "owl", "bear", "hare", "crow", "wolf", "toad", "deer")

@@ -79,7 +79,7 @@ def _train(
     provenance = Provenance(facts, inputs=prepared.inputs, seed=seed, dtype=training.dtype)
     folder = layout.checkpoints(run)
     metrics, stop = Metrics(folder / "metrics.jsonl"), StopOnSignal()
-    sequences = training.batch_size * training.gradient_accumulation * distributed.world_size()
+    sequences = training.sequences(distributed.world_size())
     tokens = prepared.tokens_per_sequence
     checkpoint = checkpoint_to_go_on_from(folder, facts)
     best = BestWeights(checkpoint)
@@ -173,7 +173,7 @@ def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str
         max_steps=training.steps,
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation,
+        gradient_accumulation_steps=training.accumulation(distributed.world_size()),
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.schedule,
         warmup_steps=training.warmup_steps,
