@@ -285,15 +285,6 @@ def resident(peak: bool = False) -> float:
 # ------------------------------------------------------------------------------------------------------- command line
 
 
-def measured(sizes: Sizes, names: list[str]) -> list[dict[str, Any]]:
-    """The rows of the named measures."""
-    rows = []
-    for name in names:
-        say(f"measuring {name}")
-        rows += MEASURES[name](sizes)
-    return rows
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as lines of text, columns aligned."""
     words = {True: "yes", False: "NO", None: "-"}
@@ -307,21 +298,34 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
     """1 when a ratio misses its limit, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return run(__doc__, KIND, MEASURES, sizes or Sizes(), arguments)
+
+
+def run(
+    description: str | None,
+    kind: str,
+    measures: dict[str, Callable[[Any], Iterator[dict[str, Any]]]],
+    sizes: Any,
+    arguments: list[str] | None,
+) -> int:
+    """The command line of a benchmark with these measures."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two rounds instead of seven: the same sizes, more noise")
     parser.add_argument("--out", type=Path, help="also write the rows here, as JSON with their provenance")
-    parser.add_argument("--only", choices=MEASURES, help="one measure instead of all")
+    parser.add_argument("--only", choices=measures, help="one measure instead of all")
     options = parser.parse_args(arguments)
-    sizes = sizes or Sizes()
     if options.quick:
         sizes = replace(sizes, rounds=2)
     torch.set_num_threads(sizes.threads)
     settings = json.dumps(asdict(sizes), sort_keys=True)
     provenance = Provenance(config=hashlib.sha256(settings.encode()).hexdigest()[:16], seed=sizes.seed)
-    rows = measured(sizes, [options.only] if options.only else list(MEASURES))
+    rows = []
+    for name in [options.only] if options.only else list(measures):
+        say(f"measuring {name}")
+        rows += measures[name](sizes)
     print(table(rows))
     if options.out is not None:
-        write_json(options.out, KIND, {"sizes": asdict(sizes), "rows": rows}, provenance.record(threads=sizes.threads))
+        write_json(options.out, kind, {"sizes": asdict(sizes), "rows": rows}, provenance.record(threads=sizes.threads))
     return 1 if any(line["met"] is False for line in rows) else 0
 
 

@@ -15,20 +15,14 @@ random weights and tokens: times do not depend on them.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from compressors import Sizes, alone, in_turns, resident, row, speed, table, tokens
-from synopsis.artifacts import Provenance, write_json
+from compressors import Sizes, alone, in_turns, resident, row, run, speed, tokens
 from synopsis.compressors import compressor_class
-from synopsis.progress import say
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -155,25 +149,7 @@ MEASURES: dict[str, Callable[[StepSizes], Iterator[dict[str, Any]]]] = {"step": 
 
 def main(arguments: list[str] | None = None, sizes: StepSizes | None = None) -> int:
     """1 when a ratio misses its limit, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two rounds instead of seven: the same sizes, more noise")
-    parser.add_argument("--out", type=Path, help="also write the rows here, as JSON with their provenance")
-    parser.add_argument("--only", choices=MEASURES, help="one measure instead of all")
-    options = parser.parse_args(arguments)
-    sizes = sizes or StepSizes()
-    if options.quick:
-        sizes = replace(sizes, rounds=2)
-    torch.set_num_threads(sizes.threads)
-    settings = json.dumps(asdict(sizes), sort_keys=True)
-    provenance = Provenance(config=hashlib.sha256(settings.encode()).hexdigest()[:16], seed=sizes.seed)
-    rows = []
-    for name in [options.only] if options.only else list(MEASURES):
-        say(f"measuring {name}")
-        rows += MEASURES[name](sizes)
-    print(table(rows))
-    if options.out is not None:
-        write_json(options.out, KIND, {"sizes": asdict(sizes), "rows": rows}, provenance.record(threads=sizes.threads))
-    return 1 if any(line["met"] is False for line in rows) else 0
+    return run(__doc__, KIND, MEASURES, sizes or StepSizes(), arguments)
 
 
 if __name__ == "__main__":
