@@ -13,11 +13,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synopsis.config_data import TextCorpus, TextDomain, WorldCorpus
-from synopsis.data.prompts import input_part, instruction_part
 from synopsis.data.sequences import (
-    IGNORED,
     DocumentSequences,
-    GistExamples,
     PackedSequences,
     TrainingSequences,
     WeightedSequences,
@@ -29,9 +26,7 @@ from synopsis.data.sequences import (
 )
 from synopsis.errors import DataError
 from synopsis.training.segments import fixed_segment_lengths, random_segment_lengths, substep_slices
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast
 
 FEW = settings(max_examples=60, deadline=None, derandomize=True)
 DOCUMENTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13], [14, 15]]
@@ -200,39 +195,6 @@ def test_a_sequence_of_a_long_document_is_a_slice_of_it() -> None:
 # ------------------------------------------------------------------------------------------------------- instructions
 
 ROW = {"instruction": "name a city", "input": "france", "output": "paris is one"}
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    texts = [instruction_part(ROW["instruction"]), input_part(ROW["input"]), input_part(""), ROW["output"]]
-    split = pre_tokenizers.WhitespaceSplit()
-    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
-    vocabulary = {word: index for index, word in enumerate(["<unk>", "<s>", "</s>", *words])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = split  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
-def test_gist_examples_predict_the_output_alone(tokenizer: PreTrainedTokenizerFast) -> None:
-    examples = GistExamples([ROW], tokenizer, 99, 2, 200)
-    (example,) = [examples[index] for index in range(len(examples))]
-    answer = [*tokenizer(ROW["output"])["input_ids"], tokenizer.eos_token_id]
-    assert example["input_ids"][-len(answer) :] == answer
-    assert example["labels"] == [IGNORED] * (len(example["input_ids"]) - len(answer)) + answer
-    instruction = len(tokenizer(instruction_part(ROW["instruction"]))["input_ids"])
-    assert [index for index, token in enumerate(example["input_ids"]) if token == 99] == [instruction, instruction + 1]
-    without = GistExamples([ROW], tokenizer, 99, 0, 200)[0]["input_ids"]
-    assert [token for token in example["input_ids"] if token != 99] == without
-
-
-def test_long_examples_lose_the_end_of_their_output(tokenizer: PreTrainedTokenizerFast) -> None:
-    whole = GistExamples([ROW], tokenizer, 99, 1, 200)[0]
-    prompt = whole["labels"].count(IGNORED)
-    cut = GistExamples([ROW, {**ROW, "output": "  "}], tokenizer, 99, 1, prompt + 2)
-    assert (len(cut), cut.dropped) == (1, 1)
-    assert cut[0]["input_ids"] == whole["input_ids"][: prompt + 2]
-    with pytest.raises(DataError, match=f"none of 1 instruction rows has an output within {prompt} tokens"):
-        GistExamples([ROW], tokenizer, 99, 1, prompt)
 
 
 def test_collators() -> None:

@@ -15,7 +15,7 @@ from synopsis.compressors import load
 from synopsis.data.gist_collators import GistCollator, GistSeq2SeqCollator
 from synopsis.data.instruction_examples import InstructionExamples, collate_seq2seq, gist_collator
 from synopsis.data.models import prepare_model
-from synopsis.data.sequences import GistExamples, collate_padded
+from synopsis.data.sequences import collate_padded
 from synopsis.errors import DataError
 from synopsis.evaluation.generation import generate, prompts_of
 from synopsis.training import families, stage
@@ -97,19 +97,6 @@ def test_the_human_split_has_its_published_lengths(tmp_path: Path) -> None:
     assert len(seen) == 12 and len(human) > 20 and seen[-2:] == [GIST, 2]
     collator = gist_collator(tokenizer, subject, seq2seq=False)
     assert (collator.max_length, collator.max_length_human) == (12, 768)  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("count", [1, 10])
-def test_clean_examples_of_decoders_have_the_ids_of_old(count: int, tmp_path: Path) -> None:
-    """Those that gist examples had before there were two tokenisations, truncated and dropped rows included."""
-    tokenizer = tokenizer_of(tmp_path)
-    for length in (12, 16, 48):
-        old = GistExamples(rows("train", 12), tokenizer, GIST, count, length) if length > 12 + count else None
-        if old is None:
-            continue
-        new = InstructionExamples(rows("train", 12), GistCollator(tokenizer, count, max_length=length))
-        assert [new[index] for index in range(len(new))] == old.examples
-        assert new.dropped == old.dropped
 
 
 def tokenizer_of(folder: Path) -> Any:

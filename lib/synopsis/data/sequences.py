@@ -201,43 +201,6 @@ def document_lengths(documents: Any) -> np.ndarray:
     return pc.list_value_length(column).to_numpy().astype(np.int64)
 
 
-class GistExamples(Dataset[dict[str, Any]]):
-    """Instruction rows as token ids: instruction, gist tokens, input, output and end-of-text.
-
-    The parts are tokenised apart, so that the same text gives the same ids with and without the gist tokens before it.
-    Labels are the output's tokens; longer examples than `max_length` lose the end of their output, and examples
-    whose whole output is lost are left out and counted in `dropped`.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[dict[str, Any]],
-        tokenizer: PreTrainedTokenizerBase,
-        gist_token: int,
-        count: int,
-        max_length: int,
-    ):
-        self.examples: list[dict[str, Any]] = []
-        self.dropped = 0
-        for row in rows:
-            prompt = gist_prompt_ids(row, tokenizer, gist_token, count)
-            answer = [*encode(tokenizer, " " + row["output"]), tokenizer.eos_token_id]
-            ids = (prompt + answer)[:max_length]
-            if len(ids) <= len(prompt) or not row["output"].strip():
-                self.dropped += 1
-                continue
-            labels = [IGNORED] * len(prompt) + ids[len(prompt) :]
-            self.examples.append({"input_ids": ids, "labels": labels})
-        if not self.examples:
-            raise DataError(f"none of {len(rows)} instruction rows has an output within {max_length} tokens")
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.examples[index]
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
