@@ -74,7 +74,7 @@ def common(
         Path | None, typer.Option(help="Also write messages and progress to this file, as plain lines.")
     ] = None,
 ) -> None:
-    if log is not None:
+    if log is not None and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         from synopsis.progress import also_log_to
 
         also_log_to(log)

@@ -144,7 +144,7 @@ def rank_of(process: psutil.Process) -> str:
     ("run", "training"),
     [
         ("autocompressor-s0", {}),
-        # The last loss of a step does not depend on the summary tokens.
+        # No loss depends on the summary tokens, which stand at the end of each substep.
         ("autocompressor-s0", {"segments_per_substep": 1, "gradient_accumulation": 2}),
         ("gist-1-s0", {"gradient_accumulation": 2}),
     ],
@@ -224,61 +224,49 @@ main()
 """
 
 
-def test_zero3_learns_what_one_process_learns_and_writes_an_ordinary_model(setup: Setup) -> None:
-    """No weight is whole outside of its layer; the loss in slices reads the output layer inside of a forward pass."""
+# accelerate shards on GPUs alone. What it does there also works on gloo, once it takes these processes for GPUs.
+AS_ON_GPUS = """
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from synopsis.training import sharding
+PartialState._prepare_backend = lambda self, *arguments: ("gloo", DistributedType.MULTI_GPU)
+sharding.gpus = lambda: True
+import synopsis.compressors.loss as loss
+loss.LOGITS_AT_ONCE = 1024
+from synopsis.cli import main
+main()
+"""
+
+
+def small_zero3(setup: Setup) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """The file that ships, for a model whose layers are all small; it is found beside the experiment's file."""
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (the extra 'scale')")
-    run = "autocompressor-s0"
     settings = json.loads((ROOT / "config" / "deepspeed" / "zero3.json").read_text())
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    (setup.folder / "zero3.json").write_text(json.dumps(settings))  # found beside the experiment's file
-    alone = setup.alone(run, "zero3-alone", gradient_accumulation=2)
+    (setup.folder / "zero3.json").write_text(json.dumps(settings))
+    return SMALL_SLICES, {"deepspeed": "zero3.json"}, {"DS_ACCELERATOR": "cpu"}
 
-    command = setup.command(run, "zero3", deepspeed="zero3.json", gradient_accumulation=2)
-    first = pair(SMALL_SLICES, *command, DS_ACCELERATOR="cpu")
-    wait_for(setup.checkpoints("zero3", run) / "checkpoint-4" / "manifest.json", first[0])
+
+def fsdp(setup: Setup) -> tuple[str, dict[str, Any], dict[str, str]]:
+    return AS_ON_GPUS, {"fsdp": True}, {"ACCELERATE_TORCH_DEVICE": "cpu"}
+
+
+@pytest.mark.parametrize("spread", [small_zero3, fsdp], ids=["zero3", "fsdp"])
+def test_spread_weights_learn_what_one_process_learns_and_become_an_ordinary_model(setup: Setup, spread: Any) -> None:
+    """No weight is whole outside of its layer; the loss in slices reads the output layer inside of a forward pass.
+
+    Stopped on the way, and gone on from the checkpoint, which is in parts too.
+    """
+    run, name = "autocompressor-s0", spread.__name__
+    program, training, environment = spread(setup)
+    alone = setup.alone(run, f"{name}-alone", gradient_accumulation=2)
+    command = setup.command(run, name, gradient_accumulation=2, **training)
+    first = pair(program, *command, **environment)
+    wait_for(setup.checkpoints(name, run) / "checkpoint-4" / "manifest.json", first[0])
     for process in first:
         process.send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=SECONDS)[0] for process in first]
     assert [process.returncode for process in first] == [143, 143], "\n".join(said)
-
-    finished(*pair(SMALL_SLICES, *command, DS_ACCELERATOR="cpu"))
-    assert_same_run(alone, setup.model("zero3", run))
-
-
-FULLY_SHARDED = """
-import torch
-from torch import distributed
-from torch.distributed.fsdp import fully_shard
-import synopsis.compressors.loss as loss
-from compressor_models import summary_model
-
-def step(model, ids, last_only=lambda last: None):
-    softprompt = None
-    for index, part in enumerate(ids.split(12, 1)):
-        last_only(index == 1)
-        lengths = [12] if alone else [5, 7]
-        out = model(input_ids=part, labels=part, softprompt=softprompt, segment_lengths=lengths,
-                    output_softprompt=index == 0)
-        softprompt = out.softprompt.detach()
-        out.loss.backward()
-
-distributed.init_process_group("gloo")
-rank = distributed.get_rank()
-ids = torch.randint(3, 60, (4, 24), generator=torch.Generator().manual_seed(0))
-for loss.LOGITS_AT_ONCE in (256, 2**25):
-    for tied in (False, True):
-        for alone in (False, True):
-            whole, model = (summary_model(tie_word_embeddings=tied).train() for _ in range(2))
-            for layer in model.model.layers:
-                fully_shard(layer)
-            fully_shard(model)
-            step(whole, ids)
-            step(model, ids[2 * rank : 2 * rank + 2], model.set_requires_gradient_sync)
-            for (name, one), part in zip(whole.named_parameters(), model.parameters(), strict=True):
-                torch.testing.assert_close(part.grad.full_tensor(), one.grad, rtol=1e-4, atol=1e-5, msg=name)
-"""
-
-
-def test_gradients_of_substeps_meet_under_fsdp() -> None:
-    """accelerate shards on GPUs alone; the calls that the Trainer makes there, on FSDP2 itself."""
-    finished(*pair(FULLY_SHARDED, PYTHONPATH=str(ROOT / "tests" / "unit")))
+    finished(*pair(program, *command, **environment))
+    assert_same_run(alone, setup.model(name, run))

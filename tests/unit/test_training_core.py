@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,16 @@ import pytest
 import torch
 from compressor_models import summary_model
 from synopsis.artifacts import Layout
-from synopsis.cli_options import run_to_train
 from synopsis.compressors import load
 from synopsis.config import Experiment
 from synopsis.config_training import SegmentTraining
 from synopsis.errors import ConfigError, DataError, InputError, SynopsisError
-from synopsis.training import families, stage, tracking
-from synopsis.training.callbacks import read_metrics
+from synopsis.training import families, stage
 from synopsis.training.trainer import CompressorTrainer, part_that_is_read
 from torch.nn.functional import cross_entropy
-from training_runs import LENGTH, LLAMA, OPT, autocompressor, experiment, gist
+from training_runs import LLAMA, OPT, autocompressor, experiment, gist, metrics, trained
 
 FULL: dict[str, Any] = {"family": "full_attention", "base": "base", "training": autocompressor()["training"]}
-
-
-def trained(folder: Path, compressor: dict[str, Any], config: Any = LLAMA, **sections: Any) -> Any:
-    """The model of a whole run."""
-    folder.mkdir(exist_ok=True)
-    found = experiment(folder, compressor, config, **sections)
-    stage.train(found, "it-s0")
-    return load(Layout(found).model("it-s0"))
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    clock = ("runtime", "per_second")
-    rows = read_metrics(folder / "results" / "runs" / "models" / "it-s0" / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if not any(word in key for word in clock)} for row in rows]
 
 
 def same(a: Any, b: Any, **tolerance: float) -> None:
@@ -349,106 +332,3 @@ def test_outputs_that_do_not_fit_are_told(tmp_path: Path) -> None:
 def test_flash_attention_needs_half_precision(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it needs dtype bfloat16"):
         families.prepare(experiment(tmp_path, autocompressor(attention="flash_attention_2")), "it-s0")
-
-
-# ------------------------------------------------------------------------------------------------------------ tracking
-
-
-@pytest.fixture
-def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-
-
-@pytest.mark.usefixtures("no_account")
-def test_a_tracked_run_stays_here_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb = pytest.importorskip("wandb")
-    begun: list[dict[str, Any]] = []
-    logged: list[dict[str, Any]] = []
-    init = wandb.init
-
-    def begin(**settings: Any) -> Any:
-        begun.append(settings)
-        run = init(**settings)
-        log = run.log
-        monkeypatch.setattr(wandb, "log", lambda row, **more: (logged.append(row), log(row, **more))[1])
-        return run
-
-    monkeypatch.setattr(wandb, "init", begin)
-    trained(tmp_path, autocompressor(), tracking={"project": "compression"})
-    (settings,) = begun
-    assert {key: settings[key] for key in ("project", "group", "name", "mode")} == {
-        "project": "compression", "group": "runs", "name": "it-s0", "mode": "offline",
-    }  # fmt: skip
-    (folder,) = (tmp_path / "results" / "runs" / "logs" / "wandb").glob("wandb/offline-run-*")
-    assert any(file.stat().st_size > 1000 for file in folder.glob("*.wandb"))
-    losses = [row["train/loss"] for row in logged if "train/loss" in row]
-    assert losses == [row["loss"] for row in metrics(tmp_path) if "loss" in row]
-    assert any("eval/loss/segment=4" in row for row in logged)
-
-
-@pytest.mark.usefixtures("no_account")
-@pytest.mark.parametrize(
-    ("environment", "mode", "expected"),
-    [
-        ({}, None, "offline"),
-        ({"WANDB_API_KEY": "x"}, None, "online"),
-        ({"WANDB_API_KEY": "x"}, "offline", "offline"),
-        ({"WANDB_API_KEY": "x", "WANDB_MODE": "offline"}, None, "offline"),
-        ({}, "online", "online"),
-    ],
-)
-def test_where_a_tracked_run_goes(
-    environment: dict[str, str], mode: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert tracking._mode(tracking.Tracking(mode=mode)) == expected
-
-
-@pytest.mark.usefixtures("no_account")
-def test_a_login_is_found(tmp_path: Path) -> None:
-    (tmp_path / "no-netrc").write_text("machine api.wandb.ai login user password x\n")
-    assert tracking._mode(tracking.Tracking()) == "online"
-
-
-# -------------------------------------------------------------------------------------------------------- command line
-
-
-def file_of(folder: Path) -> Callable[..., tuple[str, list[str]]]:
-    experiment(folder, gist())
-
-    def chosen(run: str | None, compressor: str | None, seed: int | None, *changes: str) -> tuple[str, list[str]]:
-        return run_to_train([folder / "experiment.yaml"], run, compressor, seed, list(changes))
-
-    return chosen
-
-
-def test_a_run_is_chosen_by_its_parts(tmp_path: Path) -> None:
-    chosen = file_of(tmp_path)
-    assert chosen(None, "it", 0, "training.learning_rate=1e-4", "title=x") == (
-        "it-s0", ["title=x", "compressors.it.training.learning_rate=1e-4"],
-    )  # fmt: skip
-    assert chosen(None, "it", None) == ("it-s0", [])
-    assert chosen(None, "it", 7) == ("it-s7", ["compressors.it.training_seeds=[0, 7]"])
-    assert chosen("it-s0", None, None, "training.steps=3") == ("it-s0", ["compressors.it.training.steps=3"])
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ((None, None, None), "name a run, for instance gist-1-s0"),
-        (("it-s0", "it", None), "name a run, for instance gist-1-s0"),
-        (("it-s0", None, 1), "name a run, for instance gist-1-s0"),
-        ((None, "that", 0), "compressor 'that': the experiment has it"),
-        (("it-s9", None, None), "run 'it-s9': the experiment has base, it-s0"),
-    ],
-)
-def test_words_that_name_no_run(words: tuple[Any, Any, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=told):
-        file_of(tmp_path)(*words)
-
-
-def test_rows_are_as_long_as_these_tests_say(tmp_path: Path) -> None:
-    assert len(families.prepare(experiment(tmp_path, autocompressor()), "it-s0").train[0]["input_ids"]) == LENGTH

@@ -191,8 +191,20 @@ def made(folder: Path) -> Path:
             "no summary tokens and no gist token",
         ),
         (gist(train_only="new_embeddings", fsdp=True), "fsdp shards the embeddings"),
+        (gist(lora=LORA, deepspeed="zero.json", weight_decay=0.1), "weight_decay with deepspeed"),
     ],
 )
 def test_what_cannot_be_trained_is_told(compressor: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told):
         prepare(experiment(tmp_path, compressor), "it-s0")
+
+
+def test_the_best_adapter_is_given_out(tmp_path: Path) -> None:
+    """Checkpoints hold the adapter alone, and the best of them is put back into the model."""
+    rising = {"steps": 6, "learning_rate": 1.0, "schedule": "constant", "evaluate_every": 1, "checkpoint_every": 1}
+    folder = trained(tmp_path, autocompressor(lora={**LORA, "merge": False}, keep_best=True, **rising), LLAMA)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    evaluated = {row["step"]: row["eval_loss"] for row in rows[:-1] if "eval_loss" in row}
+    provenance = json.loads((folder / "provenance.json").read_text())
+    best = min(evaluated, key=evaluated.__getitem__)
+    assert best < 6 and provenance["best_step"] == best and provenance["eval_loss"] == evaluated[best]

@@ -11,7 +11,10 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, List, Value
 from model_folders import WORDS, world_tokenizer
 from synopsis.artifacts import Layout, write_json
+from synopsis.compressors import load
 from synopsis.config import Experiment, load_experiment
+from synopsis.training import stage
+from synopsis.training.callbacks import read_metrics
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, OPTConfig, T5Config
 
 LENGTH = 24
@@ -142,3 +145,17 @@ def rows(split: str, count: int) -> list[dict[str, str]]:
         {"id": f"{split}-{index}", "instruction": words(3), "input": words(index % 3), "output": words(2)}
         for index in range(count)
     ]
+
+
+def trained(folder: Path, compressor: dict[str, Any], config: Any = LLAMA, **sections: Any) -> Any:
+    """The model of a whole run."""
+    folder.mkdir(exist_ok=True)
+    found = experiment(folder, compressor, config, **sections)
+    stage.train(found, "it-s0")
+    return load(Layout(found).model("it-s0"))
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    clock = ("runtime", "per_second")
+    rows = read_metrics(folder / "results" / "runs" / "models" / "it-s0" / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if not any(word in key for word in clock)} for row in rows]

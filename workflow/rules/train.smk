@@ -1,4 +1,5 @@
 # One run each. Checkpoints are not declared outputs: a failed job keeps them, and the next one goes on from there.
+# The command starts one process for each GPU that it sees. `start`: what starts it on several nodes (see profiles/slurm).
 
 
 rule pretrain:
@@ -19,10 +20,11 @@ rule pretrain:
         config=CONFIG,
         mem_mb=4000,
         runtime=1440,
+        start="",
     params:
         facts=lambda w: plan.train_facts(EXPERIMENT, w.run),
     shell:
-        "synopsis --log {log} train {resources.config} {wildcards.run}"
+        "{resources.start} synopsis --log {log} train {resources.config} {wildcards.run}"
 
 
 rule train:
@@ -42,7 +44,8 @@ rule train:
         config=CONFIG,
         mem_mb=8000,
         runtime=1440,
+        start="",
     params:
         facts=lambda w: plan.train_facts(EXPERIMENT, w.run),
     shell:
-        "synopsis --log {log} train {resources.config} {wildcards.run}"
+        "{resources.start} synopsis --log {log} train {resources.config} {wildcards.run}"

@@ -15,13 +15,14 @@ checkpoint and stops; a second signal kills. When one process dies, the others a
 forever. The exit code is that of the process that ended first, and 128 + the signal's number for a signal, as without
 processes. (torchrun would give a run 30 seconds to save, and turn every code into 1.)
 
-Slurm's warning before the time limit. Under Snakemake: `slurm_extra: "'--signal=USR1@300'"` and `retries`; Slurm
-signals the steps of the job, the run saves and ends with 138, the job has failed, and Snakemake submits it anew. In a
-batch script of your own, with `#SBATCH --requeue --signal=B:USR1@300`, Slurm signals the script alone:
+A run that ended so goes on with the same command. Snakemake submits it anew by `retries`. In a batch script of your
+own, with `#SBATCH --requeue --signal=B:USR1@300`, Slurm warns the script alone before the time limit:
 
     synopsis train ... & run=$!
     trap 'kill -USR1 $run' USR1
-    wait $run; wait $run || { [ $? = 138 ] && scontrol requeue $SLURM_JOB_ID; }
+    wait $run; code=$?
+    kill -0 $run 2>/dev/null && { wait $run; code=$?; }  # the signal ended the first wait
+    [ $code = 138 ] && scontrol requeue $SLURM_JOB_ID
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ class Watch:
 
     def _wait(self) -> int:
         passed_on = 0
-        while any(child.poll() is None for child in self.children):
+        while self._alive():
             failed = self._failed()
             if failed is not None:
                 return self._ended_first(failed)
@@ -213,6 +214,10 @@ class Watch:
         failed = self._failed()
         return 0 if failed is None else self._ended_first(failed)
 
+    def _alive(self) -> int:
+        """How many run; asks each, which is what sets its exit code."""
+        return [child.poll() for child in self.children].count(None)
+
     def _failed(self) -> int | None:
         """The first process in order of rank that ended with an error; one that was killed comes before others."""
         codes = {rank: child.returncode for rank, child in enumerate(self.children) if child.returncode}
@@ -222,9 +227,9 @@ class Watch:
         """End the others after an error of one; the exit code of the run."""
         code = self.children[rank].returncode
         end = time.monotonic() + SECONDS_TO_FOLLOW
-        while code > 0 and time.monotonic() < end and any(child.poll() is None for child in self.children):
+        while code > 0 and time.monotonic() < end and self._alive():
             time.sleep(0.02)
-        alive = [other for other, child in enumerate(self.children) if child.poll() is None]
+        alive = self._alive()
         self._kill()
         who = f"process {rank} of {self.count}"
         if code < 0:

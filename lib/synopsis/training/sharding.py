@@ -24,27 +24,34 @@ from synopsis.progress import say
 from synopsis.training import distributed
 
 AUTO = "auto"
+GATHERS = "stage3_gather_16bit_weights_on_model_save"
+"""DeepSpeed's leave to put ZeRO-3's parts of the weights together (in whatever dtype they have)."""
 
 
 def sharding(training: Optimisation, beside: Sequence[Path] = ()) -> dict[str, Any]:
     """Arguments of transformers' TrainingArguments for `training.deepspeed` or `training.fsdp`.
 
     beside: experiment files; a DeepSpeed file is looked for in the working directory, then beside these. InputError
-    when it is missing or contradicts the run, with file and key.
+    when it is missing or contradicts the run, with file and key; or when the processes do not fit sequences_per_step.
     """
+    training.accumulation(distributed.world_size())
     if training.deepspeed is not None:
         path = _find(training.deepspeed, beside)
         if importlib.util.find_spec("deepspeed") is None:
             raise InputError(f"{path}: the package deepspeed is not installed; pip install 'synopsis[scale]'")
         return {"deepspeed": read_deepspeed(path, training, distributed.world_size())}
-    if training.fsdp and not torch.cuda.is_available():
+    if training.fsdp and not gpus():
         say("warning: training.fsdp is for GPUs; here each process keeps the whole model")
     elif training.fsdp:
         settings = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "reshard_after_forward": True}
         return {"fsdp": True, "fsdp_config": settings}
-    # The last loss of a step depends on every weight, unless its one segment has no summary tokens.
-    parts_of_one = isinstance(training, SegmentTraining) and training.segments_per_substep == 1
-    return {"ddp_find_unused_parameters": parts_of_one}
+    # Every loss depends on every weight, but summary tokens at the end of a substep change nothing within it.
+    alone = isinstance(training, SegmentTraining) and training.segments_per_substep == 1
+    return {"ddp_find_unused_parameters": alone}
+
+
+def gpus() -> bool:
+    return torch.cuda.is_available()
 
 
 def _find(name: str, beside: Sequence[Path]) -> Path:
@@ -70,6 +77,11 @@ def read_deepspeed(path: Path, training: Optimisation, processes: int) -> dict[s
         for found in _found(settings, key)
         if found != AUTO and not _equal(found, wanted)
     ]
+    zero = settings.get("zero_optimization")
+    gathers = zero.get(GATHERS, False) if isinstance(zero, dict) and zero.get("stage") == 3 else True
+    if gathers is not True:
+        wanted = "true, so that the run can write its model"
+        faults.append(Fault(str(path), f"zero_optimization.{GATHERS}", json.dumps(gathers), wanted))
     if faults:
         raise ConfigError(faults)
     return settings
@@ -77,9 +89,10 @@ def read_deepspeed(path: Path, training: Optimisation, processes: int) -> dict[s
 
 def _said_by_run(training: Optimisation, processes: int) -> Iterator[tuple[str, Any, str]]:
     """DeepSpeed's key, its value in this run, and where that comes from."""
-    micro, parts, rate = training.batch_size, training.gradient_accumulation, training.learning_rate
+    micro, parts, rate = training.batch_size, training.accumulation(processes), training.learning_rate
     yield "train_micro_batch_size_per_gpu", micro, "training.batch_size"
-    yield "gradient_accumulation_steps", parts, "training.gradient_accumulation"
+    steps = "gradient_accumulation" if training.sequences_per_step is None else "sequences_per_step"
+    yield "gradient_accumulation_steps", parts, f"training.{steps} with {processes} processes"
     whole = f"batch_size x gradient_accumulation x {processes} processes"
     yield "train_batch_size", micro * parts * processes, whole
     yield "gradient_clipping", training.max_grad_norm, "training.max_grad_norm"
@@ -91,8 +104,6 @@ def _said_by_run(training: Optimisation, processes: int) -> Iterator[tuple[str, 
     yield "scheduler.params.warmup_max_lr", rate, "training.learning_rate"
     yield "scheduler.params.warmup_num_steps", training.warmup_steps, "training.warmup_steps"
     yield "scheduler.params.total_num_steps", training.steps, "training.steps"
-    # Without it the weights at the end would have to be put together by hand.
-    yield "zero_optimization.stage3_gather_16bit_weights_on_model_save", True, "so that the run can save its model"
 
 
 def _found(settings: dict[str, Any], key: str) -> list[Any]:
@@ -116,4 +127,7 @@ def whole_weights(trainer: Any) -> dict[str, torch.Tensor] | None:
     """
     if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
         return None
-    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}  # None but in the first process
+    # FSDP gives an output layer that is the embeddings a second time; loading ties them again.
+    tied = trainer.accelerator.unwrap_model(trainer.model_wrapped).all_tied_weights_keys
+    return {name: weight for name, weight in weights.items() if name not in tied}

@@ -47,7 +47,7 @@ def tracked(experiment: Experiment, run: str) -> Iterator[list[TrainerCallback]]
     """
     settings = experiment.tracking
     if settings is not None and importlib.util.find_spec("wandb") is None:
-        raise InputError("tracking: the package wandb is not installed; pip install wandb, or leave the section out")
+        raise InputError("tracking: the package wandb is not installed; pip install 'synopsis[scale]', or leave it out")
     if settings is None or not distributed.is_first():
         yield []
         return

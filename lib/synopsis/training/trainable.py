@@ -39,6 +39,8 @@ def choose_trainable(model: Any, training: Optimisation) -> None:
     elif gist_token(model) is not None:
         if training.fsdp:
             raise InputError("fsdp shards the embeddings, of which lora and train_only new_embeddings train one row")
+        if training.deepspeed and training.weight_decay:
+            raise InputError("weight_decay with deepspeed would change the embeddings, of which one row is trained")
         train_row(model.get_input_embeddings().weight, gist_token(model))
 
 
@@ -122,6 +124,7 @@ def save_trained(
     (folder / CONFIGURATION).write_text(json.dumps(_described(lora, base, rows), indent=2) + "\n")
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
 
 
 def merged_state(state: dict[str, Tensor], lora: LowRank | None) -> dict[str, Tensor]:

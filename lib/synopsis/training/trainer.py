@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
@@ -159,8 +158,6 @@ class CompressorTrainer(Trainer):
                 softprompt = out.softprompt.detach()
                 self._backward(out.loss / self.current_gradient_accumulation_steps)
             total += out.loss.detach()
-        if training.segments_per_substep == 1:
-            self._average_summary_gradient(model)
         return total / training.substeps / self.current_gradient_accumulation_steps
 
     def _drawn_options(self, training: SegmentTraining) -> dict[str, int]:
@@ -184,18 +181,6 @@ class CompressorTrainer(Trainer):
         else:
             with self.accelerator.no_sync(model):
                 yield
-
-    def _average_summary_gradient(self, model: Any) -> None:
-        """DistributedDataParallel leaves alone what the last substep's loss does not depend on.
-
-        With one segment in a substep those are the summary tokens, whose gradients are of the substeps before.
-        """
-        summary = getattr(self.model, "embed_summary", None)
-        gradient = None if summary is None else summary.weight.grad
-        meet = isinstance(model, DistributedDataParallel) and self.accelerator.gradient_state.sync_gradients
-        if meet and gradient is not None:
-            torch.distributed.all_reduce(gradient)
-            gradient /= distributed.world_size()
 
     def _backward(self, loss: Tensor) -> None:
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
