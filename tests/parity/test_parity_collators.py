@@ -113,7 +113,8 @@ def text_of(folder: Path) -> tuple[PublishedText, PreTrainedTokenizerBase]:
 def test_tokenization(golden: Golden) -> None:
     """Every recorded string to its ids, and for T5, whose collator decodes, every recorded id back to its string."""
     records = published_texts(golden)
-    assert records
+    if not records:
+        pytest.skip("no folder gist_collators* (--golden)")
     for folder, name, string, expected in records:
         text, tokenizer = text_of(folder)
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id in expected["ids"] else []

@@ -92,7 +92,8 @@ def test_released_outputs_give_the_published_table(golden: Golden, request: pyte
     rougeLsum is drawn last and takes most of the time, so that it is left out here; the rows above have it.
     """
     records = reproductions(golden)
-    assert records
+    if not records:
+        pytest.skip("no folder gist_rouge* (--golden)")
     for record in records:
         pairs = released(record["file"], request.config.rootpath)
         assert len(pairs) == record["n"]

@@ -181,9 +181,11 @@ def _goes_on(model: Any, case: Case) -> None:
 
 def _goes_on_after_segments(model: Any, case: Case, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> None:
     """Two segments into a cache, then one token more of the second; the mask covers that segment, or all tokens."""
-    found = re.search(r"segment_lengths=\[(\d+), *(\d+)\]", case.record["call"])
-    # A case that only says that it raises has the shape of its neighbour.
-    first, second = map(int, found.groups()) if found else (6, 10)
+    # A case that only says what it changes has the numbers of its neighbour.
+    neighbour = case.golden.cases(case.fixture).get(case.name.replace("fullmask_", ""), case.record)
+    found = re.search(r"segment_lengths=\[(\d+), *(\d+)\]", case.record["call"] + neighbour["call"])
+    assert found, "the case does not say its segment lengths"
+    first, second = map(int, found.groups())
     prefix = first + second
     with torch.no_grad():
         whole = model(ids[:, : prefix + 1], mask[:, : prefix + 1], segment_lengths=[first, second + 1], **options)
