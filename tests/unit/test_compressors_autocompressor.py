@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def greedy_by_hand(
     segment=st.integers(2, 9),
 )
 def test_going_on_equals_the_segmented_pass(name: str, side: str, prefix: list[int], rest: int, segment: int) -> None:
-    model, generator = MODELS[name], torch.Generator().manual_seed(sum(prefix) + rest)
+    # In float64: what rounding adds up to over many segments says nothing about the law.
+    model, generator = copy.deepcopy(MODELS[name]).double(), torch.Generator().manual_seed(sum(prefix) + rest)
     texts = [tokens(generator, size) for size in prefix]
     before, mask = padded(texts, side)
     after = torch.tensor([tokens(generator, rest) for _ in prefix])
@@ -52,9 +54,9 @@ def test_going_on_equals_the_segmented_pass(name: str, side: str, prefix: list[i
         lengths = [min(segment, len(text) - start) for start in range(0, len(text), segment)]
         whole = model(torch.tensor([[*text, *after[row].tolist()]]), segment_lengths=[*lengths, rest])
         own = context.summary_vectors[row][context.attention_mask[row].bool()]
-        torch.testing.assert_close(own, whole.softprompt[0], **TOLERANCE)
+        torch.testing.assert_close(own, whole.softprompt[0], atol=1e-10, rtol=0.0)
         expected.append(whole.logits[0, -rest:])
-    torch.testing.assert_close(model.continue_from(context, after).logits, torch.stack(expected), **TOLERANCE)
+    torch.testing.assert_close(model.continue_from(context, after).logits, torch.stack(expected), atol=1e-10, rtol=0.0)
 
 
 @FEW

@@ -75,7 +75,7 @@ CASES = {
     "base model without a configuration": Case(
         without("models/base/config.json"),
         ("train", "gist-1-s0"),
-        ("results/micro/models/base: cannot be loaded as a model", "config.json"),
+        ("results/micro/models/base: has no config.json",),
         "models/gist-1-s0",
     ),
     "truncated corpus": Case(
