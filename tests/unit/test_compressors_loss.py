@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -149,3 +151,37 @@ def test_the_first_label_and_the_last_state_do_not_count() -> None:
     changed, shifted = logits.clone(), labels.clone()
     changed[:, -1], shifted[:, 0] = torch.nan, 8
     assert torch.equal(next_token_loss(changed, shifted), loss)
+
+
+class StandIn(torch.nn.Module):
+    """Takes what liger-kernel's class takes, by the same names; the kernel itself needs a GPU."""
+
+    calls = 0
+
+    def __init__(self, ignore_index: int = -100, reduction: str = "mean", softcap: float | None = None):
+        super().__init__()
+        self.reduction, self.softcap = reduction, softcap
+
+    def forward(self, lin_weight: Tensor, _input: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
+        type(self).calls += 1
+        logits = torch.nn.functional.linear(_input, lin_weight, bias)
+        logits = logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        return torch.nn.functional.cross_entropy(logits, target, reduction=self.reduction)
+
+
+@EVERY_HEAD
+def test_the_fused_loss_of_a_gpu_is_called_with_what_gives_the_same(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(head)
+    ids = torch.randint(3, 30, (2, 9))
+    expected = model(ids, labels=ids, segment_lengths=[4, 5]).loss
+    module = types.ModuleType("liger_kernel.transformers")
+    module.LigerFusedLinearCrossEntropyLoss = StandIn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", module)
+    monkeypatch.setattr(losses, "_on_gpu_with_liger", lambda states: True)
+    before = StandIn.calls
+    torch.testing.assert_close(model(ids, labels=ids, segment_lengths=[4, 5]).loss, expected)
+    assert StandIn.calls == before + 1
+    model.lm_head = torch.nn.Sequential(model.lm_head)  # no plain output layer: in slices
+    model(ids, labels=ids, segment_lengths=[4, 5])
+    assert StandIn.calls == before + 1

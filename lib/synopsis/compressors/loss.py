@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 IGNORED = -100
@@ -29,7 +30,12 @@ def next_token_loss(
     targets = labels[:, 1:].to(states.device)
     counted = targets != IGNORED
     states, targets = states[:, :-1][counted], targets[counted]  # (n, width), (n,)
-    total = _sum(states, targets) if head is None else _sum_of_slices(states, targets, head)
+    if head is None:
+        total = _sum(states, targets)
+    elif _can_be_fused(states, head):
+        total = _fused_sum(states, targets, head)
+    else:
+        total = _sum_of_slices(states, targets, head)
     return total / (counted.sum().clamp(min=1) if items is None else items)
 
 
@@ -53,6 +59,29 @@ def losses_by_segment(
 
 def _sum(logits: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def _on_gpu_with_liger(states: Tensor) -> bool:
+    return states.is_cuda and importlib.util.find_spec("liger_kernel") is not None
+
+
+def _can_be_fused(states: Tensor, head: Callable[[Tensor], Tensor]) -> bool:
+    """On a GPU with liger-kernel, where the output layer is plain and whole (adapters and shards go in slices)."""
+    if not _on_gpu_with_liger(states) or not len(states):
+        return False
+    layer = head.__self__.get_output_embeddings()  # type: ignore[attr-defined]
+    whole = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
+    return whole and layer.weight.shape == (layer.out_features, layer.in_features)
+
+
+def _fused_sum(states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """Output layer and cross entropy in one kernel of liger-kernel, which keeps no logits either."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    model = head.__self__  # type: ignore[attr-defined]
+    layer, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+    loss = LigerFusedLinearCrossEntropyLoss(reduction="sum", **({} if cap is None else {"softcap": cap}))
+    return loss(layer.weight, states, targets, layer.bias)
 
 
 def _sum_of_slices(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
