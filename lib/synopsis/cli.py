@@ -186,6 +186,11 @@ def train(
     result = stage(experiment, run, config)
     if os.environ.get("RANK", "0") == "0":
         figures(result, as_json)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # All is written. Threads of the communication libraries can abort a process that leaves in the ordinary way.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 @app.command()
