@@ -81,6 +81,10 @@ class Layout:
     def icl(self, run: str, dataset: str, seed: int | str) -> Path:
         return self.root / "icl" / run / dataset / f"seed{seed}.json"
 
+    def needle(self, run: str) -> Path:
+        """The result; a record of each text lies beside it with the suffix .examples.jsonl.gz."""
+        return self.root / "needle" / f"{run}.json"
+
     def generations(self, run: str, split: str) -> Path:
         return self.root / "generations" / run / f"{split}.csv"
 

@@ -203,7 +203,14 @@ def perplexity(config: Config, run: Run, change: Set = None, as_json: Json = Fal
 
     rows = stage(experiment, run)["rows"]
     chosen = [row for row in rows if row["domain"] == "all" or len({r["domain"] for r in rows}) == 1]
-    figures({f"loss/{row['tokens']}/context={row['context_length']}": row["loss"] for row in chosen}, as_json)
+    numbers = {
+        f"loss/{row['tokens']}/context={row['context_length']}{_fewer_vectors(row)}": row["loss"] for row in chosen
+    }
+    figures({name: loss for name, loss in numbers.items() if loss is not None}, as_json)
+
+
+def _fewer_vectors(row: dict[str, Any]) -> str:
+    return "" if row["summary_length"] is None else f"/summary_length={row['summary_length']}"
 
 
 @app.command()
@@ -223,7 +230,21 @@ def icl(
     from synopsis.evaluation.icl import icl as stage
 
     settings = stage(experiment, run, dataset, seed)["settings"]
-    figures({f"accuracy/{name}": result["accuracy"] for name, result in settings.items()}, as_json)
+    measured = {name: result["accuracy"] for name, result in settings.items() if "error" not in result}
+    figures({f"accuracy/{name}": accuracy for name, accuracy in measured.items()}, as_json)
+
+
+@app.command()
+def needle(config: Config, run: Run, change: Set = None, as_json: Json = False) -> None:
+    """Hide a key in long texts and ask for it, by the length of the text and the place of the key."""
+    experiment = read(config, change)
+    check_run(experiment, run, "needle")
+    offline()
+    from synopsis.evaluation.needle import needle as stage
+
+    rows = stage(experiment, run)["rows"]
+    cells = {f"length={row['length']}/depth={row['depth']:g}": row for row in rows}
+    figures({f"{metric}/{cell}": row[metric] for metric in ("choice", "exact") for cell, row in cells.items()}, as_json)
 
 
 @app.command()

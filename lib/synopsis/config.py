@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from synopsis.config_data import Corpus, Instructions
 from synopsis.config_files import JudgeDefinition, Task
+from synopsis.config_needle import Needle
 from synopsis.config_training import InstructionTraining, LanguageModelTraining, SegmentTraining
 from synopsis.config_types import Clash, Contradiction, Distinct, Name, Seed, Strict
 
@@ -168,9 +169,14 @@ class Perplexity(Strict):
     """Length of the last segment, whose loss is reported; nothing predicts its first token."""
     tokens_per_step: PositiveInt
     """Context tokens compressed in one step."""
+    summary_lengths: Annotated[list[PositiveInt], Field(min_length=1), Distinct()] | None = None
+    """Summary tokens at the end of each step, one measurement for each number; None: all that a compressor has. Fewer
+    than all are of use only to compressors trained with `random_summary_length`."""
     max_documents: PositiveInt | None = None
     """Documents of each domain, at most."""
     batch_size: PositiveInt = 8
+    """Documents read at once, halved when memory does not suffice."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Models and compressors; None: all that read plain text."""
 
@@ -182,6 +188,10 @@ class Setting(Strict):
     """Budget of each compression step, in order."""
     plain_tokens: NonNegativeInt = 0
 
+    @property
+    def largest_budget(self) -> int:
+        return max([*self.compressed_tokens, self.plain_tokens])
+
 
 class InContextLearning(Strict):
     """Classification with demonstrations in the prompt."""
@@ -189,9 +199,16 @@ class InContextLearning(Strict):
     datasets: Annotated[list[Name], Field(min_length=1), Distinct()]
     """Names of files in config/tasks."""
     settings: dict[Name, Setting] = Field(min_length=1)
+    demonstrations: Literal["published", "fitting"] = "published"
+    """How many a budget holds: `published`: budget // the task's tokens_per_demonstration, where it states them;
+    `fitting`: as many as really fit."""
+    repeat_demonstrations: bool = False
+    """Show rows again where a balanced draw has fewer than are asked for, as published; False: that cell fails."""
     max_examples: PositiveInt | None = None
     """Test examples of each data set, drawn with a fixed seed; None: all."""
-    batch_size: PositiveInt = 32
+    batch_tokens: PositiveInt | None = None
+    """Tokens read in one pass, halved when memory does not suffice; None: 512 on CPUs, 4096 on GPUs."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Models and compressors; None: all that read plain text."""
 
@@ -258,6 +275,7 @@ class Experiment(Strict):
     tracking: Tracking | None = None
     perplexity: Perplexity | None = None
     icl: InContextLearning | None = None
+    needle: Needle | None = None
     generate: Generate | None = None
     judge: Judge | None = None
     benchmark: Benchmark | None = None
@@ -300,19 +318,33 @@ class Experiment(Strict):
         section = getattr(self, stage)
         if section is None:
             return []
-        families = STAGE_FAMILIES[stage]
         chosen = section.runs
-        runs = [run for run in self.run_names if self.family_of(run) in families]
+        runs = [run for run in self.run_names if self.can_measure(stage, self.family_of(run), self.base_of(run))]
         if chosen is None:
             return runs
         return [run for run in runs if run in chosen or self.trained_runs.get(run, ("",))[0] in chosen]
 
-    def settings_of(self, run: str) -> dict[str, Setting]:
-        """The ICL settings that a run can do: those with compressed tokens need summary vectors."""
+    def can_measure(self, stage: str, family: str, base: str) -> bool:
+        """Whether a stage can be computed for a family on a base model; only gist tokens serve encoder-decoders."""
+        model = self.models.get(base)
+        encoder_decoder = model is not None and model.model_type in ENCODER_DECODERS
+        return family in STAGE_FAMILIES[stage] and (family == "gist" or not encoder_decoder)
+
+    def settings_of(self, run: str, dataset: str | None = None, seed: int | None = None) -> dict[str, Setting]:
+        """The ICL settings that a run can do: those with compressed tokens need summary vectors.
+
+        With a data set and a seed, those that their job computes: what shows no demonstration follows from no draw, and
+        is computed once, with the first evaluation seed.
+        """
         if self.icl is None:
             return {}
         compresses = self.family_of(run) in {"autocompressor", "rmt"}
-        return {name: s for name, s in self.icl.settings.items() if compresses or not s.compressed_tokens}
+        settings = {name: s for name, s in self.icl.settings.items() if compresses or not s.compressed_tokens}
+        if dataset is None or seed in (None, self.evaluation_seeds[0]):
+            return settings
+        task = self.tasks.get(dataset)
+        mean = task.tokens_per_demonstration if task and self.icl.demonstrations == "published" else None
+        return {name: setting for name, setting in settings.items() if setting.largest_budget >= (mean or 1)}
 
     def judged_pairs(self) -> list[tuple[str, str]]:
         """Pairs of runs, one for each training seed that both compressors have."""
@@ -334,10 +366,14 @@ class Experiment(Strict):
 STAGE_FAMILIES: dict[str, frozenset[str]] = {
     "perplexity": frozenset({"base", "autocompressor", "rmt", "full_attention"}),
     "icl": frozenset({"base", "autocompressor", "rmt", "full_attention"}),
+    "needle": frozenset({"base", "autocompressor", "rmt", "full_attention"}),
     "generate": frozenset({"gist"}),
     "benchmark": frozenset({"autocompressor", "rmt", "gist"}),
 }
 """Families that each stage can measure."""
+
+ENCODER_DECODERS = frozenset({"t5"})
+"""Architectures that do not go on from plain text: they have no next-token loss of it."""
 
 
 def load_experiment(*paths: str | Path, overrides: dict[str, Any] | None = None) -> Experiment:

@@ -13,6 +13,7 @@ from synopsis.config import (
     GistCompressor,
     InContextLearning,
     Model,
+    Needle,
     Perplexity,
     SummaryCompressor,
 )
@@ -49,6 +50,7 @@ def _check(experiment: Experiment) -> list[Finding]:
     stages = [
         *_perplexity(experiment),
         *_icl(experiment),
+        *_needle(experiment),
         *_generate(experiment),
         *_judge(experiment),
         *_benchmark(experiment),
@@ -187,20 +189,25 @@ def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Finding]:
     section = getattr(experiment, stage)
     families = {name: "base" for name in experiment.models}
     families |= {name: compressor.family for name, compressor in experiment.compressors.items()}
-    able = [name for name, family in families.items() if family in STAGE_FAMILIES[stage]]
+    bases = {name: name for name in experiment.models}
+    bases |= {name: compressor.base for name, compressor in experiment.compressors.items()}
+    able = [name for name, family in families.items() if experiment.can_measure(stage, family, bases[name])]
     for index, name in enumerate(section.runs or []):
         key = (stage, "runs", str(index))
         if name in families and name not in able:
             kind = "a model without compression" if families[name] == "base" else f"of the family {families[name]}"
+            if families[name] in STAGE_FAMILIES[stage]:
+                kind = f"an encoder-decoder ({experiment.models[bases[name]].model_type})"
             wanted = f"a run that '{stage}' can measure ({', '.join(able) or 'there is none'})"
-            yield Finding(key, f"'{name}', {kind}", wanted)
+            yield Finding(key, f"'{name}', {kind}", wanted, (("models", bases[name], "type"),))
         elif name not in able:
             what = f"a model or compressor that '{stage}' can measure"
             for finding in unknown(key, name, what, "models", able):
                 yield Finding(key, finding.found, finding.expected, (("models", name), ("compressors", name)))
     if section.runs is None and not able:
-        wanted = f"a compressor of the family {', '.join(sorted(STAGE_FAMILIES[stage]))}"
-        yield Finding((stage,), "nothing that it can measure", wanted, (("compressors",),))
+        wanted = f"a compressor of the family {', '.join(sorted(STAGE_FAMILIES[stage] - {'base'}))}"
+        wanted = f"a decoder among the models, or {wanted}" if "base" in STAGE_FAMILIES[stage] else wanted
+        yield Finding((stage,), "nothing that it can measure", wanted, (("compressors",), ("models",)))
 
 
 def _perplexity(experiment: Experiment) -> Iterator[Finding]:
@@ -215,8 +222,29 @@ def _perplexity(experiment: Experiment) -> Iterator[Finding]:
     for name, base in _measured(experiment, "perplexity"):
         yield from corpus_for(experiment, ("perplexity", "corpus"), section.corpus, base)
         needs = (("perplexity", "scored_tokens"), ("perplexity", "tokens_per_step"), ("perplexity", "runs"))
-        for parts in _perplexity_passes(experiment.compressors.get(name), section):
+        compressor = experiment.compressors.get(name)
+        yield from _unknown_vectors(name, compressor, section)
+        if isinstance(compressor, SummaryCompressor) and section.summary_lengths is not None:
+            compressor = compressor.model_copy(update={"summary_length": max(section.summary_lengths)})
+            needs = (*needs, ("perplexity", "summary_lengths"))
+        for parts in _perplexity_passes(compressor, section):
             yield from too_long(experiment, lengths, parts, name, *needs, ("compressors", name, "summary_length"))
+
+
+def _unknown_vectors(name: str, compressor: Compressor | None, section: Perplexity) -> Iterator[Finding]:
+    """Numbers of summary tokens that a compressor does not have, or was not trained to do with."""
+    if not isinstance(compressor, SummaryCompressor):
+        return
+    own, trained = compressor.summary_length, compressor.training.random_summary_length
+    needs: tuple[Key, ...] = (("compressors", name, "summary_length"), ("perplexity", "runs"))
+    for index, length in enumerate(section.summary_lengths or []):
+        key = ("perplexity", "summary_lengths", str(index))
+        if length > own:
+            yield Finding(key, str(length), f"at most {own}, the summary_length of '{name}'", needs)
+        elif length < own and not trained:
+            found, training = f"{length} of the {own} summary tokens of '{name}'", ("compressors", name, "training")
+            wanted = f"{own}: fewer are of use only to a compressor trained with random_summary_length"
+            yield Finding(key, found, wanted, (*needs, (*training, "random_summary_length")))
 
 
 def _perplexity_passes(compressor: Compressor | None, section: Perplexity) -> Iterator[dict[str, int]]:
@@ -287,6 +315,37 @@ def _setting_too_long(experiment: Experiment, setting: str, name: str) -> Iterat
         return  # a setting that this run leaves out
     parts = {"summary vectors": vectors, "plain tokens": row.plain_tokens, "token of an example": 1}
     yield from too_long(experiment, (*key, "plain_tokens"), parts, name, *needs, (*key, "compressed_tokens"))
+
+
+def _needle(experiment: Experiment) -> Iterator[Finding]:
+    section = experiment.needle
+    if section is None:
+        return
+    yield from _chosen_runs(experiment, "needle")
+    shortest, step = min(section.lengths), section.tokens_per_step
+    for name, base in _measured(experiment, "needle"):
+        compressor, asked = experiment.compressors.get(name), {"tokens of the question and the key": 2}
+        if isinstance(compressor, SummaryCompressor):
+            count = -(-shortest // step)
+            passes = [*_passes(compressor, [min(step, shortest)] * count)]
+            passes.append({"summary vectors": _vectors(compressor, count), **asked})
+        else:
+            passes = [{"tokens of context": shortest, **asked}]
+        needs = (("needle", "tokens_per_step"), ("needle", "runs"), ("compressors", name, "summary_length"))
+        # Lengths that are too long are left out, but one must be left.
+        for parts in passes:
+            yield from too_long(experiment, ("needle", "lengths"), parts, name, *needs)
+        model = experiment.models.get(base)
+        if model is not None and model.architecture is not None:
+            yield from _english_needle(base, section)
+
+
+def _english_needle(base: str, section: Needle) -> Iterator[Finding]:
+    """A model from scratch knows the words of the generated language alone; the default texts have others."""
+    for field in ("filler", "needle", "question", "keys"):
+        if getattr(section, field) == Needle.model_fields[field].default:
+            found = f"the default text, English, for '{base}', trained from scratch"
+            yield Finding(("needle", field), found, "words of the generated language", (("models", base),))
 
 
 def _generate(experiment: Experiment) -> Iterator[Finding]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from string import Formatter
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from synopsis.config_types import URL, VARIABLE, Clash, Contradiction, Distinct, PositiveFloat, Share, Strict
+
+NotEmpty = Annotated[str, Field(min_length=1)]
 
 PROMPT_FIELDS = ("instruction", "answer_a", "answer_b")
 """What a judge must be shown."""
@@ -48,15 +51,22 @@ class Task(Strict):
     """The split that demonstrations are drawn from."""
     test_split: str = "validation"
     template: str = Field(examples=["{sentence} {answer}"])
-    """Text of an example with {column} fields; `{answer}` marks where the option goes and comes last."""
+    """Text of an example with {column} fields; `{answer}` is the place of the option, which comes last.
+
+    Where it stands more than once, every place shows the option."""
+    columns: dict[NotEmpty, NotEmpty] = Field(default_factory=dict)
+    """Field of the template, an option or the label -> column of the data, where their names differ."""
     input_fields: Annotated[list[str], Field(min_length=1), Distinct()]
-    """Columns that calibration replaces by "N/A"."""
-    options: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2), Distinct()] | None = None
+    """Fields of the template that calibration replaces by "N/A"."""
+    options: Annotated[list[NotEmpty], Field(min_length=2), Distinct()] | None = None
     """Option texts in label order; None reads the options of each row from `option_fields`."""
     option_fields: Annotated[list[str], Distinct()] = Field(default_factory=list)
     label_field: str = "label"
-    calibrate: bool = False
-    """Subtract the loss of each option after a content-free input."""
+    calibration: Literal["none", "dataset", "example"] = "none"
+    """Subtract the score of each option after a content-free input: once, made of the first test row, for the whole
+    data set, or for each example its own."""
+    normalization: Literal["mean", "sum", "bytes"] = "mean"
+    """How the loss of an option is counted: the mean or the sum over its tokens, or the sum over its UTF-8 bytes."""
     balanced: bool = False
     """Draw the same number of demonstrations of each label."""
     tokens_per_demonstration: PositiveInt | None = None
@@ -71,34 +81,82 @@ class Task(Strict):
             raise Contradiction(wrong)
         return template
 
+    @field_validator("options")
+    @classmethod
+    def _can_be_read(cls, options: list[str] | None) -> list[str] | None:
+        blank = [index for index, option in enumerate(options or []) if not option.strip()]
+        if blank:
+            wanted = "a text that is not only white space"
+            raise Contradiction(*(Clash(str(index), repr((options or [])[index]), wanted) for index in blank))
+        return options
+
     @model_validator(mode="after")
     def _complete(self) -> Task:
-        clashes, both = [], ("options", "option_fields")
-        if (self.options is None) == (not self.option_fields):
-            found = "neither of them" if self.options is None else "both of them"
-            clashes.append(Clash("", found, "either 'options' or 'option_fields'", both))
-        elif len(self.option_fields) == 1:
-            clashes.append(Clash("option_fields", "one column", "at least 2, one for each option", both))
-        columns = template_columns(self.template)
-        strange = ", ".join(f"{{{column}}}" for column in columns if column != "text")
-        if self.source.world is not None and strange:
-            allowed = "{text} and {answer}, all that the generated language has"
-            clashes.append(Clash("template", strange, allowed, ("source", "template")))
-        for index, field in enumerate(self.input_fields):
-            if field not in columns:
-                key, allowed = f"input_fields.{index}", ", ".join(columns) or "none is shown"
-                clashes.append(
-                    Clash(key, repr(field), f"a column that the template shows ({allowed})", ("template", key))
-                )
+        clashes = [*self._option_clashes(), *self._field_clashes(), *self._column_clashes()]
         if clashes:
             raise Contradiction(*clashes)
         return self
 
+    def _option_clashes(self) -> Iterator[Clash]:
+        both = ("options", "option_fields")
+        if (self.options is None) == (not self.option_fields):
+            found = "neither of them" if self.options is None else "both of them"
+            yield Clash("", found, "either 'options' or 'option_fields'", both)
+        elif len(self.option_fields) == 1:
+            yield Clash("option_fields", "one column", "at least 2, one for each option", both)
+        elif self.option_fields and self.calibration == "dataset":
+            wanted = "'example' or 'none': the options differ from row to row, and so do their calibrations"
+            yield Clash("calibration", "'dataset' beside 'option_fields'", wanted, (*both, "calibration"))
+
+    def _field_clashes(self) -> Iterator[Clash]:
+        shown = template_columns(self.template)
+        strange = ", ".join(f"{{{field}}}" for field in shown if field != "text")
+        if self.source.world is not None and strange:
+            allowed = "{text} and {answer}, all that the generated language has"
+            yield Clash("template", strange, allowed, ("source", "template"))
+        for index, field in enumerate(self.input_fields):
+            if field not in shown:
+                key, allowed = f"input_fields.{index}", ", ".join(shown) or "none is shown"
+                yield Clash(key, repr(field), f"a column that the template shows ({allowed})", ("template", key))
+            elif field in self.option_fields:
+                wanted = "a field that is no option: after a content-free input the options stay as they are"
+                yield Clash(f"input_fields.{index}", repr(field), wanted, ("option_fields", f"input_fields.{index}"))
+        for key, fields in (
+            ("template", shown),
+            ("option_fields", self.option_fields),
+            ("label_field", [self.label_field]),
+        ):
+            if "id" in fields:
+                wanted = "another name (columns: {<name>: id}), since the id of a row is its number in the data"
+                yield Clash(key, "'id', the name of a column", wanted, (key,))
+
+    def _column_clashes(self) -> Iterator[Clash]:
+        if self.source.world is not None:
+            allowed = "nothing: the generated language has the columns text and label, and one list of options"
+            for key in ("columns", "option_fields", "label_field"):
+                if getattr(self, key) not in ({}, [], "label"):
+                    yield Clash(key, "names of columns", allowed, ("source", key))
+            return
+        read = fields_of(self)
+        for field in self.columns:
+            key, needs = f"columns.{field}", ("template", "option_fields", "label_field")
+            if field == "answer":
+                wanted = "another name for this column, since {answer} is the place of the option"
+                yield Clash(key, "'answer'", wanted, (key,))
+            elif field not in read:
+                allowed = f"a field of the template, an option or the label ({', '.join(read)})"
+                yield Clash(key, f"'{field}', which is not read", allowed, (*needs, key))
+
 
 def template_columns(template: str) -> list[str]:
-    """The columns that a task's template shows, in their order, without `answer`."""
+    """The fields that a task's template shows, in their order, without `answer`."""
     names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     return list(dict.fromkeys(name for name in names if name != "answer"))
+
+
+def fields_of(task: Task) -> list[str]:
+    """The fields of a row that a task reads: those of its template in their order, its options', the label."""
+    return list(dict.fromkeys([*template_columns(task.template), *task.option_fields, task.label_field]))
 
 
 def _fault_of(template: str) -> Clash | None:
@@ -112,10 +170,10 @@ def _fault_of(template: str) -> Clash | None:
             written = f"{name}{'!' if conversion else ''}{conversion or ''}{':' if form else ''}{form or ''}"
             return Clash("", f"{{{written}}}", "the name of a column between braces, and nothing else")
     answers = [name for name, _, _ in fields].count("answer")
-    if answers == 1 and template.rstrip().endswith("{answer}"):
+    if answers and template.rstrip().endswith("{answer}"):
         return None
-    found = "text after {answer}" if answers == 1 else f"{answers} times {{answer}}" if answers else "no {answer}"
-    return Clash("", found, "a text that shows {answer} once, at its end")
+    found = f"text after the {'last ' if answers > 1 else ''}{{answer}}" if answers else "no {answer}"
+    return Clash("", found, "a text that ends with {answer}, the place of the option")
 
 
 class JudgeDefinition(Strict):

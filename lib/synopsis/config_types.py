@@ -11,10 +11,12 @@ from pydantic_core import core_schema
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 URL = r"^https?://"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+WORDS = r"\S"
 PATTERNS = {
     NAME: "a name of letters, digits, '_', '-' and '.' that begins with a letter or a digit",
     URL: "an address that begins with http:// or https://",
     VARIABLE: "the name of an environment variable (letters, digits and '_')",
+    WORDS: "a text that is not white space alone",
 }
 """What a text must look like, in words."""
 

@@ -63,6 +63,7 @@ def jobs(experiment: Experiment) -> dict[str, int]:
     return {
         "perplexity": len(experiment.runs_of("perplexity")),
         "icl": datasets * len(experiment.runs_of("icl")),
+        "needle": len(experiment.runs_of("needle")),
         "generate": generated * len(experiment.runs_of("generate")),
         "judge": generated * judged,
         "benchmark": len(experiment.runs_of("benchmark")),

@@ -57,13 +57,22 @@ def _weights(experiment: Experiment, training: BaseModel | None) -> dict[str, fl
 
 def perplexity_facts(experiment: Experiment, run: str) -> str:
     assert experiment.perplexity is not None
-    return experiment.facts("perplexity", experiment.perplexity.model_dump(exclude={"runs", "batch_size"}), run)
+    unused = {"runs", "batch_size"}
+    if experiment.family_of(run) == "full_attention":
+        unused |= {"tokens_per_step", "summary_lengths"}
+    return experiment.facts("perplexity", experiment.perplexity.model_dump(exclude=unused), run)
 
 
 def icl_facts(experiment: Experiment, run: str, dataset: str, seed: int) -> str:
     assert experiment.icl is not None
-    settings = {name: setting.model_dump() for name, setting in experiment.settings_of(run).items()}
-    return experiment.facts("icl", experiment.tasks[dataset], settings, experiment.icl.max_examples, seed)
+    settings = {name: setting.model_dump() for name, setting in experiment.settings_of(run, dataset, seed).items()}
+    section = experiment.icl.model_dump(exclude={"datasets", "settings", "batch_tokens", "runs"})
+    return experiment.facts("icl", experiment.tasks[dataset], settings, section, seed)
+
+
+def needle_facts(experiment: Experiment, run: str) -> str:
+    assert experiment.needle is not None
+    return experiment.facts("needle", experiment.needle.model_dump(exclude={"runs", "batch_tokens"}), run)
 
 
 def generate_facts(experiment: Experiment, run: str, split: str) -> str:

@@ -80,6 +80,15 @@ benchmark:
   context_lengths: [64, 192]
   new_tokens: 16
   runs: [auto, gist-1]
+needle:
+  lengths: [30, 90]
+  tokens_per_step: 30
+  filler: ["old fox eats plums"]
+  needle: "guest Mira holds {key}"
+  question: guest Mira holds
+  keys: [lantern, compass]
+  choices: 2
+  runs: [base, auto]
 """
 
 TASK = """\

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from synopsis.artifacts import Layout, write_csv, write_json, write_text
-from synopsis.config import Experiment
-from synopsis.reporting.files import domains_of, judgement_summaries, runs_with_metrics
+from synopsis.artifacts import Layout, write_csv, write_json, write_json_lines, write_text
+from synopsis.config import Experiment, Setting
+from synopsis.reporting.files import domains_of, icl_records, judgement_summaries, runs_with_metrics
 from synopsis.reporting.scores import BENCHMARK_AXES, BENCHMARK_METRICS
 
 PROVENANCE = {"commit": None}
@@ -20,12 +21,21 @@ SEEDS = {"autocompressor": [0, 1]}
 LOSS_WITHOUT_CONTEXT = {"all": 2.0, "dependent": 2.5, "topic": 2.6, "recall": 2.4}
 LOSS_OF_DOMAIN = {"books": 0.2, "code": -0.2}
 GAIN = {"base": 1.0, "full_attention": 1.2, "autocompressor": 0.8, "rmt": 0.4}
+FOUND = {"base": 0.8, "full_attention": 0.9, "autocompressor": 0.5, "rmt": 0.3}
+SUMMARY_VECTORS = {"autocompressor": 4, "rmt": 4}
+NEEDLE: dict[str, Any] = {
+    **{"lengths": [200, 60], "depths": [0.5, 0.0], "examples": 10, "choices": 4, "tokens_per_step": 30},
+    **{"filler": ["old fox eats plums"], "needle": "guest Mira holds {key}", "question": "guest Mira holds"},
+    "keys": ["lantern", "compass", "violin", "ladder"],
+}
 ROUGE_L = {"gist-1": 50.0, "pos_control": 60.0, "neg_control": 20.0}
+TASK = {"source": {"world": "eats"}, "template": "{text} {answer}", "input_fields": ["text"], "options": ["a", "b"]}
+ICL_EXAMPLES = {"world_eats": 100, "world_wears": 50}
 ACCURACY = {"zero_shot": 0.4, "plain_48": 0.7, "summary_4": 0.6}
 
 
 def experiment(folder: Path, **changes: Any) -> Experiment:
-    """Every section; a section that is set to None in `changes` is left out."""
+    """Every section but `needle`, which `needle=NEEDLE` adds; one that is None in `changes` is left out."""
     sections: dict[str, Any] = {
         "name": "small",
         "results": str(folder / "results"),
@@ -51,6 +61,7 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
             "datasets": ["world_eats", "world_wears"],
             "settings": {"zero_shot": {}, "plain_48": {"plain_tokens": 48}, "summary_4": {"compressed_tokens": [48]}},
         },
+        "tasks": {name: TASK for name in ICL_EXAMPLES},
         "generate": {"instructions": "words", "splits": ["seen", "unseen"]},
         "judge": {"judges": ["reference"], "pairs": [["gist-1", "pos_control"], ["gist-1", "neg_control"]]},
         "benchmark": {"context_lengths": [64, 128], "batch_sizes": [1, 8]},
@@ -75,6 +86,7 @@ def write_artifacts(subject: Experiment) -> Layout:
     _write_training(subject, layout)
     _write_perplexity(subject, layout)
     _write_icl(subject, layout)
+    _write_needle(subject, layout)
     _write_rouge(subject, layout)
     for (judge, a, b, split), path in judgement_summaries(subject).items():
         write_json(path, "judgement_summary", judgement_summary(judge, a, b, split), PROVENANCE)
@@ -109,6 +121,7 @@ def _write_perplexity(subject: Experiment, layout: Layout) -> None:
             for context in lengths
         ]
         document = {"run": run, "corpus": "world", "split": "test", "scored_tokens": 32, "rows": rows}
+        document |= {"skipped": [], "not_finite": [], "documents": 20, "too_short": 0}
         write_json(layout.perplexity(run), "perplexity", document, PROVENANCE)
 
 
@@ -118,14 +131,16 @@ def perplexity_row(subject: Experiment, run: str, domain: str, tokens: str, cont
     return {
         "domain": domain,
         "context_length": context,
+        "summary_length": None,
         "tokens": tokens,
         "loss": loss + LOSS_OF_DOMAIN.get(domain, 0.0),
         "perplexity": math.exp(loss + LOSS_OF_DOMAIN.get(domain, 0.0)),
         "loss_low": loss - 0.05,
         "loss_high": loss + 0.05,
+        "bits_per_byte": loss / math.log(2) / 4 if tokens == "all" else None,
         "n_tokens": 640,
         "n_documents": 20,
-        "summary_vectors": context // 50 * 4,
+        "summary_vectors": {"autocompressor": context // 50 * 4, "rmt": min(context, 4)}.get(name, 0),
     }
 
 
@@ -133,19 +148,68 @@ def _write_icl(subject: Experiment, layout: Layout) -> None:
     for run in subject.runs_of("icl"):
         for dataset in subject.icl.datasets if subject.icl else []:
             for seed in subject.evaluation_seeds:
-                settings = {
-                    setting: {
-                        "accuracy": ACCURACY[setting] + (0.0 if setting == "zero_shot" else 0.02 * seed),
-                        "n": 100 if dataset == "world_eats" else 80,
-                        "dropped": 1 if setting == "plain_48" else 0,
-                        "truncated": 0,
-                        "demonstrations": 0 if setting == "zero_shot" else 6,
-                        "summary_vectors": 4 if setting == "summary_4" else 0,
-                    }
-                    for setting in subject.settings_of(run)
-                }
-                document = {"run": run, "dataset": dataset, "seed": seed, "settings": settings}
-                write_json(layout.icl(run, dataset, seed), "icl", document, PROVENANCE)
+                write_icl_result(subject, run, dataset, seed)
+
+
+def write_icl_result(
+    subject: Experiment, run: str, dataset: str, seed: int, dropped: Sequence[int] = (), **cells: dict[str, Any]
+) -> Path:
+    """A result and its records; the first examples are the right ones. `cells`: what is different in a setting."""
+    count = ICL_EXAMPLES.get(dataset, 50)
+    ids = [number for number in range(count) if number not in dropped]
+    settings, records = {}, []
+    for name, setting in subject.settings_of(run, dataset, seed).items():
+        right = round(count * (ACCURACY[name] + (0.02 * seed if setting.largest_budget else 0.0)))
+        answers = {number: int(number < right) for number in ids}
+        settings[name] = {**_icl_cell(setting, list(answers.values()), len(dropped)), **cells.get(name, {})}
+        if "error" in settings[name]:
+            settings[name] = {"error": settings[name]["error"]}
+            continue
+        records += [{"setting": name, "id": id, "label": 1, "prediction": found} for id, found in answers.items()]
+    path = Layout(subject).icl(run, dataset, seed)
+    document = {"run": run, "dataset": dataset, "seed": seed, "examples": count, "dropped": list(dropped)}
+    write_json(path, "icl", {**document, "settings": settings}, PROVENANCE)
+    write_json_lines(icl_records(path), records)
+    return path
+
+
+def _icl_cell(setting: Setting, answers: list[int], dropped: int) -> dict[str, Any]:
+    shows = bool(setting.largest_budget)
+    tokens = len(answers) * 20 + sum(setting.compressed_tokens) + setting.plain_tokens
+    cost = {"tokens": tokens, "naive_tokens": 4 * tokens, "seconds": 2.0, "examples_per_second": len(answers) / 2}
+    return {
+        "accuracy": sum(answers) / len(answers) if answers else None,
+        "n": len(answers),
+        "dropped": dropped,
+        "asked": None,
+        "demonstrations": 6 if shows else 0,
+        "unfilled": 0,
+        "over_budget": 0,
+        "summary_vectors": 4 * len(setting.compressed_tokens),
+        "plain_tokens": setting.plain_tokens,
+        "compressed_tokens": sum(setting.compressed_tokens),
+        "cost": {**cost, "batch_tokens": 512, "halvings": 0},
+    }
+
+
+def _write_needle(subject: Experiment, layout: Layout) -> None:
+    """Plain models have positions for the shorter length alone; deeper keys are found more often."""
+    for run in subject.runs_of("needle"):
+        name = subject.trained_runs.get(run, (run, 0))[0]
+        lengths = [60, 200] if name in SUMMARY_VECTORS else [60]
+        rows = [
+            {
+                **{"length": length, "depth": depth, "n": 10, "loss": 2.0 - depth},
+                "choice": FOUND[name] + 0.2 * depth - 0.1 * training_seed(run),
+                "exact": FOUND[name] / 2,
+                "summary_vectors": SUMMARY_VECTORS.get(name, 0) * (length // 30 if name == "autocompressor" else 1),
+            }
+            for length in lengths
+            for depth in (0.0, 0.5)
+        ]
+        skipped = [] if name in SUMMARY_VECTORS else [{"length": 200, "positions": 204, "model_positions": 128}]
+        document = {"run": run, "rows": rows, "skipped": skipped, "failed": []}
+        write_json(layout.needle(run), "needle", document, PROVENANCE)
 
 
 def _write_rouge(subject: Experiment, layout: Layout) -> None:

@@ -18,6 +18,7 @@ STAGES = [
     "train",
     "perplexity",
     "icl",
+    "needle",
     "generate",
     "judge",
     "benchmark",
@@ -99,6 +100,7 @@ def test_the_schema_is_printed(call):
         (["check", "--set", "a.b=1", "--set", "icl.c=2"], "has 2 faults"),
         (["train", "auto"], "run 'auto': the experiment has base, opt, auto-s0, auto-s1"),
         (["perplexity", "gist-1-s0"], "run 'gist-1-s0': the stage 'perplexity' of the experiment has base, auto-s0"),
+        (["needle", "full-s0"], "run 'full-s0': the stage 'needle' of the experiment has base, auto-s0, auto-s1"),
         (["icl", "base", "birds"], "dataset 'birds': the experiment has animals"),
         (["icl", "base", "animals", "--seed", "-1"], "--seed"),
         (["icl", "base", "animals", "--seed", "one"], "--seed"),
@@ -117,7 +119,7 @@ def test_what_cannot_be_done_is_told_and_ends_with_2(tmp_path, call, words, told
     assert (code, out) == (2, "") and told in err
 
 
-@pytest.mark.parametrize("stage", ["perplexity", "icl", "generate", "benchmark", "judge"])
+@pytest.mark.parametrize("stage", ["perplexity", "icl", "needle", "generate", "benchmark", "judge"])
 def test_a_stage_that_is_not_configured(tmp_path, call, stage):
     path = write(tmp_path, "name: bare\nmodels: {a: {hub: x}}\n")
     rest = {"icl": ["animals"], "generate": ["seen"], "judge": ["b", "c", "seen"]}.get(stage, [])

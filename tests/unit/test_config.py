@@ -38,7 +38,7 @@ def test_experiments_that_ship_are_sound(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # tasks and judges are found beside the file, wherever one stands
     experiment = load_experiment(path)
     assert experiment.run_names
-    for stage in ("perplexity", "icl", "generate", "benchmark"):
+    for stage in ("perplexity", "icl", "needle", "generate", "benchmark"):
         assert getattr(experiment, stage) is None or experiment.runs_of(stage)
 
 
@@ -153,6 +153,20 @@ def test_a_run_without_summary_vectors_leaves_out_the_settings_that_need_them(ex
     assert list(experiment.settings_of("rmt-s0")) == ["zero_shot", "icl_90", "summary_12"]
 
 
+def test_what_shows_no_demonstration_is_computed_with_the_first_seed_alone(experiment):
+    """A budget that is smaller than the published length of a demonstration shows none."""
+    (name,), first = experiment.icl.datasets, experiment.evaluation_seeds[0]
+    every = ["zero_shot", "icl_90", "summary_12"]
+    assert list(experiment.settings_of("rmt-s0", name, first)) == every
+    assert list(experiment.settings_of("rmt-s0", name, first + 1)) == every[1:]
+    counted = experiment.tasks[name].model_copy(update={"tokens_per_demonstration": 31})
+    changed = experiment.model_copy(update={"tasks": {name: counted}})
+    assert list(changed.settings_of("rmt-s0", name, first + 1)) == ["icl_90"]
+    fitting = experiment.icl.model_copy(update={"demonstrations": "fitting"})
+    changed = changed.model_copy(update={"icl": fitting})
+    assert list(changed.settings_of("rmt-s0", name, first + 1)) == every[1:]
+
+
 def test_pairs_are_judged_seed_by_seed(experiment):
     assert experiment.judged_pairs() == [("gist-1-s1", "pos-1-s1")]
 
@@ -227,7 +241,7 @@ def test_a_fault_names_the_file_that_its_value_is_from(tmp_path):
             {"a": {"plain_tokens": "x"}},
             "--set: icl.settings.a.plain_tokens: found 'x'; expected a whole",
         ),
-        ("tasks.animals.calibrate", True, "--set: tasks: found an unknown key; expected 'icl.datasets' instead"),
+        ("tasks.animals.balanced", True, "--set: tasks: found an unknown key; expected 'icl.datasets' instead"),
         ("icl..x", 1, "--set: icl.: found an unknown key"),
         ("generate", None, "judge: found judgements without outputs; expected a section 'generate'"),
         (

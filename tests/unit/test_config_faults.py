@@ -430,10 +430,10 @@ TASK_FAULTS = [
     (
         "{text} {answer}",
         "{text}",
-        "2: template: found no {answer}; expected a text that shows {answer} once, at its end",
+        "2: template: found no {answer}; expected a text that ends with {answer}, the place of the option",
     ),
-    ("{text} {answer}", "{answer} {text}", "2: template: found text after {answer}; expected a text that shows"),
-    ("{text} {answer}", "{text} {answer} {answer}", "2: template: found 2 times {answer}; expected a text that shows"),
+    ("{text} {answer}", "{answer} {text}", "2: template: found text after the {answer}; expected a text that ends"),
+    ("{text} {answer}", "{answer} {text} {answer}.", "2: template: found text after the last {answer}; expected a"),
     (
         "{text} {answer}",
         "{text!r} {answer}",
@@ -457,7 +457,34 @@ TASK_FAULTS = [
     ("[plums, seeds]", "[plums, plums]", "4: options.1: found 'plums' again; expected each entry once"),
     ("[plums, seeds]", "[plums, '']", "4: options.1: found ''; expected a text that is not empty"),
     ("[plums, seeds]", "[true, false, 1]", "4: options.0: found true; expected a text; in quotes, 'true' is one"),
-    ("options: [plums, seeds]", "calibrate: yes", "4: calibrate: found 'yes'; expected true or false"),
+    ("[plums, seeds]", "[plums, ' ']", "4: options.1: found ' '; expected a text that is not only white space"),
+    ("options:", "calibration: yes\noptions:", "4: calibration: found 'yes'; expected one of none, dataset, example"),
+    (
+        "options:",
+        "calibrate: true\noptions:",
+        "4: calibrate: found an unknown key; expected one of source, train_split",
+    ),
+    (
+        "options:",
+        "normalization: byte\noptions:",
+        "4: normalization: found 'byte'; expected one of mean, sum, bytes; did",
+    ),
+    (
+        "options: [plums, seeds]",
+        "option_fields: [a, b]\ncalibration: dataset",
+        "5: calibration: found 'dataset' beside 'option_fields'; expected 'example' or 'none'",
+    ),
+    (
+        "options:",
+        "columns: {text: a}\noptions:",
+        "4: columns: found names of columns; expected nothing: the generated language has the columns text and label",
+    ),
+    (
+        "options: [plums, seeds]",
+        "option_fields: [a, b]",
+        "4: option_fields: found names of columns; expected nothing: the generated",
+    ),
+    ("options:", "label_field: x\noptions:", "4: label_field: found names of columns; expected nothing: the generated"),
     (
         "options: [plums, seeds]\n",
         "",
@@ -479,6 +506,56 @@ def test_a_fault_of_a_task_names_its_own_file(tmp_path, old, new, told):
     assert sum(f"tasks/animals.yaml:{told}" in fault.replace("yaml: (top", "yaml:: (top") for fault in found) == 1, (
         found
     )
+
+
+REAL_TASK = """\
+source: {hub: x}
+template: "{text} {candidate} {answer}"
+columns: {candidate: answer, good: label}
+input_fields: [text]
+option_fields: [one, two]
+label_field: good
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("{text} {c", "{text} {answer} {c", None),
+        ("answer, good", "answer, one: choice 1, good", None),
+        (
+            "answer, good",
+            "answer, extra: x, good",
+            "3: columns.extra: found 'extra', which is not read; expected a field of the template, an option or the "
+            "label (text, candidate, one, two, good)",
+        ),
+        (
+            "{candidate: answer",
+            "{answer: candidate",
+            "3: columns.answer: found 'answer'; expected another name for this",
+        ),
+        ("answer, good", "'', good", "3: columns.candidate: found ''; expected a text that is not empty"),
+        ("answer, good", "3, good", "3: columns.candidate: found 3; expected a text; in quotes, '3' is one"),
+        (
+            "{text} {c",
+            "{text} {id} {c",
+            "2: template: found 'id', the name of a column; expected another name (columns: ",
+        ),
+        ("[one, two]", "[one, id]", "5: option_fields: found 'id', the name of a column; expected another name"),
+        ("[text]", "[text, answer]", "4: input_fields.1: found 'answer'; expected a column that the template shows"),
+        (
+            "[one, two]",
+            "[one, text]",
+            "4: input_fields.0: found 'text'; expected a field that is no option: after a content-free input",
+        ),
+    ],
+)
+def test_fields_of_a_task_that_do_not_fit_each_other(tmp_path, old, new, told):
+    found = [fault for fault in faults(write(tmp_path, task=spoilt((old, new), text=REAL_TASK))) if "tasks/" in fault]
+    if told is None:
+        assert found == []
+    else:
+        assert len(found) == 1 and f"tasks/animals.yaml:{told}" in found[0], found
 
 
 def test_a_task_of_real_text_needs_a_model_that_can_read(tmp_path):

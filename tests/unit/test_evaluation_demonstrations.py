@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from synopsis.config import Setting, Task
+from synopsis.errors import DataError
 from synopsis.evaluation.demonstrations import demonstrations, draw, fill, published_seed, text_of
 
 POOL: list[dict[str, Any]] = [
@@ -51,9 +52,11 @@ def test_balanced_draws_take_each_label_in_turn(seed: int) -> None:
     labels = [row["label"] for row in drawn]
     assert sorted(labels) == [0, 0, 1, 1, 2, 2]
     assert labels[:3] == labels[3:]  # in turn
-    everything = draw(task(balanced=True), POOL, 100, random.Random(seed))
+    everything = draw(task(balanced=True), POOL, 9, random.Random(seed))
     assert [row["label"] for row in everything] == [0, 1, 2] * 3  # three rows have the rarest label
     assert len({row["id"] for row in everything}) == 9
+    more = draw(task(balanced=True), POOL, 14, random.Random(seed))  # goes round again, as published
+    assert more[9:] == more[:5] and {row["id"] for row in more} == {row["id"] for row in everything}
 
 
 def test_the_order_of_the_pool_s_first_labels_does_not_matter() -> None:
@@ -63,10 +66,30 @@ def test_the_order_of_the_pool_s_first_labels_does_not_matter() -> None:
     assert drawn[0] == drawn[1]
 
 
-def test_unbalanced_draws_take_as_many_as_there_are() -> None:
-    drawn = draw(task(), POOL, 100, random.Random(0))
-    assert sorted(row["id"] for row in drawn) == list(range(14))
+def test_unbalanced_draws() -> None:
     assert draw(task(), POOL, 4, random.Random(0)) == random.Random(0).sample(POOL, 4)
+    assert sorted(row["id"] for row in draw(task(), POOL, 14, random.Random(0))) == list(range(14))
+
+
+def test_more_demonstrations_than_rows_are_told() -> None:
+    setting = Setting(compressed_tokens=[100], plain_tokens=50)
+    with pytest.raises(DataError, match=r"15 demonstrations are asked for; the split 'train' has 14 rows to draw from"):
+        demonstrations(task(tokens_per_demonstration=10), POOL, setting, 0, encode, repeat=True)
+    balanced = task(tokens_per_demonstration=10, balanced=True)
+    with pytest.raises(DataError, match=r"15 .* has 9 rows with each label as often as the rarest \(of 14\)"):
+        demonstrations(balanced, POOL, setting, 0, encode)
+    repeated = demonstrations(balanced, POOL, setting, 0, encode, repeat=True).rows
+    assert len(repeated) == 15 and repeated[9:] == repeated[:6]
+
+
+def test_published_numbers_can_be_beyond_the_budget() -> None:
+    counted = task(tokens_per_demonstration=10)
+    setting = Setting(compressed_tokens=[30], plain_tokens=9)
+    prompt = demonstrations(counted, POOL, setting, 0, encode)
+    assert (prompt.asked, len(prompt.rows), prompt.unfilled, prompt.plain) == (3, 3, 1, [])
+    assert prompt.over_budget == len(prompt.chunks[0]) - 30 > 0
+    fitted = demonstrations(counted, POOL, setting, 0, encode, fitting=True)
+    assert (fitted.asked, fitted.over_budget) == (None, 0) and len(fitted.chunks[0]) <= 30
 
 
 def test_budgets_hold_as_many_as_really_fit() -> None:

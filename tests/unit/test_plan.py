@@ -30,6 +30,7 @@ def facts(folder: Path, **changes: object) -> dict[str, str]:
         for dataset in experiment.icl.datasets
         for seed in experiment.evaluation_seeds
     }
+    jobs |= {f"needle {run}": plan.needle_facts(experiment, run) for run in experiment.runs_of("needle")}
     jobs |= {
         f"generate {run} {split}": plan.generate_facts(experiment, run, split)
         for run in experiment.runs_of("generate")
@@ -56,9 +57,11 @@ def starting(*starts: str):
         ({"icl__settings__icl_90__plain_tokens": 80}, starting("icl")),
         ({"icl__settings__summary_12__compressed_tokens": [30]}, starting("icl auto", "icl rmt")),
         ({"icl__max_examples": 5}, starting("icl")),
-        ({"icl__batch_size": 1}, starting("nothing")),
+        ({"icl__batch_tokens": 1}, starting("nothing")),
         ({"perplexity__context_lengths": [0, 30]}, starting("perplexity")),
         ({"perplexity__batch_size": 1}, starting("nothing")),
+        ({"needle__depths": [0.5]}, starting("needle")),
+        ({"needle__batch_tokens": 64}, starting("nothing")),
         ({"generate__max_new_tokens": 8}, starting("generate")),
         ({"benchmark__repeats": 9}, starting("benchmark")),
         ({"benchmark__runs": ["auto"]}, starting("benchmark gist-1")),

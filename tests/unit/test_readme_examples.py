@@ -17,7 +17,7 @@ from synopsis.cli import main
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SECTION = README.split("## Use it as a library\n")[1].split("\n## ")[0]
 COMMANDS = re.findall(r"```bash\n(.*?)```", SECTION, re.S)[0].strip().splitlines()
-SUMMARY, GIST = re.findall(r"```python\n(.*?)```", SECTION, re.S)
+SUMMARY, GIST, LIKELIHOOD = re.findall(r"```python\n(.*?)```", SECTION, re.S)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,14 @@ def test_gist_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["by hand"] and lines["fox owl"].startswith(lines["by hand"])
     assert lines["wolf bear hare"] != lines["fox owl"]
     assert Path("results/noric.safetensors").is_file()
+
+
+def test_likelihoods(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(LIKELIHOOD, "README.md", "exec"), {})
+    scores, cost = capsys.readouterr().out.splitlines()
+    assert set(eval(scores)) == {"honey", "figs", "fish"} and all(loss > 0 for loss in eval(scores).values())
+    # Three summary vectors and three words, for each of three options of one token.
+    assert cost.startswith(f"Cost(tokens=3, naive_tokens={3 * (3 + 3 + 1)}, ")
 
 
 def test_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.style import COLOURS, subject_styles
 
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
+TABLES, FIGURES = 7, 7
 MAGIC = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
 
 
@@ -34,8 +35,8 @@ def test_every_declared_file_is_written_and_no_other(reported: Experiment) -> No
     layout, files = Layout(reported), report_files(reported)
     assert set(layout.tables.iterdir()) == set(files["tables"])
     assert set(layout.figures.iterdir()) == set(files["figures"])
-    assert len(files["tables"]) == 4 * 5
-    assert len(files["figures"]) == 3 * 6
+    assert len(files["tables"]) == 4 * TABLES
+    assert len(files["figures"]) == 3 * FIGURES
     for path in files["figures"]:
         content = path.read_bytes()
         assert content.startswith(MAGIC[path.suffix])
@@ -57,7 +58,7 @@ def test_provenance_names_the_scores_and_hashes_the_files(reported: Experiment) 
     record = read_json(layout.root / "report.provenance.json", "report")
     assert record["provenance"]["inputs"] == {str(layout.scores): file_hash(layout.scores)}
     assert record["outputs"]["tables/icl.csv"] == file_hash(layout.tables / "icl.csv")
-    assert len(record["outputs"]) == 4 * 5 + 3 * 6
+    assert len(record["outputs"]) == 4 * TABLES + 3 * FIGURES
 
 
 def test_perplexity_figure_draws_each_subject_in_each_panel(reported: Experiment) -> None:
@@ -124,7 +125,7 @@ def test_every_shown_file_has_a_caption_and_every_caption_is_used(reported: Expe
     assert used == {path.name for path in CAPTIONS.glob("*.rst")}
     shown = [path for paths in report_files(reported).values() for path in paths if report_item(path)]
     assert {path.suffix for path in shown} == {".html", ".svg"}
-    assert len(shown) == 5 + 6
+    assert len(shown) == TABLES + FIGURES
 
 
 def test_the_file_lists_need_no_heavy_package() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import reporting_artifacts as artifacts
-from synopsis.artifacts import Layout, read_json, write_json, write_text
+from synopsis.artifacts import Layout, read_json, write_text
 from synopsis.config import Experiment
 from synopsis.errors import ArtifactError
 from synopsis.reporting.files import score_inputs
@@ -44,7 +43,7 @@ def test_numbers_of_every_stage_arrive_with_their_count(subject: Experiment) -> 
     accuracy = one(
         frame, run="rmt-s0", dataset="world_wears", setting="summary_4", seed=2, stage="icl", metric="accuracy"
     )
-    assert (accuracy["value"], accuracy["n"], accuracy["family"]) == (pytest.approx(0.64), 80, "rmt")
+    assert (accuracy["value"], accuracy["n"], accuracy["family"]) == (pytest.approx(0.64), 50, "rmt")
     rouge = one(frame, run="gist-1-s0", stage="generate", split="unseen", metric="rougeL")
     assert (rouge["value"], rouge["dataset"], rouge["n"]) == (45.0, "words", 64)
     setting = "judge=reference/against=neg_control-s0"
@@ -74,30 +73,9 @@ def test_the_written_table_is_the_returned_one_and_has_provenance(subject: Exper
     assert all(record["provenance"]["inputs"].values()), "every input has a hash"
 
 
-def test_accuracy_json_is_the_published_dictionary_and_nothing_else(subject: Experiment) -> None:
-    score(subject)
-    dictionary = json.loads(Layout(subject).accuracy.read_text())
-    assert set(dictionary) == set(subject.runs_of("icl"))
-    assert dictionary["autocompressor-s0"]["world_eats"]["plain_48"] == {
-        "0": pytest.approx(0.7),
-        "1": pytest.approx(0.72),
-        "2": pytest.approx(0.74),
-    }
-    assert "summary_4" not in dictionary["base"]["world_eats"], "a model without summary vectors cannot do the setting"
-
-
-def test_a_data_set_that_lost_all_its_examples_has_no_accuracy(subject: Experiment) -> None:
-    path = Layout(subject).icl("base", "world_eats", 1)
-    document = read_json(path, "icl")
-    document["settings"]["plain_48"] |= {"accuracy": None, "n": 0, "dropped": 100}
-    write_json(path, "icl", {key: document[key] for key in ("run", "dataset", "seed", "settings")}, {})
-    score(subject)
-    assert json.loads(Layout(subject).accuracy.read_text())["base"]["world_eats"]["plain_48"]["1"] is None
-
-
 def test_every_input_is_needed_and_named_when_it_is_missing(subject: Experiment) -> None:
-    # One of each stage: first and last artifact of every folder that the score stage reads.
-    inputs = score_inputs(subject)
+    # The last artifact of every folder that the score stage reads; records of examples are read where they are needed.
+    inputs = [path for path in score_inputs(subject) if path.suffix != ".gz"]
     by_stage = {path.relative_to(Layout(subject).root).parts[0]: path for path in inputs}
     assert set(by_stage) == {"models", "perplexity", "icl", "generations", "judgements", "benchmark"}
     for stage, path in by_stage.items():
@@ -108,16 +86,6 @@ def test_every_input_is_needed_and_named_when_it_is_missing(subject: Experiment)
             score(subject)
         file.write_bytes(content)
     score(subject)
-
-
-@pytest.mark.parametrize("key", ["accuracy", "n", "dropped"])
-def test_a_result_without_a_key_is_an_error(subject: Experiment, key: str) -> None:
-    path = Layout(subject).icl("base", "world_eats", 0)
-    document = read_json(path, "icl")
-    del document["settings"]["zero_shot"][key]
-    write_json(path, "icl", {"settings": document["settings"]}, {})
-    with pytest.raises(ArtifactError, match=f"{path}.*'{key}'"):
-        score(subject)
 
 
 def test_a_benchmark_value_that_is_no_number_is_an_error(subject: Experiment) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-import statistics
 from pathlib import Path
 
 import pytest
 import reporting_artifacts as artifacts
-from synopsis.artifacts import Layout, read_json, write_json
+from synopsis.artifacts import Layout
 from synopsis.config import Experiment
 from synopsis.errors import ArtifactError
 from synopsis.reporting.estimates import Estimate, recovered_percent, wilson_interval
@@ -58,25 +57,6 @@ def test_classes_of_tokens_stand_together(tables: dict[str, Table]) -> None:
     assert classes == [tokens for tokens in ("all", "dependent", "topic", "recall") for _ in range(4)]
 
 
-def test_icl_spread_is_over_draws_of_both_kinds_of_seed(tables: dict[str, Table]) -> None:
-    table = tables["icl"]
-    draws = [70.0, 72.0, 74.0] * 2
-    found = cell(table, "world_eats", "autocompressor", "plain_48")
-    assert (found.value, found.deviation) == (pytest.approx(72), pytest.approx(statistics.stdev(draws)))
-    assert cell(table, "Draws", "autocompressor", "plain_48").value == 6
-    assert cell(table, "Draws", "rmt", "plain_48").value == 3
-    assert cell(table, "Examples", "rmt", "plain_48").value == "80–100"
-    assert cell(table, "Dropped", "autocompressor", "plain_48").value == 2 * 2 * 3
-    assert cell(table, "world_eats", "base", "zero_shot").deviation == 0.0
-    assert cell(table, "Mean", "rmt", "summary_4").value == pytest.approx(62)
-
-
-def test_settings_that_a_run_cannot_do_have_no_row(tables: dict[str, Table]) -> None:
-    rows = {(row[0].value, row[1].value) for row in tables["icl"].rows}
-    assert ("rmt", "summary_4") in rows
-    assert ("base", "summary_4") not in rows
-
-
 def test_rouge_says_how_much_of_the_way_between_the_controls_is_recovered(tables: dict[str, Table]) -> None:
     table = tables["rouge"]
     assert cell(table, "ROUGE-L", "seen", "gist-1").value == 50
@@ -121,22 +101,9 @@ def test_benchmark_compares_medians(tables: dict[str, Table]) -> None:
     assert cell(table, "Context smaller (×)", *keys).value == pytest.approx(32)
 
 
-def test_a_mean_over_data_sets_needs_all_of_them(tmp_path: Path) -> None:
-    subject = artifacts.experiment(tmp_path, evaluation_seeds=[0], judge=None, generate=None, benchmark=None)
-    layout = artifacts.write_artifacts(subject)
-    path = layout.icl("base", "world_eats", 0)
-    document = read_json(path, "icl")
-    document["settings"]["plain_48"] |= {"accuracy": None, "n": 0, "dropped": 100}
-    write_json(path, "icl", {key: document[key] for key in ("run", "dataset", "seed", "settings")}, {})
-    table = {table.name: table for table in build_tables(subject, score(subject))}["icl"]
-    assert cell(table, "world_eats", "base", "plain_48").value is None
-    assert cell(table, "world_wears", "base", "plain_48").value == pytest.approx(70)
-    assert cell(table, "Mean", "base", "plain_48").value is None
-
-
 def test_sections_that_are_absent_have_no_table(tmp_path: Path) -> None:
     subject = artifacts.experiment(tmp_path, icl=None, judge=None, benchmark=None)
-    assert table_names(subject) == ["perplexity", "rouge"]
+    assert table_names(subject) == ["perplexity", "perplexity_details", "rouge"]
 
 
 def test_a_corpus_with_several_domains_has_a_table_of_them(tmp_path: Path) -> None:
@@ -146,24 +113,12 @@ def test_a_corpus_with_several_domains_has_a_table_of_them(tmp_path: Path) -> No
     )
     assert domains_of(subject) == ["books", "code"]
     artifacts.write_artifacts(subject)
-    over_all, by_domain = build_tables(subject, score(subject))
+    over_all, by_domain, _ = build_tables(subject, score(subject))
     assert (over_all.name, by_domain.name) == ("perplexity", "perplexity_domains")
     assert cell(over_all, "50 tokens", "all", "rmt").value == pytest.approx(math.exp(2.0 - 0.2))
     assert cell(by_domain, "50 tokens", "books", "rmt").value == pytest.approx(math.exp(2.0 - 0.2 + 0.2))
     assert cell(by_domain, "50 tokens", "code", "rmt").value == pytest.approx(math.exp(2.0 - 0.2 - 0.2))
     assert len(by_domain.rows) == 2 * 4
-
-
-def test_a_context_that_a_run_cannot_read_is_a_dash(tmp_path: Path) -> None:
-    subject = artifacts.experiment(tmp_path, icl=None, judge=None, generate=None, benchmark=None)
-    path = artifacts.write_artifacts(subject).perplexity("base")
-    document = read_json(path, "perplexity")
-    document["rows"] = [row for row in document["rows"] if row["context_length"] < 100]
-    write_json(path, "perplexity", {key: document[key] for key in ("run", "corpus", "split", "rows")}, {})
-    (table,) = build_tables(subject, score(subject))
-    assert cell(table, "50 tokens", "all", "base").value is not None
-    assert cell(table, "100 tokens", "all", "base").value is None
-    assert next(line for line in as_csv(table).splitlines() if line.startswith("all,base")).endswith("–,–,640,1")
 
 
 def test_scores_of_another_configuration_are_refused(tmp_path: Path) -> None:

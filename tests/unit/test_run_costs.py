@@ -256,12 +256,12 @@ def test_json(tmp_path: Path) -> None:
     totals_of = found["totals"]
     assert totals_of["gpu_hours"] == pytest.approx(sum(run["gpu_hours"] for run in runs.values()))
     assert (totals_of["runs"], totals_of["unknown"]) == (3, 0)
-    assert found["jobs"] == {"perplexity": 0, "icl": 0, "generate": 0, "judge": 0, "benchmark": 0}
+    assert found["jobs"] == {"perplexity": 0, "icl": 0, "needle": 0, "generate": 0, "judge": 0, "benchmark": 0}
 
 
 def test_jobs_are_those_of_the_grid(tmp_path: Path) -> None:
     found = json.loads(plan(write(tmp_path), "--json").stdout)
-    assert found["jobs"] == {"perplexity": 7, "icl": 5, "generate": 8, "judge": 4, "benchmark": 4}
+    assert found["jobs"] == {"perplexity": 7, "icl": 5, "needle": 3, "generate": 8, "judge": 4, "benchmark": 4}
 
 
 @pytest.mark.parametrize(

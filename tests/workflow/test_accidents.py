@@ -155,7 +155,7 @@ def killed_snakemake_says_how_to_unlock_and_plans_the_rest(project: Project) -> 
 
 def stopped_evaluation_says_so(project: Project) -> None:
     project.experiment(many_contexts, "micro")
-    code, output = stopped_evaluation(project, ["perplexity", "base"], "context 0", signal.SIGTERM)
+    code, output = stopped_evaluation(project, ["perplexity", "base"], "documents of", signal.SIGTERM)
     assert code == 143
     assert "synopsis: interrupted; finished results are kept" in output and "Traceback" not in output
 
@@ -170,7 +170,7 @@ def interrupted_evaluation_says_so(project: Project) -> None:
 
 def killed_evaluation_leaves_no_result(project: Project) -> None:
     project.experiment(many_contexts, "micro")
-    assert stopped_evaluation(project, ["perplexity", "base"], "context 0", signal.SIGKILL)[0] == -signal.SIGKILL
+    assert stopped_evaluation(project, ["perplexity", "base"], "documents of", signal.SIGKILL)[0] == -signal.SIGKILL
 
 
 ANEW = training_without_a_usable_checkpoint_starts_anew

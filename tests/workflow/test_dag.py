@@ -23,6 +23,7 @@ JOBS = {
     "train": 3,
     "perplexity": 1,
     "icl": 1,
+    "needle": 1,
     "generate": 2,
     "judge": 1,
     "benchmark": 1,
@@ -39,6 +40,7 @@ RESULTS = {
     "models/gist-1-s0/provenance.json": "model",
     "perplexity/autocompressor-s0.json": "perplexity",
     "icl/autocompressor-s0/world_eats/seed0.json": "icl",
+    "needle/autocompressor-s0.json": "needle",
     "generations/gist-1-s0/seen.json": "rouge",
     "judgements/reference/gist-1-s0-vs-pos_control-1-s0/seen.json": "judgement_summary",
     "benchmark/gist-1-s0.json": "benchmark",
@@ -59,10 +61,10 @@ def test_a_new_project_plans_every_stage(tmp_path: Path) -> None:
 def test_one_command_makes_every_table_and_figure(finished: Finished) -> None:
     project = finished.project
     files = report_files(load_experiment(project.folder / CONFIG))
-    assert len(files["tables"]) == 5 * 4 and len(files["figures"]) == 6 * 3
+    assert len(files["tables"]) == 8 * 4 and len(files["figures"]) == 8 * 3
     for path in files["tables"] + files["figures"]:
         assert (project.folder / path).stat().st_size > 100, f"{path} is all but empty"
-    assert "18 figures written" in finished.done.stdout + finished.done.stderr
+    assert "24 figures written" in finished.done.stdout + finished.done.stderr
 
 
 def test_nothing_half_done_is_left(finished: Finished) -> None:
@@ -113,6 +115,10 @@ def in_perplexity(content: dict[str, Any]) -> None:
     content["perplexity"]["context_lengths"] = [0, 10, 20]
 
 
+def in_needle(content: dict[str, Any]) -> None:
+    content["needle"]["depths"] = [0.5]
+
+
 def in_judge(content: dict[str, Any]) -> None:
     content["judge"]["pairs"] = [["pos_control-1", "gist-1"]]
 
@@ -147,12 +153,13 @@ def another_split(content: dict[str, Any]) -> None:
     [
         (in_icl, {"icl": 1}),
         (in_perplexity, {"perplexity": 1}),
+        (in_needle, {"needle": 1}),
         (in_judge, {"judge": 1}),
         (in_training, {"train": 1, "generate": 1, "judge": 1, "benchmark": 1}),
         (in_written_checkpoints, None),
         (another_dataset, {"prepare_task": 1, "icl": 1}),
         (another_evaluation_seed, {"icl": 1}),
-        (another_training_seed, {"train": 1, "perplexity": 1, "icl": 1}),
+        (another_training_seed, {"train": 1, "perplexity": 1, "icl": 1, "needle": 1}),
         (another_compressor, {"train": 1, "icl": 1}),
         (another_split, {"generate": 2, "judge": 1}),
     ],
@@ -205,7 +212,7 @@ def test_a_cluster_is_planned_from_the_root_with_a_gpu_for_each_stage_that_runs_
         lines = [line.strip() for line in job.splitlines()]
         resources[lines[0].rstrip(":")] = next(line for line in lines if line.startswith("resources: "))
     with_gpu = {rule for rule, line in resources.items() if "gpu=1" in line}
-    assert with_gpu == {"pretrain", "train", "perplexity", "icl", "generate", "benchmark"}
+    assert with_gpu == {"pretrain", "train", "perplexity", "icl", "needle", "generate", "benchmark"}
     assert all("tasks=" not in line for line in resources.values())
     assert all("runtime=" in line and "mem_mb=" in line for rule, line in resources.items() if rule != "all")
 

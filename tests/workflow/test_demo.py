@@ -82,6 +82,12 @@ def test_gist_lies_nearer_to_the_positive_control(scores: pd.DataFrame, split: s
     assert gist - negative > 3 * (positive - gist), (gist, positive, negative)
 
 
+@pytest.mark.parametrize("run", ["base", "full_attention-s0"])
+def test_who_reads_the_whole_context_finds_the_needle(scores: pd.DataFrame, run: str) -> None:
+    found = scores[(scores["stage"] == "needle") & (scores["metric"] == "choice") & (scores["run"] == run)]
+    assert len(found) == 9 and found["value"].min() >= 0.9, found.to_string()
+
+
 def test_summary_vectors_beat_zero_shot(scores: pd.DataFrame) -> None:
     """On at least two of the three tasks, over both draws of demonstrations, with the most summary vectors."""
     icl = scores[(scores["stage"] == "icl") & (scores["metric"] == "accuracy") & (scores["run"] == "autocompressor-s0")]

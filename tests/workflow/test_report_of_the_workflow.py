@@ -10,9 +10,9 @@ from running import Finished
 sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from test_report_browser import open_report
 
-CATEGORIES = {"Perplexity", "In-context learning", "Instructions", "Time and memory", "Training"}
-TABLES = 5
-FIGURES = 6
+CATEGORIES = {"Perplexity", "In-context learning", "Needle", "Instructions", "Time and memory", "Training"}
+TABLES = 8
+FIGURES = 8
 
 
 def test_the_report_is_one_page_that_shows_every_table_and_figure(finished: Finished, tmp_path: Path) -> None:

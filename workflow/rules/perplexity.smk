@@ -4,6 +4,7 @@
 rule perplexity:
     input:
         model=lambda w: LAYOUT.model(w.run),
+        tokenizer=lambda w: LAYOUT.tokenizer(EXPERIMENT.base_of(w.run)),
         corpus=lambda w: LAYOUT.corpus(
             EXPERIMENT.perplexity.corpus, EXPERIMENT.base_of(w.run)
         ),

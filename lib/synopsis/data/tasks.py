@@ -9,18 +9,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from synopsis.artifacts import Layout, Provenance, read_json, write_json
 from synopsis.config import Experiment, Task
+from synopsis.config_files import fields_of
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
 
+SUBSET = "_subset"
+"""In the name of a copy that is only a part of its split: train_subset.jsonl."""
 NOT_AVAILABLE = "N/A"
-ANSWER = "{answer}"
 
 
 # ------------------------------------------------------------------------------------------------- the text of a row
@@ -29,12 +32,11 @@ ANSWER = "{answer}"
 def render(task: Task, row: Row, option: str | None = None) -> str:
     """The text of an example; without an option it ends where the answer begins, without the space before it.
 
-    The option's tokens are those that follow the rendering without it, so the space belongs to the option.
+    The option's tokens are those that follow the rendering without it, so the space belongs to the option. A template
+    that shows {answer} more than once shows the option at each place, and nothing at any of them without an option.
     """
-    template = task.template.rstrip()
-    if option is None:
-        return template.removesuffix(ANSWER).format(**row).rstrip()
-    return template.format(**{**row, "answer": option})
+    text = task.template.rstrip().format(**{**row, "answer": "" if option is None else option})
+    return text.rstrip() if option is None else text
 
 
 def options_of(task: Task, row: Row) -> list[str]:
@@ -49,70 +51,117 @@ def calibration_row(task: Task, row: Row) -> Row:
     return {**row, **dict.fromkeys(task.input_fields, NOT_AVAILABLE)}
 
 
-def fields_of(task: Task) -> list[str]:
-    """The columns that a task reads, in the order of its template; the label comes last."""
-    shown = [field for _, field, _, _ in Formatter().parse(task.template) if field and field != "answer"]
-    return list(dict.fromkeys([*shown, *task.option_fields, task.label_field]))
-
-
 # --------------------------------------------------------------------------------------------------------- artifacts
 
 
 def prepare_task(experiment: Experiment, dataset: str) -> Path:
     """Write the demonstration pool (`train`) and the test rows of a task from its mirror folder or its hub data set.
 
-    Rows keep the columns that the task reads and get an "id", their index in the source. Tasks of the generated
-    language are not made here. DataError names task, file, row and field of what is missing or outside the options.
+    Rows keep what the task reads, by the names of its template, and get an "id", their index in the source. Tasks of
+    the generated language are not made here. DataError names task, file, row and field of what does not fit.
     """
     task, path = experiment.tasks[dataset], Layout(experiment).task(dataset)
     provenance = Provenance(config=experiment.facts(task))
-    sources = {"train": _source(experiment, task, task.train_split), "test": _source(experiment, task, task.test_split)}
-    splits = {split: _rows(dataset, task, source) for split, source in sources.items()}
+    with _told_of(f"task '{dataset}'"):
+        sources = {
+            split: _source(experiment, task, name)
+            for split, name in (("train", task.train_split), ("test", task.test_split))
+        }
+        splits = {split: _rows(task, source) for split, source in sources.items()}
     provenance.inputs = [source.file for source in sources.values() if source.file]
     record = provenance.record(sources={split: source.record() for split, source in sources.items()})
-    write_json(path, "task", {"dataset": dataset, **splits}, record)
+    subsets = {split: Path(source.file).name for split, source in sources.items() if source.file and _subset(source)}
+    write_json(path, "task", {"dataset": dataset, "subsets": subsets, **splits}, record)
+    for split, name in subsets.items():
+        say(f"task {dataset}: the rows of '{split}' are those of {name}, a part of the split")
     say(f"task {dataset}: {len(splits['train'])} rows for demonstrations, {len(splits['test'])} test rows -> {path}")
     return path
 
 
-def load_task(path: str | Path) -> dict[str, Any]:
-    """The artifact of a task: "dataset", and the rows of "train" (demonstrations) and "test"."""
+def load_task(path: str | Path, task: Task | None = None) -> dict[str, Any]:
+    """The artifact of a task: "dataset", and the rows of "train" (demonstrations) and "test".
+
+    ArtifactError when it has none, and when its rows lack what `task` reads, whose template has changed since.
+    """
     document = read_json(path, "task")
     for split in ("train", "test"):
         if not document.get(split):
             raise ArtifactError(f"{path}: has no rows in '{split}'. Delete it and run again.")
+        missing = [field for field in fields_of(task) if field not in document[split][0]] if task else []
+        if missing:
+            raise ArtifactError(f"{path}: rows of '{split}' have no {', '.join(missing)}. Delete it and run again.")
     return document
 
 
 def _source(experiment: Experiment, task: Task, split: str) -> Source:
     folder = task.source.mirror
-    files = [f"{folder}/{split}.jsonl", f"{folder}/{split}.jsonl.gz"] if folder else []
+    files = [f"{folder}/{split}{end}" for end in (".jsonl", ".jsonl.gz", f"{SUBSET}*.jsonl")] if folder else []
     return find_source(experiment, files, split, task.source.hub, task.source.hub_config)
 
 
-def _rows(dataset: str, task: Task, source: Source) -> list[Row]:
-    columns = fields_of(task)
+def _subset(source: Source) -> bool:
+    """Whether a copy holds a part of its split only, as its name says."""
+    return any(path.name.startswith(f"{source.split}{SUBSET}") for path in source.files)
+
+
+@contextmanager
+def _told_of(subject: str) -> Iterator[None]:
+    """Every DataError begins with what it is about."""
+    try:
+        yield
+    except DataError as error:
+        raise type(error)(f"{subject}: {error}") from error
+
+
+def _rows(task: Task, source: Source) -> list[Row]:
     rows = []
-    for index, row in enumerate(source.rows()):
-        place = f"task '{dataset}': {source}: row {index}"
-        missing = [column for column in columns if row.get(column) is None]
-        if missing:
-            raise DataError(f"{place}: no value for {', '.join(missing)}; found the columns {', '.join(row)}")
-        kept = {column: row[column] for column in columns}
-        for option in task.option_fields:
-            if not isinstance(kept[option], str) or not kept[option].strip():
-                raise DataError(f"{place}: {option} is {kept[option]!r}; expected the text of an option")
-        _check_label(place, task, kept)
-        rows.append({"id": index, **kept})
+    for index, found in enumerate(source.rows()):
+        with _told_of(f"{source}: row {index}"):
+            row = {field: _value(task, found, field) for field in fields_of(task)}
+            _check_options(task, row)
+            _check_label(task, row)
+        rows.append({"id": index, **row})
     if not rows:
-        raise DataError(f"task '{dataset}': {source}: has no rows; expected those of split '{source.split}'")
+        raise DataError(f"{source}: has no rows; expected those of split '{source.split}'")
     return rows
 
 
-def _check_label(place: str, task: Task, row: Row) -> None:
+def _value(task: Task, row: Row, field: str) -> Any:
+    """What stands in the column of a field: text or a number, since lists and objects would read as Python's code."""
+    column = task.columns.get(field, field)
+    if column not in row:
+        wanted = f"'{column}' among them, or the name of another in the task (columns: {{{field}: <name>}})"
+        raise DataError(f"{field}: found the columns {', '.join(row) or '(none)'}; expected {wanted}")
+    value = row[column]
+    if not isinstance(value, str | int | float) or value != value:  # nan stands where a table has no value
+        found = "null" if value is None else f"{value!r:.60}"
+        raise DataError(f"{_named(task, field)} is {found}; expected text or a number")
+    return value
+
+
+def _named(task: Task, field: str) -> str:
+    """A field as a message names it, with the column of the data where that is called otherwise."""
+    column = task.columns.get(field, field)
+    return field if column == field else f"{field} (the column '{column}')"
+
+
+def _check_options(task: Task, row: Row) -> None:
+    """Options that stand in the row: texts, not empty, each another one."""
+    first: dict[str, str] = {}
+    for field in task.option_fields:
+        option = row[field]
+        if not isinstance(option, str) or not option.strip():
+            raise DataError(f"{_named(task, field)} is {option!r}; expected the text of an option")
+        same = first.setdefault(option.strip(), field)
+        if same != field:
+            raise DataError(f"{_named(task, field)} is {option!r}, the same as {same}; expected another option")
+
+
+def _check_label(task: Task, row: Row) -> None:
     label, options = row[task.label_field], options_of(task, row)
     if type(label) is not int or not 0 <= label < len(options):
+        hint = " (-1 marks rows without a label: choose a split that has them)" if label == -1 else ""
         raise DataError(
-            f"{place}: {task.label_field} is {label!r}; expected a number from 0 to {len(options) - 1}, "
+            f"{_named(task, task.label_field)} is {label!r}{hint}; expected a number from 0 to {len(options) - 1}, "
             f"the place of the option ({', '.join(map(repr, options))})"
         )

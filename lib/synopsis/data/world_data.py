@@ -113,11 +113,15 @@ def prepare_world_instructions(experiment: Experiment, name: str) -> Path:
 
 
 def prepare_world_task(experiment: Experiment, dataset: str) -> Path:
-    """Training and test rows of a task of the language."""
-    verb = experiment.tasks[dataset].source.world
+    """Training and test rows of a task of the language; its labels are places among the words of the verb."""
+    task = experiment.tasks[dataset]
+    verb = task.source.world
     if verb not in ATTRIBUTES:
         raise DataError(f"task '{dataset}': source.world is {verb!r}; expected one of {', '.join(ATTRIBUTES)}")
+    if task.options != list(ATTRIBUTES[verb]):
+        found, words = ", ".join(task.options or []), ", ".join(ATTRIBUTES[verb])
+        raise DataError(f"task '{dataset}': options: found {found}; expected the words of '{verb}' in order: {words}")
     rows = World().task(verb, seed=0)
-    provenance = Provenance(experiment.facts(experiment.tasks[dataset]), seed=0)
+    provenance = Provenance(experiment.facts(task), seed=0)
     write_json(Layout(experiment).task(dataset), "task", {"dataset": dataset, **rows}, provenance.record())
     return Layout(experiment).task(dataset)

@@ -40,7 +40,7 @@ MISSING = Estimate(None)
 
 def exists(value: object) -> bool:
     """Whether a value is there: not None, not NaN, not pandas' NA."""
-    return value is not None and value == value and str(value) != "<NA>"
+    return value is not None and str(value) != "<NA>" and value == value
 
 
 def wilson_interval(successes: float, trials: float) -> tuple[float, float] | None:

@@ -17,6 +17,9 @@ from matplotlib.patches import Patch
 
 from synopsis.config import Experiment
 from synopsis.reporting.estimates import MISSING, Estimate
+from synopsis.reporting.icl_figure import icl_figure
+from synopsis.reporting.needle_figure import needle_figure
+from synopsis.reporting.perplexity_figures import perplexity_figure, perplexity_vectors_figure
 from synopsis.reporting.scores import BENCHMARK_METRICS
 from synopsis.reporting.style import (
     COLOURS,
@@ -29,133 +32,23 @@ from synopsis.reporting.style import (
     subject_styles,
 )
 from synopsis.reporting.summaries import (
-    Accuracy,
     Comparison,
     Cost,
     Curve,
-    LossAtContext,
-    accuracies,
     comparisons,
     costs,
     curves,
-    losses,
-    overall,
     rouges,
 )
 
 __all__ = ["build_figure", "save_figure"]
 
-TOKEN_TITLES = {
-    "all": "all tokens",
-    "dependent": "tokens that only context predicts",
-    "topic": "topic words",
-    "recall": "recalled words",
-}
-MOST_COLUMNS = 4
 MEBIBYTE = 2**20
 
 
 def build_figure(name: str, experiment: Experiment, scores: pd.DataFrame) -> Figure:
     with matplotlib.rc_context(RC):
         return FIGURES[name](experiment, scores)
-
-
-# --------------------------------------------------------------------------------------------------- perplexity
-
-
-def perplexity_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
-    """Loss by context length, a panel for each class of tokens; the contexts stand at equal distances."""
-    found = overall(losses(scores))
-    classes = list(dict.fromkeys(record.tokens for record in found))
-    contexts = sorted({record.context for record in found})
-    subjects = list(dict.fromkeys(record.compressor for record in found))
-    styles = subject_styles(experiment)
-    columns = min(len(classes), 2 if len(classes) == MOST_COLUMNS else MOST_COLUMNS)
-    rows = -(-len(classes) // columns)
-    figure, panels = new_figure(rows, columns, 4.2, 3.0)
-    for panel, tokens in zip(panels, classes, strict=False):
-        for subject in subjects:
-            line = [record for record in found if (record.tokens, record.compressor) == (tokens, subject)]
-            _loss_line(panel, sorted(line, key=lambda record: record.context), contexts, styles[subject])
-        panel.set_title(TOKEN_TITLES.get(tokens, tokens))
-        panel.set_xticks(range(len(contexts)), [f"{context:,}" for context in contexts])
-        panel.set_xlabel("context (tokens)")
-        panel.set_ylabel("loss (nats per token)")
-    _hide(panels[len(classes) :])
-    legend_below(figure, subject_handles(styles, subjects))
-    return figure
-
-
-def _loss_line(panel: Axes, line: list[LossAtContext], contexts: Sequence[int], style: SubjectStyle) -> None:
-    """Mean loss with its band: spread over training seeds where there are several, else interval over documents."""
-    places = [contexts.index(record.context) for record in line]
-    middle = [_number(record.loss.mean) for record in line]
-    bands = [_loss_band(record) for record in line]
-    panel.plot(places, middle, color=style.colour, marker=style.marker, linestyle=style.line)
-    panel.fill_between(
-        places, [low for low, _ in bands], [high for _, high in bands], color=style.colour, alpha=0.18, linewidth=0
-    )
-
-
-def _loss_band(record: LossAtContext) -> tuple[float, float]:
-    if record.loss.mean is not None and record.loss.deviation is not None:
-        return record.loss.mean - record.loss.deviation, record.loss.mean + record.loss.deviation
-    return _number(record.low), _number(record.high)
-
-
-# ------------------------------------------------------------------------------------------- in-context learning
-
-
-def icl_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
-    """Accuracy by setting, a panel for each data set and one for their mean."""
-    datasets = list(experiment.icl.datasets) if experiment.icl else []
-    settings = list(experiment.icl.settings) if experiment.icl else []
-    found = accuracies(scores, datasets)
-    subjects = list(dict.fromkeys(record.compressor for record in found))
-    styles = subject_styles(experiment)
-    titles = [*datasets, "mean of the data sets"] if len(datasets) > 1 else datasets
-    columns = min(len(titles), MOST_COLUMNS)
-    rows = -(-len(titles) // columns)
-    height = 0.9 + 0.12 * len(settings) * (len(subjects) + 1)
-    figure, panels = new_figure(rows, columns, 3.0, max(height, 1.8), share_y=True)
-    for number, (panel, title) in enumerate(zip(panels, titles, strict=False)):
-        for position, subject in enumerate(subjects):
-            shift = 0.8 * ((position + 0.5) / len(subjects) - 0.5)
-            _accuracy_points(
-                panel, [r for r in found if r.compressor == subject], title, settings, shift, styles[subject]
-            )
-        panel.set_title(title)
-        panel.set_yticks(range(len(settings)), [setting.replace("_", " ") for setting in settings])
-        panel.set_ylim(len(settings) - 0.5, -0.5)
-        panel.grid(axis="y", visible=False)
-        for boundary in range(1, len(settings)):
-            panel.axhline(boundary - 0.5, color="#e4e4e4", linewidth=0.7)
-        if number >= len(titles) - columns:
-            panel.set_xlabel("accuracy (%)")
-    _hide(panels[len(titles) :])
-    legend_below(figure, subject_handles(styles, subjects, lines=False))
-    return figure
-
-
-def _accuracy_points(
-    panel: Axes, records: list[Accuracy], title: str, settings: Sequence[str], shift: float, style: SubjectStyle
-) -> None:
-    estimates = {record.setting: record.by_dataset.get(title, record.mean) for record in records}
-    for setting, estimate in estimates.items():
-        if estimate.mean is None:
-            continue
-        panel.errorbar(
-            100 * estimate.mean,
-            settings.index(setting) + shift,
-            xerr=100 * (estimate.deviation or 0.0) or None,
-            color=style.colour,
-            marker=style.marker,
-            linestyle="none",
-        )
-    zero_shot = estimates.get("zero_shot", MISSING).mean
-    if zero_shot is not None:
-        # What demonstrations add is read as the distance from this line.
-        panel.axvline(100 * zero_shot, color=style.colour, linewidth=0.8, linestyle=":", alpha=0.8, zorder=0)
 
 
 # --------------------------------------------------------------------------------------- outputs for instructions
@@ -352,7 +245,9 @@ def _hide(panels: Sequence[Axes]) -> None:
 
 FIGURES: dict[str, Callable[[Experiment, pd.DataFrame], Figure]] = {
     "perplexity": perplexity_figure,
+    "perplexity_vectors": perplexity_vectors_figure,
     "icl": icl_figure,
+    "needle": needle_figure,
     "rouge": rouge_figure,
     "judgements": judgement_figure,
     "benchmark": benchmark_figure,

@@ -17,6 +17,8 @@ from synopsis.config_data import TextCorpus
 
 TABLE_FORMATS = ("csv", "md", "tex", "html")
 FIGURE_FORMATS = ("svg", "pdf", "png")
+TABLES_ALONE = ("perplexity_domains", "perplexity_details", "icl_speed")
+"""Tables without a figure of their name."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,17 @@ def _item(kind: str, name: str, category: str, content: str) -> ReportItem:
 REPORT_ITEMS: dict[str, ReportItem] = {
     "tables/perplexity.html": _item("table", "perplexity", "Perplexity", "by context length"),
     "tables/perplexity_domains.html": _item("table", "perplexity-domains", "Perplexity", "by domain"),
+    "tables/perplexity_details.html": _item("table", "perplexity-details", "Perplexity", "in detail"),
     "tables/icl.html": _item("table", "icl", "In-context learning", "accuracy"),
+    "tables/icl_speed.html": _item("table", "icl-speed", "In-context learning", "speed"),
+    "tables/needle.html": _item("table", "needle", "Needle", "keys found"),
     "tables/rouge.html": _item("table", "rouge", "Instructions", "ROUGE"),
     "tables/judgements.html": _item("table", "judgements", "Instructions", "judgements"),
     "tables/benchmark.html": _item("table", "benchmark", "Time and memory", "cached against uncached"),
     "figures/perplexity.svg": _item("figure", "perplexity", "Perplexity", "by context length"),
+    "figures/perplexity_vectors.svg": _item("figure", "perplexity-vectors", "Perplexity", "by summary vectors"),
     "figures/icl.svg": _item("figure", "icl", "In-context learning", "accuracy"),
+    "figures/needle.svg": _item("figure", "needle", "Needle", "keys found"),
     "figures/rouge.svg": _item("figure", "rouge", "Instructions", "ROUGE"),
     "figures/judgements.svg": _item("figure", "judgements", "Instructions", "judgements"),
     "figures/benchmark.svg": _item("figure", "benchmark", "Time and memory", "cached against uncached"),
@@ -68,8 +75,11 @@ def table_names(experiment: Experiment) -> list[str]:
         names.append("perplexity")
         if len(domains_of(experiment)) > 1:
             names.append("perplexity_domains")
+        names.append("perplexity_details")
     if experiment.runs_of("icl"):
-        names.append("icl")
+        names += ["icl", "icl_speed"]
+    if experiment.runs_of("needle"):
+        names.append("needle")
     if experiment.runs_of("generate"):
         names.append("rouge")
     if experiment.judged_pairs():
@@ -80,8 +90,11 @@ def table_names(experiment: Experiment) -> list[str]:
 
 
 def figure_names(experiment: Experiment) -> list[str]:
-    """The figures of an experiment: those of its tables, and the training curves when anything is trained."""
-    names = [name for name in table_names(experiment) if name != "perplexity_domains"]
+    """The figures of an experiment: those of its tables, and more of what has summary vectors or is trained."""
+    names = [name for name in table_names(experiment) if name not in TABLES_ALONE]
+    families = {experiment.family_of(run) for run in experiment.runs_of("perplexity")}
+    if families & {"autocompressor", "rmt"}:
+        names.insert(names.index("perplexity") + 1, "perplexity_vectors")
     return [*names, "training"] if runs_with_metrics(experiment) else names
 
 
@@ -119,6 +132,11 @@ def judgement_summaries(experiment: Experiment) -> dict[tuple[str, str, str, str
     }
 
 
+def icl_records(result: Path) -> Path:
+    """The records of the single examples that lie beside a result of in-context learning."""
+    return result.with_suffix(".examples.jsonl.gz")
+
+
 def score_inputs(experiment: Experiment) -> list[Path]:
     """Every artifact that the score stage reads; a trained model stands for the `metrics.jsonl` inside it."""
     layout = Layout(experiment)
@@ -127,11 +145,13 @@ def score_inputs(experiment: Experiment) -> list[Path]:
         *(layout.model(run) for run in runs_with_metrics(experiment)),
         *(layout.perplexity(run) for run in experiment.runs_of("perplexity")),
         *(
-            layout.icl(run, dataset, seed)
+            path
             for run in experiment.runs_of("icl")
             for dataset in (icl.datasets if icl else [])
             for seed in experiment.evaluation_seeds
+            for path in (layout.icl(run, dataset, seed), icl_records(layout.icl(run, dataset, seed)))
         ),
+        *(layout.needle(run) for run in experiment.runs_of("needle")),
         *(
             layout.generations(run, split).with_suffix(".json")
             for run in experiment.runs_of("generate")

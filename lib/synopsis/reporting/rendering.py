@@ -1,6 +1,7 @@
 """A table and its forms: CSV (plain numbers), Markdown, LaTeX (booktabs), HTML, and text for a terminal.
 
 A cell without data is an explicit dash in every form, so that "not measured" never looks like zero or an empty string.
+A table that is wider than a page or a terminal is set in blocks of columns, one below the other, each with the keys.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ LATEX_SPECIAL = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "–": "--",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
 }
+GAP = 2
+"""Spaces between columns in the terminal."""
+MARKDOWN_WIDTH = 150
+LATEX_WIDTH = 90
+"""Most characters of a line of cells; a page of \\footnotesize text holds about this many."""
 
 
 HTML_STYLE = (
@@ -46,11 +54,15 @@ HTML_STYLE = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: text or a number, with a standard deviation or an interval where there is one."""
+    """One cell: text or a number, with a standard deviation or an interval where there is one.
+
+    mark: a sign that people see after it, explained by a remark of the table; CSV has numbers alone.
+    """
 
     value: float | int | str | None
     deviation: float | None = None
     interval: tuple[float, float] | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns. `note` says in one or two sentences how to read the numbers."""
+    """Rows of cells under columns. `note` says in one or two sentences how to read the numbers.
+
+    remarks: what is to be known of single cells; each is a paragraph of its own below the note.
+    """
 
     name: str
     title: str
     columns: Sequence[Column]
     rows: list[list[Cell]] = field(default_factory=list)
     note: str = ""
+    remarks: Sequence[str] = ()
 
     def texts(self, columns: Sequence[int] | None = None) -> list[list[str]]:
         """Every cell as it is read by people; only some columns when their numbers are given."""
@@ -89,15 +105,15 @@ def cell_text(cell: Cell, digits: int) -> str:
     ('71.2 ± 2.5', '–', '12,000')
     """
     if isinstance(cell.value, str):
-        return cell.value or DASH
+        return (cell.value or DASH) + cell.mark
     if cell.value is None or not exists(cell.value):
-        return DASH
+        return DASH + cell.mark
     text = f"{cell.value:,}" if isinstance(cell.value, int) else f"{cell.value:.{digits}f}"
     if cell.deviation is not None:
         text += f" ± {cell.deviation:.{digits}f}"
     if cell.interval is not None:
         text += f" [{cell.interval[0]:.{digits}f}, {cell.interval[1]:.{digits}f}]"
-    return text
+    return text + cell.mark
 
 
 def as_csv(table: Table) -> str:
@@ -129,31 +145,45 @@ def _plain(value: float | int | str | None) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    left = [_is_text(table, i) for i in range(len(table.columns))]
+    blocks = (_markdown_block(table, chosen) for chosen in _blocks(table, range(len(table.columns)), MARKDOWN_WIDTH))
+    return "\n\n".join(part for part in (f"**{table.title}**", *blocks, table.note, *table.remarks) if part) + "\n"
+
+
+def _markdown_block(table: Table, chosen: Sequence[int]) -> str:
+    left = [_is_text(table, i) for i in chosen]
     rule = [":---" if is_left else "---:" for is_left in left]
-    lines = _aligned([[column.name for column in table.columns], rule, *table.texts()], left)
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join(part for part in (f"**{table.title}**", body, table.note) if part) + "\n"
+    lines = _aligned([[table.columns[i].name for i in chosen], rule, *table.texts(chosen)], left)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def as_latex(table: Table) -> str:
     """A `table` environment for \\input; needs the package booktabs."""
-    alignment = "".join("l" if _is_text(table, i) else "r" for i in range(len(table.columns)))
+    blocks = _blocks(table, range(len(table.columns)), LATEX_WIDTH)
     lines = [
         r"\begin{table}",
         r"  \centering",
+        *([r"  \footnotesize\setlength{\tabcolsep}{4pt}"] if len(blocks) > 1 else []),
         rf"  \caption{{{latex_escaped(table.title)}. {latex_escaped(table.note)}}}",
         rf"  \label{{tab:{table.name.replace('_', '-')}}}",
-        rf"  \begin{{tabular}}{{{alignment}}}",
-        r"    \toprule",
-        _latex_row([column.name for column in table.columns]),
-        r"    \midrule",
-        *(_latex_row(row) for row in table.texts()),
-        r"    \bottomrule",
-        r"  \end{tabular}",
+        "\n  \\par\\medskip\n".join(_latex_block(table, chosen) for chosen in blocks),
+        *(rf"  \par\smallskip\footnotesize {latex_escaped(remark)}" for remark in table.remarks),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _latex_block(table: Table, chosen: Sequence[int]) -> str:
+    alignment = "".join("l" if _is_text(table, i) else "r" for i in chosen)
+    lines = [
+        rf"  \begin{{tabular}}{{{alignment}}}",
+        r"    \toprule",
+        _latex_row([table.columns[i].name for i in chosen]),
+        r"    \midrule",
+        *(_latex_row(row) for row in table.texts(chosen)),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+    ]
+    return "\n".join(lines)
 
 
 def _latex_row(texts: Sequence[str]) -> str:
@@ -186,36 +216,52 @@ def as_html(table: Table) -> str:
         "<tbody>",
         *(row("td", texts) for texts in table.texts()),
         "</tbody></table>",
-        f"<p>{html.escape(table.note)}</p>",
+        *(f"<p>{html.escape(text)}</p>" for text in (table.note, *table.remarks)),
         "</body></html>",
     ]
     return "\n".join(lines) + "\n"
 
 
 def as_terminal_text(table: Table, width: int) -> str:
-    """The brief columns, in several blocks with the key columns repeated where they are wider than `width`."""
-    shown = [i for i, column in enumerate(table.columns) if column.brief]
+    """The brief columns in lines of at most `width` characters, where one column beside the keys is not wider."""
+    blocks = _blocks(table, [i for i, column in enumerate(table.columns) if column.brief], width)
+    texts = (textwrap.fill(text, width) for text in (table.note, *table.remarks) if text)
+    return "\n\n".join([table.title, *(_block(table, block) for block in blocks), *texts])
+
+
+def _blocks(table: Table, shown: Sequence[int], width: int) -> list[list[int]]:
+    """The columns of each block: the keys, and as many of the `shown` ones as `width` characters hold."""
+    texts = [[column.name for column in table.columns], *table.texts()]
+    widths = [max(len(line[i]) for line in texts) + GAP for i in range(len(table.columns))]
     keys = [i for i in shown if table.columns[i].key]
+    numbers = [i for i in shown if i not in keys]
+    blocks = _filled(keys, numbers, widths, width + GAP)
+    for narrower in range(width, 0, -1):
+        # As many blocks in less width: even ones, and no last one of a single column.
+        even = _filled(keys, numbers, widths, narrower)
+        if len(even) > len(blocks):
+            break
+        blocks = even
+    return blocks
+
+
+def _filled(keys: list[int], numbers: Sequence[int], widths: Sequence[int], width: int) -> list[list[int]]:
+    """Blocks filled one after the other, each with at least one of the numbers' columns."""
     blocks: list[list[int]] = [keys.copy()]
-    for number in (i for i in shown if i not in keys):
+    for number in numbers:
         wider = [*blocks[-1], number]
-        if blocks[-1] != keys and _block_width(table, wider) > width:
+        if blocks[-1] != keys and sum(widths[i] for i in wider) > width:
             wider = [*keys, number]
             blocks.append(wider)
         blocks[-1] = wider
-    parts = [table.title, *(_block(table, block) for block in blocks)]
-    return "\n\n".join([*parts, textwrap.fill(table.note, width)] if table.note else parts)
+    return blocks
 
 
 def _block(table: Table, chosen: Sequence[int]) -> str:
     left = [_is_text(table, i) for i in chosen]
     header, *rows = _aligned([[table.columns[i].name for i in chosen], *table.texts(chosen)], left)
     rule = ["-" * len(text) for text in header]
-    return "\n".join("  ".join(line).rstrip() for line in (header, rule, *rows))
-
-
-def _block_width(table: Table, chosen: Sequence[int]) -> int:
-    return max(len(line) for line in _block(table, chosen).splitlines())
+    return "\n".join((" " * GAP).join(line).rstrip() for line in (header, rule, *rows))
 
 
 def _is_text(table: Table, column: int) -> bool:

@@ -18,9 +18,12 @@ from synopsis.artifacts import Layout, Provenance, file_hash, write_json, write_
 from synopsis.config import Experiment
 from synopsis.progress import say
 from synopsis.reporting.files import TABLE_FORMATS, figure_names, report_files
+from synopsis.reporting.icl_summaries import accuracies, speeds
+from synopsis.reporting.needle_summaries import retrievals
+from synopsis.reporting.perplexity_summaries import losses, overall
 from synopsis.reporting.rendering import Table, as_csv, as_html, as_latex, as_markdown, as_terminal_text
 from synopsis.reporting.scores import BENCHMARK_METRICS, ROUGE_METRICS, read_scores
-from synopsis.reporting.summaries import accuracies, comparisons, costs, losses, overall, paired_costs, rouges
+from synopsis.reporting.summaries import comparisons, costs, paired_costs, rouges
 from synopsis.reporting.tables import build_tables
 
 WIDTH_WITHOUT_TERMINAL = 110
@@ -60,7 +63,12 @@ def headline(experiment: Experiment) -> dict[str, float]:
     """The headline numbers, each under a path that says what it is; numbers that do not exist are left out.
 
     perplexity/<compressor>/context=96/tokens=all/loss    nats a token
+    perplexity/<compressor>/context=96/tokens=all/bits_per_byte
     icl/<compressor>/<setting>/mean_accuracy              0..1, mean over data sets and draws
+    icl/<compressor>/<setting>/examples_per_second
+    icl/<compressor>/<setting>/token_saving               naive over computed tokens
+    needle/<compressor>/length=512/choice                 0..1, mean over depths
+    needle/<compressor>/length=512/exact
     rouge/<compressor>/<split>/rougeL                     0..100
     rouge/<compressor>/<split>/recovered_percent
     judge/<judge>/<a>-vs-<b>/<split>/win_rate             0..1
@@ -69,7 +77,7 @@ def headline(experiment: Experiment) -> dict[str, float]:
     """
     scores = read_scores(Layout(experiment).scores)
     numbers: dict[str, float | None] = {}
-    for section in (_perplexity_numbers, _icl_numbers, _instruction_numbers, _benchmark_numbers):
+    for section in (_perplexity_numbers, _icl_numbers, _needle_numbers, _instruction_numbers, _benchmark_numbers):
         numbers |= section(experiment, scores)
     return {key: float(value) for key, value in numbers.items() if value is not None}
 
@@ -78,16 +86,31 @@ def _perplexity_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[st
     if not experiment.runs_of("perplexity"):
         return {}
     return {
-        f"perplexity/{record.compressor}/context={record.context}/tokens={record.tokens}/loss": record.loss.mean
+        f"perplexity/{record.compressor}/{record.setting}/{name}": estimate.mean
         for record in overall(losses(scores))
+        for name, estimate in (("loss", record.loss), ("bits_per_byte", record.bits_per_byte))
     }
 
 
 def _icl_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
     if experiment.icl is None or not experiment.runs_of("icl"):
         return {}
-    found = accuracies(scores, experiment.icl.datasets)
-    return {f"icl/{record.compressor}/{record.setting}/mean_accuracy": record.mean.mean for record in found}
+    numbers: dict[str, float | None] = {}
+    for accuracy, speed in zip(accuracies(scores, experiment.icl.datasets), speeds(scores), strict=True):
+        key = f"icl/{accuracy.compressor}/{accuracy.setting}"
+        numbers[f"{key}/mean_accuracy"] = accuracy.mean.mean
+        numbers[f"{key}/examples_per_second"] = speed.examples_per_second
+        numbers[f"{key}/token_saving"] = speed.saving
+    return numbers
+
+
+def _needle_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
+    numbers: dict[str, float | None] = {}
+    if experiment.runs_of("needle"):
+        for record in retrievals(experiment, scores):
+            key = f"needle/{record.compressor}/length={record.length}"
+            numbers |= {f"{key}/choice": record.mean_choice, f"{key}/exact": record.mean_exact}
+    return numbers
 
 
 def _instruction_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:

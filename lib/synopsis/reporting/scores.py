@@ -33,6 +33,10 @@ from synopsis.artifacts import (
 from synopsis.config import Experiment
 from synopsis.errors import ArtifactError
 from synopsis.reporting.files import judgement_summaries, runs_with_metrics, score_inputs
+from synopsis.reporting.icl_scores import accuracy_dictionary, icl_rows
+from synopsis.reporting.needle_scores import needle_rows
+from synopsis.reporting.perplexity_scores import perplexity_rows
+from synopsis.reporting.reading import json_lines, required
 
 COLUMNS = (
     "run",
@@ -50,9 +54,9 @@ COLUMNS = (
 )
 WHOLE_NUMBERS = ("training_seed", "seed", "n")
 METADATA_KEY = b"synopsis"
+FAILURES = "failures"
+FAILURE_KEYS = ("run", "stage", "dataset", "setting", "seed", "message")
 
-PERPLEXITY_METRICS = ("loss", "loss_low", "loss_high", "perplexity", "summary_vectors", "n_documents")
-ICL_METRICS = ("accuracy", "dropped", "truncated", "demonstrations", "summary_vectors")
 ROUGE_METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match")
 JUDGEMENT_METRICS = (
     "judgements",
@@ -92,20 +96,22 @@ def score(experiment: Experiment) -> pd.DataFrame:
     provenance = Provenance(config=experiment.facts(experiment), inputs=_hashed(experiment))
     rows = [
         row
-        for rows_of in (_training, _perplexity, _icl, _rouge, _judgements, _benchmark)
+        for rows_of in (_training, _perplexity, _icl, _needle, _rouge, _judgements, _benchmark)
         for row in rows_of(experiment)
     ]
     frame = _frame(rows)
-    write_text(layout.accuracy, json.dumps(accuracy_dictionary(frame), indent=2) + "\n")
+    write_text(layout.accuracy, json.dumps(accuracy_dictionary(experiment, frame), indent=2) + "\n")
     record = provenance.record()
-    _write_parquet(layout.scores, frame, record)
+    told = _failures(rows)
+    _write_parquet(layout.scores, frame, record, told)
+    frame.attrs[FAILURES] = told
     outputs = {path.name: file_hash(path) for path in (layout.scores, layout.accuracy)}
     write_json(layout.root / "scores.provenance.json", "scores", {"rows": len(frame), "outputs": outputs}, record)
     return frame
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:
-    """The tidy table of `scores.parquet`; ArtifactError names the file and what is wrong with it."""
+    """The tidy table of `scores.parquet`, with `failures`; ArtifactError names the file and what is wrong with it."""
     import pyarrow
     import pyarrow.parquet
 
@@ -119,18 +125,14 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     recorded = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     if recorded.get("format") != FORMAT_VERSION or table.column_names != list(COLUMNS):
         raise ArtifactError(f"{path}: not a table of scores of format {FORMAT_VERSION}. Delete it and run again.")
-    return _typed(table.to_pandas())
+    frame = _typed(table.to_pandas())
+    frame.attrs[FAILURES] = recorded.get(FAILURES, [])
+    return frame
 
 
-def accuracy_dictionary(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
-    """`accuracy_dict[model][dataset][experiment_name][seed]` (0..1); None where no example was left to score."""
-    accuracies = frame[(frame["stage"] == "icl") & (frame["metric"] == "accuracy")]
-    nested: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
-    for row in accuracies.to_dict("records"):
-        settings = nested.setdefault(row["run"], {}).setdefault(row["dataset"], {})
-        value = None if pd.isna(row["value"]) else float(row["value"])
-        settings.setdefault(row["setting"], {})[str(row["seed"])] = value
-    return nested
+def failures(frame: pd.DataFrame) -> list[Row]:
+    """Cells that could not be measured (run, stage, dataset, setting, seed), each with the `message` of its error."""
+    return list(frame.attrs.get(FAILURES, []))
 
 
 def setting_fields(setting: str) -> dict[str, str]:
@@ -146,39 +148,18 @@ def setting_fields(setting: str) -> dict[str, str]:
 
 
 def _perplexity(experiment: Experiment) -> Iterator[Row]:
-    for run in experiment.runs_of("perplexity"):
-        path = Layout(experiment).perplexity(run)
-        document = read_json(path, "perplexity")
-        for found in _get(path, document, "rows"):
-            take = _reader(path, found)
-            common = {
-                **_identity(experiment, run, "perplexity"),
-                "dataset": f"{document['corpus']}/{take('domain')}",
-                "split": document["split"],
-                "setting": f"context={take('context_length')}/tokens={take('tokens')}",
-                "n": take("n_tokens"),
-            }
-            yield from ({**common, "metric": metric, "value": take(metric)} for metric in PERPLEXITY_METRICS)
+    for run, row in perplexity_rows(experiment):
+        yield {**_identity(experiment, run, "perplexity"), **row}
 
 
 def _icl(experiment: Experiment) -> Iterator[Row]:
-    datasets = experiment.icl.datasets if experiment.icl else []
-    for run in experiment.runs_of("icl"):
-        for dataset in datasets:
-            task = experiment.tasks.get(dataset)
-            for seed in experiment.evaluation_seeds:
-                path = Layout(experiment).icl(run, dataset, seed)
-                measured = _get(path, read_json(path, "icl"), "settings")
-                common = {
-                    **_identity(experiment, run, "icl"),
-                    "dataset": dataset,
-                    "split": task.test_split if task else "",
-                    "seed": seed,
-                }
-                for setting in experiment.settings_of(run):
-                    take = _reader(path, _get(path, measured, setting))
-                    for metric in ICL_METRICS:
-                        yield {**common, "setting": setting, "n": take("n"), "metric": metric, "value": take(metric)}
+    for run, row in icl_rows(experiment):
+        yield {**_identity(experiment, run, "icl"), **row}
+
+
+def _needle(experiment: Experiment) -> Iterator[Row]:
+    for run, row in needle_rows(experiment):
+        yield {**_identity(experiment, run, "needle"), **row}
 
 
 def _rouge(experiment: Experiment) -> Iterator[Row]:
@@ -232,7 +213,7 @@ def _training(experiment: Experiment) -> Iterator[Row]:
     """Training curves; the step stands in `setting`."""
     for run in runs_with_metrics(experiment):
         common = _identity(experiment, run, "train")
-        for record in _json_lines(Layout(experiment).model(run) / "metrics.jsonl"):
+        for record in json_lines(Layout(experiment).model(run) / "metrics.jsonl", ("step",), "train"):
             setting = f"step={record['step']}"
             for metric in TRAINING_METRICS:
                 if metric in record:
@@ -253,16 +234,8 @@ def _identity(experiment: Experiment, run: str, stage: str) -> Row:
     }
 
 
-def _get(path: Path, document: Mapping[str, Any], key: str) -> Any:
-    if key not in document:
-        raise ArtifactError(
-            f"{path}: the key {key!r} is missing; found {', '.join(document)}. Delete it and run again."
-        )
-    return document[key]
-
-
 def _reader(path: Path, document: Mapping[str, Any]) -> Callable[[str], Any]:
-    return lambda key: _get(path, document, key)
+    return lambda key: required(path, document, key)
 
 
 def _number(path: Path, column: str, text: str) -> float:
@@ -270,21 +243,6 @@ def _number(path: Path, column: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise ArtifactError(f"{path}: column {column} holds {text!r}; expected a number") from None
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); the stage `train` writes it") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict) or "step" not in record:
-            raise ArtifactError(f"{path}: line {number} is no JSON object with the key 'step'")
-        yield record
 
 
 def _hashed(experiment: Experiment) -> list[Path]:
@@ -312,12 +270,17 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _write_parquet(path: Path, frame: pd.DataFrame, provenance: Mapping[str, Any]) -> None:
+def _failures(rows: Iterable[Row]) -> list[Row]:
+    """What stands beside the numbers, since a table of numbers has no room for messages."""
+    return [{key: row[key] for key in FAILURE_KEYS} for row in rows if row.get("message")]
+
+
+def _write_parquet(path: Path, frame: pd.DataFrame, provenance: Mapping[str, Any], failed: list[Row]) -> None:
     import pyarrow
     import pyarrow.parquet
 
     table = pyarrow.Table.from_pandas(frame, preserve_index=False)
-    metadata = {"kind": "scores", "format": FORMAT_VERSION, "provenance": dict(provenance)}
+    metadata = {"kind": "scores", "format": FORMAT_VERSION, "provenance": dict(provenance), FAILURES: failed}
     packed = {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(metadata, default=str).encode()}
     with atomic_file(path) as temporary:
         pyarrow.parquet.write_table(table.replace_schema_metadata(packed), temporary)
