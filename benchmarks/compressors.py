@@ -231,19 +231,25 @@ def in_turns(sides: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
 
 
 def speed(
-    measure: str, case: str, counts: list[int], seconds: list[list[float]], limit: float | None
+    measure: str,
+    case: str,
+    counts: list[int],
+    seconds: list[list[float]],
+    limit: float | None,
+    unit: str = "tokens/s",
 ) -> dict[str, Any]:
-    """The row of two sides that take `seconds` (side, round) for so many tokens each."""
+    """The row of two sides that take `seconds` (side, round) for so many tokens (or what `unit` counts) each."""
     value, beside = ([count / second for second in taken] for count, taken in zip(counts, seconds, strict=True))
     ratios = [ours / theirs for ours, theirs in zip(value, beside, strict=True)]
-    return row(measure, case, "tokens/s", median(value), median(beside), ratios, limit)
+    return row(measure, case, unit, median(value), median(beside), ratios, limit)
 
 
 def row(
     measure: str, case: str, unit: str, value: float, beside: float, ratios: list[float], limit: float | None
 ) -> dict[str, Any]:
     ratio = median(ratios)
-    numbers = (round(value, 1), round(beside, 1), *(round(x, 3) for x in (ratio, min(ratios), max(ratios))))
+    rates = (round(x, 1 if x >= 10 else 3) for x in (value, beside))
+    numbers = (*rates, *(round(x, 3) for x in (ratio, min(ratios), max(ratios))))
     return dict(
         zip(COLUMNS, (measure, case, unit, *numbers, limit, None if limit is None else ratio >= limit), strict=True)
     )
@@ -286,12 +292,12 @@ def resident(peak: bool = False) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as lines of text, columns aligned."""
+    """The rows, of the same columns all, as lines of text, columns aligned."""
     words = {True: "yes", False: "NO", None: "-"}
     lines = [
         {**line, "limit": "-" if line["limit"] is None else line["limit"], "met": words[line["met"]]} for line in rows
     ]
-    cells = [COLUMNS, *(tuple(map(str, line.values())) for line in lines)]
+    cells = [tuple(rows[0]) if rows else COLUMNS, *(tuple(map(str, line.values())) for line in lines)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
@@ -307,13 +313,17 @@ def run(
     measures: dict[str, Callable[[Any], Iterator[dict[str, Any]]]],
     sizes: Any,
     arguments: list[str] | None,
+    settable: dict[str, str] | None = None,
 ) -> int:
-    """The command line of a benchmark with these measures."""
+    """The command line of a benchmark with these measures. `settable`: fields of `sizes` that are options, and help."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two rounds instead of seven: the same sizes, more noise")
     parser.add_argument("--out", type=Path, help="also write the rows here, as JSON with their provenance")
     parser.add_argument("--only", choices=measures, help="one measure instead of all")
+    for field, text in (settable or {}).items():
+        parser.add_argument(f"--{field}", default=getattr(sizes, field), help=text)
     options = parser.parse_args(arguments)
+    sizes = replace(sizes, **{field: getattr(options, field) for field in settable or {}})
     if options.quick:
         sizes = replace(sizes, rounds=2)
     torch.set_num_threads(sizes.threads)
