@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from synopsis.config import Experiment
-from synopsis.config_data import WorldCorpus
+from synopsis.config_data import WorldCorpus, WorldInstructions
 from synopsis.config_form import hint
 from synopsis.config_yaml import Key
 
@@ -75,6 +75,14 @@ def corpus_for(experiment: Experiment, key: Key, corpus: str, base: str) -> Iter
         world = isinstance(definition, WorldCorpus)
         for finding in not_its_language(experiment, key, base, world, "a corpus"):
             yield Finding(finding.key, finding.found, finding.expected, (*finding.needs, ("corpora", corpus, "source")))
+
+
+def instructions_for(experiment: Experiment, key: Key, name: str, base: str) -> Iterator[Finding]:
+    yield from unknown(key, name, "an instruction set", "instructions", experiment.instructions)
+    definition, model = experiment.instructions.get(name), experiment.models.get(base)
+    if model is not None and model.architecture is not None and definition is not None:
+        world = isinstance(definition, WorldInstructions)
+        yield from not_its_language(experiment, key, base, world, "an instruction set")
 
 
 def too_short(experiment: Experiment, key: Key, tokens: int, corpus: str, *needs: Key) -> Iterator[Finding]:

@@ -44,18 +44,18 @@ class Preference:
         return min(range(len(self.scores)), key=self.scores.__getitem__)
 
 
+def beginning_of_text(tokenizer: Any) -> list[int]:
+    """The token that begins a text where the tokenizer puts one, which stands once before everything."""
+    ids, beginning = tokenizer("a")["input_ids"], tokenizer.bos_token_id
+    return [beginning] if beginning is not None and len(ids) > 1 and ids[0] == beginning else []
+
+
 class Texts:
     """A task's texts as the tokens of one tokenizer."""
 
     def __init__(self, task: Task, tokenizer: Any):
         self.task, self.tokenizer = task, tokenizer
-
-    @property
-    def beginning(self) -> list[int]:
-        """The beginning-of-text token where the tokenizer puts one, once before everything."""
-        ids = self.tokenizer("a")["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        return [bos] if bos is not None and len(ids) > 1 and ids[0] == bos else []
+        self.beginning = beginning_of_text(tokenizer)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -227,7 +227,8 @@ class Job:
         return {"error": str(error)}
 
     def _told(self, name: str, result: Result) -> str:
-        shown = f"{result['demonstrations']} demonstrations" if result["demonstrations"] else "no demonstration"
+        count = result["demonstrations"]
+        shown = f"{count} demonstration{'s' if count > 1 else ''}" if count else "no demonstration"
         left_out = f", {result['dropped']} too long" if result["dropped"] else ""
         found = f"accuracy {result['accuracy']:.3f} of {result['n']}{left_out}"
         return f"{self.label} {name}: {found}, {shown}, {result['cost']['examples_per_second']:.1f} examples/s"

@@ -17,6 +17,7 @@ import numpy as np
 
 from synopsis.config_needle import KEY, Needle
 from synopsis.errors import DataError
+from synopsis.evaluation.classification import beginning_of_text
 
 SMALLEST, NUMBERS = 10_000, 90_000
 """Drawn keys have five digits: from the smallest, so many."""
@@ -44,7 +45,7 @@ class NeedleTexts:
 
     def __init__(self, section: Needle, tokenizer: Any):
         self.section, self.tokenizer = section, tokenizer
-        self.beginning = _beginning(tokenizer)
+        self.beginning = beginning_of_text(tokenizer)
         before = [section.filler[-1], *section.filler[:-1]]
         self.sentences = [
             self._known(self._after(*pair), "filler", pair[1]) for pair in zip(before, section.filler, strict=True)
@@ -141,9 +142,3 @@ class NeedleTexts:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
-
-
-def _beginning(tokenizer: Any) -> list[int]:
-    """The token that begins a text, where the tokenizer puts one."""
-    ids, beginning = tokenizer("a")["input_ids"], tokenizer.bos_token_id
-    return [beginning] if beginning is not None and len(ids) > 1 and ids[0] == beginning else []

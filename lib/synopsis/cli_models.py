@@ -1,0 +1,120 @@
+"""The subcommands that need no experiment, only a model: compress, convert, and the questions of generate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from synopsis.cli_options import (
+    Base,
+    BaseOfDiff,
+    Dtype,
+    GistTokens,
+    Json,
+    SegmentLength,
+    Setting,
+    figures,
+    plain_logs,
+    values_of,
+)
+
+
+def compress(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder or hub id of an AutoCompressor, an RMT or a gist model.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write the context to (safetensors).")],
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; - for standard input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the text from this file (- for standard input).")] = None,
+    segment_length: SegmentLength = None,
+    tokens: GistTokens = None,
+    base: Base = None,
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """Compress a text (AutoCompressor) or an instruction (gist model) into a file that `generate --context` reads.
+
+    \b
+      synopsis compress MODEL "A text to remember." --out text.safetensors
+      synopsis compress MODEL --file book.txt --segment-length 1024 --out book.safetensors --json
+      cat book.txt | synopsis compress MODEL - --out book.safetensors
+
+    Tells how many tokens became how many vectors, and what they take: as keys and values of all tokens, in the file,
+    and in the cache of the model that goes on from them.
+    """
+    plain_logs()
+    from synopsis import compressing
+
+    content = compressing.read_text(text, file, "the text")
+    compressing.check_out(out)
+    done = compressing.compress_text(*compressing.open_model(model, base, dtype), content, segment_length, tokens)
+    done.context.save(out)
+    if as_json:
+        figures({**done.facts(), "out": str(out)}, as_json)
+    else:
+        print(f"{done}\nwritten to {out}")
+
+
+def answer_questions(
+    questions: list[str],
+    model: str,
+    context: Path | None,
+    file: Path | None,
+    max_new_tokens: int | None,
+    base: str | None,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """The form of `generate` that needs no experiment."""
+    plain_logs()
+    from synopsis import compressing
+    from synopsis.compressors.context import CompressedContext
+
+    questions = [compressing.read_text(text, None, "the question") if text == "-" else text for text in questions]
+    if file is not None:
+        questions.append(compressing.read_text(None, file, "the question"))
+    remembered = None if context is None else CompressedContext.load(context)
+    loaded, tokenizer = compressing.open_model(model, base, dtype)
+    if context is not None and remembered is not None:
+        compressing.check_context(loaded, remembered, context)
+    answers = compressing.ask(loaded, tokenizer, questions, remembered, max_new_tokens)
+    if as_json:
+        figures({"answers": [vars(answer) for answer in answers]}, as_json)
+    elif len(answers) == 1:
+        print(answers[0].answer)
+    else:
+        print("\n".join(f"> {answer.question}\n{answer.answer}" for answer in answers))
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Folder or hub id: a checkpoint as published, or one of ours.")
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DESTINATION", help="Folder to write, which must not be there yet.")
+    ],
+    to: Annotated[str, typer.Option(help="synopsis, or published: what the published code reads.")] = "synopsis",
+    base: BaseOfDiff = None,
+    checksum: Annotated[float | None, typer.Option(help="Sum of the weights that a diff must lead to.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")] = None,
+    file_format: Annotated[str, typer.Option("--format", help="bin or safetensors, with --to published.")] = "bin",
+    setting: Setting = None,
+    as_json: Json = False,
+) -> None:
+    """Write a published checkpoint as a model folder of ours, or one of ours as published; weights to the bit.
+
+    \b
+      synopsis convert princeton-nlp/AutoCompressor-Llama-2-7b-6k models/autocompressor-7b
+      synopsis convert jayelm/llama-7b-gist-1 models/gist-7b --base llama-7b
+      synopsis convert models/gist-7b gist-7b-diff --to published --base llama-7b
+    """
+    plain_logs()
+    from dataclasses import asdict
+
+    from synopsis.compressors.conversion import convert as write
+
+    options: dict[str, Any] = {"base": base, "checksum": checksum, "revision": revision, "file_format": file_format}
+    done = write(source, destination, to, **options, **values_of(setting))
+    figures(asdict(done), as_json)
