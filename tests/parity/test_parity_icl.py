@@ -34,7 +34,7 @@ def task_of(definition: dict[str, Any], **fields: Any) -> Task:
             "input_fields": definition["input_keys"],
             "balanced": definition["balanced_sampling"],
             "tokens_per_demonstration": DEMONSTRATION,
-            **({"option_fields": ["option_0", "option_1"]} if in_rows else {"options": options}),
+            **({"option_fields": [f"option_{i}" for i in range(len(options))]} if in_rows else {"options": options}),
             **fields,
         }
     )
@@ -145,7 +145,8 @@ def test_runs(run: tuple[Golden, str, int, dict[str, Any]]) -> None:
         assert start.context is not None and start.context.summary_vectors is not None
         torch.testing.assert_close(start.context.summary_vectors, expected, atol=1e-4, rtol=0)
 
-    before = [] if record["softprompt_chunk_tokens"] else start.plain[: len(start.plain) - len(record_plain(record))]
+    # Without demonstrations the beginning of text stands before the example.
+    before = [] if record["chosen_softprompt_idxs"] + record["chosen_plaintext_idxs"] else start.plain
     for example, published in zip(examples, record["examples"], strict=True):
         assert [[*before, *query, *option] for query, option in example.pairs] == published["answered"]
         assert [list(option) for _, option in example.pairs] == published["option"]
@@ -160,7 +161,3 @@ def test_runs(run: tuple[Golden, str, int, dict[str, Any]]) -> None:
     assert [preference.prediction for preference in preferences] == lowest
     right = sum(found == example.row["label"] for found, example in zip(lowest, examples, strict=True))
     assert f"Accuracy: {right / len(lowest)}" == record["stdout"].strip()
-
-
-def record_plain(record: dict[str, Any]) -> list[int]:
-    return record["plaintext_demonstrations_tokens"]
