@@ -1,6 +1,7 @@
 # make demo      set up, run the demonstration and print its main tables
 # make test      set up and run every check and test
 # make smollm2   a pretrained model on real text; name a folder of local copies with SYNOPSIS_DATA
+# make smollm2_icl   the same model on all eleven data sets of in-context learning
 # make setup     the environment alone, in .venv
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +10,7 @@ CORES ?= all
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup demo smollm2 test lint browser clean
+.PHONY: setup demo smollm2 smollm2_icl test lint browser clean
 .DEFAULT_GOAL := demo
 
 setup: .venv/ready
@@ -21,7 +22,7 @@ setup: .venv/ready
 	@touch $@
 
 # `--quiet rules host` leaves the lines to read: what each stage says, and "3 of 51 steps (6%) done".
-demo smollm2: setup
+demo smollm2 smollm2_icl: setup
 	@$(BIN)/snakemake --cores $(CORES) --configfile config/$@.yaml --quiet rules host reason
 	@if [ ! results/$@/report.html -nt results/$@/scores.parquet ]; then \
 	  $(BIN)/snakemake --configfile config/$@.yaml --quiet all --report results/$@/report.html; fi
@@ -45,4 +46,4 @@ browser:
 	  || echo "No chromium: the tests of the report in a browser are skipped."
 
 clean:
-	rm -rf results/demo results/smollm2 .snakemake
+	rm -rf results/demo results/smollm2 results/smollm2_icl .snakemake
