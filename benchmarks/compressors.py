@@ -71,6 +71,10 @@ class Sizes:
     memory_vocabulary: int = 32000
     memory_limit: float = 1.5
 
+    def record(self) -> dict[str, Any]:
+        """The fields as they are written beside the results."""
+        return asdict(self)
+
     def config(self, architecture: str, **fields: Any) -> Any:
         """A configuration of transformers with `hidden` and `layers`, unless `fields` say otherwise."""
         hidden = fields.pop("hidden", self.hidden)
@@ -327,7 +331,7 @@ def run(
     if options.quick:
         sizes = replace(sizes, rounds=2)
     torch.set_num_threads(sizes.threads)
-    settings = json.dumps(asdict(sizes), sort_keys=True)
+    settings = json.dumps(sizes.record(), sort_keys=True)
     provenance = Provenance(config=hashlib.sha256(settings.encode()).hexdigest()[:16], seed=sizes.seed)
     rows = []
     for name in [options.only] if options.only else list(measures):
@@ -335,7 +339,7 @@ def run(
         rows += measures[name](sizes)
     print(table(rows))
     if options.out is not None:
-        write_json(options.out, kind, {"sizes": asdict(sizes), "rows": rows}, provenance.record(threads=sizes.threads))
+        write_json(options.out, kind, {"sizes": sizes.record(), "rows": rows}, provenance.record(threads=sizes.threads))
     return 1 if any(line["met"] is False for line in rows) else 0
 
 

@@ -103,6 +103,10 @@ class ScoringSizes(Sizes):
     real_rounds: int = 3
     real_loop_examples: int = 2
 
+    def record(self) -> dict[str, Any]:
+        """Without the folders of this machine; of the model its name."""
+        return {**super().record(), "model": Path(self.model).name, "mirror": ""}
+
 
 @dataclass(frozen=True)
 class Problem:
