@@ -52,7 +52,7 @@ def perplexity_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
 
 def perplexity_vectors_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     """Loss by the number of summary vectors, a line for each number of summary tokens a step; the small numbers are the
-    tokens of context that the vectors stand for."""
+    tokens of context that the vectors stand for, to the right of a point and to the left in turn."""
     found = overall(losses(scores))
     compressing = {record.compressor for record in found if record.summary_vectors.mean}
     found = [record for record in found if record.compressor in compressing]
@@ -64,7 +64,7 @@ def perplexity_vectors_figure(experiment: Experiment, scores: pd.DataFrame) -> F
     figure, panels = _panels(found)
     ticks = sorted({round(record.summary_vectors.mean or 0) for record in found})
     for tokens, panel in panels.items():
-        for subject, fewer in variants:
+        for number, (subject, fewer) in enumerate(variants):
             line = [
                 record
                 for record in found
@@ -74,7 +74,7 @@ def perplexity_vectors_figure(experiment: Experiment, scores: pd.DataFrame) -> F
             line.sort(key=lambda record: record.context)
             places = [record.summary_vectors.mean or 0.0 for record in line]
             _loss_line(panel, places, line, styles[subject], lines[subject, fewer])
-            _name_contexts(panel, places, line, styles[subject])
+            _name_contexts(panel, places, line, styles[subject], left=number % 2 == 1)
         panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         panel.set_xlabel("summary vectors")
     legend_below(figure, _variant_handles(variants, styles, lines))
@@ -110,17 +110,23 @@ def _loss_band(record: LossAtContext) -> tuple[float | None, float | None]:
     return record.low, record.high
 
 
-def _name_contexts(panel: Axes, places: Sequence[float], line: Sequence[LossAtContext], style: SubjectStyle) -> None:
-    for place, record in zip(places, line, strict=True):
-        if record.context and record.loss.mean is not None:
-            panel.annotate(
-                f"{record.context:,}",
-                (place, record.loss.mean),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=6.5,
-                color=style.colour,
-            )
+def _name_contexts(
+    panel: Axes, places: Sequence[float], line: Sequence[LossAtContext], style: SubjectStyle, left: bool
+) -> None:
+    """The contexts beside their points; those of one number of vectors, which stand close, beside the first of them."""
+    named = [(place, r) for place, r in zip(places, line, strict=True) if r.context and r.loss.mean is not None]
+    for place in dict.fromkeys(place for place, _ in named):
+        records = [record for at, record in named if at == place]
+        contexts = [f"{record.context:,}" for record in (records[0], records[-1])]
+        panel.annotate(
+            "–".join(dict.fromkeys(contexts)),
+            (place, records[0].loss.mean or 0.0),
+            xytext=(-5, -9) if left else (4, 3),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=6.5,
+            color=style.colour,
+        )
 
 
 def _variant_lines(
