@@ -183,10 +183,12 @@ class _Scorer:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                waiting = self._smaller(packed, rest)
+            else:
+                yield from packed.members
+                waiting = rest
                 continue
-            yield from packed.members
-            waiting = rest
+            # Only here, as the error holds what the pass had made.
+            waiting = self._smaller(packed, rest)
 
     def _smaller(self, packed: Pack, rest: list[Pack]) -> list[Pack]:
         """The packs that are left, made anew with half the budget."""
@@ -194,7 +196,7 @@ class _Scorer:
             raise MemoryError(
                 f"one option with its query ({len(packed.ids)} tokens) after a prefix of {self.prefix.length} does "
                 "not fit in memory"
-            ) from None
+            )
         self.budget = max(min(self.budget, len(packed.ids)) // 2, 1)
         self.halvings += 1
         if self.model.device.type == "cuda":
