@@ -72,6 +72,7 @@ class Task(Strict):
     tokens_per_demonstration: PositiveInt | None = None
     """Published mean length; the demonstrations that fit a budget are budget // this. None: as many as really fit."""
     demonstration_end: str = "\n\n"
+    """Text after each demonstration; those of a chunk are tokenised as one string."""
 
     @field_validator("template")
     @classmethod

@@ -9,6 +9,7 @@ import pytest
 from synopsis.config import Setting, Task
 from synopsis.errors import DataError
 from synopsis.evaluation.demonstrations import demonstrations, draw, fill, published_seed, text_of
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 POOL: list[dict[str, Any]] = [
     {"id": index, "text": "w " * (index % 4 + 1), "label": label}
@@ -110,6 +111,44 @@ def test_no_budget_shows_nothing() -> None:
 
 
 def test_a_text_that_does_not_fit_closes_its_budget() -> None:
-    texts = [[1] * 4, [2] * 5, [3] * 1, [4] * 9]
-    assert fill(texts, [8, 6]) == ([[texts[0]], [texts[1], texts[2]]], 3)
-    assert fill(texts, [3, 100]) == ([[], texts], 4)
+    texts = ["a" * 4, "b" * 5, "c" * 1, "d" * 9]
+    assert fill(texts, [8, 6], encode) == [[texts[0]], [texts[1], texts[2]]]
+    assert fill(texts, [3, 100], encode) == [[], texts]
+
+
+@pytest.fixture(scope="module")
+def merging() -> Any:
+    """A byte a token, but as with GPT-2 a pair of line ends is one where no text follows it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + 1, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["\n\n"], trainer)
+    assert len(tokenizer.encode("a\n\n").ids) == 2 and len(tokenizer.encode("a\n\nb").ids) == 4
+    return tokenizer
+
+
+@pytest.mark.parametrize("counted", [None, 25])
+def test_the_demonstrations_of_a_chunk_are_tokenised_as_one_string(counted: int | None, merging: Any) -> None:
+    """Of each chunk that is compressed, and of the plain one."""
+
+    def ids(text: str) -> list[int]:
+        return merging.encode(text).ids
+
+    setting = Setting(compressed_tokens=[75, 60], plain_tokens=75)
+    prompt = demonstrations(task(tokens_per_demonstration=counted), POOL, setting, 0, ids)
+    found = [*prompt.chunks, prompt.plain]
+    texts = [merging.decode(chunk) for chunk in found]
+    assert "".join(texts) == "".join(text_of(task(), POOL[index]) for index in prompt.rows)
+    assert len(found) == 3 and all(text.count("Topic:") > 1 for text in texts)
+    assert found == [ids(text) for text in texts]
+
+
+def test_what_fits_a_budget_is_counted_of_the_joined_texts(merging: Any) -> None:
+    """Two texts of 23 tokens each fit a budget of 47 together: the pair of line ends between them is two tokens."""
+    pool = [{"id": index, "text": "w w w", "label": 0} for index in range(4)]
+    assert len(merging.encode(text_of(task(), pool[0])).ids) == 23
+    for budget, shown in ((46, 1), (47, 2)):
+        setting = Setting(plain_tokens=budget)
+        prompt = demonstrations(task(), pool, setting, 0, lambda text: merging.encode(text).ids)
+        assert (len(prompt.rows), prompt.over_budget) == (shown, 0)

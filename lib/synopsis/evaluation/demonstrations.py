@@ -1,4 +1,8 @@
-"""Which demonstrations a prompt shows: the published sampling (Chevalier et al. 2023, section 5)."""
+"""Which demonstrations a prompt shows, and their tokens, as published (Chevalier et al. 2023, section 5).
+
+The demonstrations of a chunk are tokenised as one string. Tokenised one by one they would have other ids where a
+tokenizer merges the end of one with the start of the next, or puts a space before a text.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +47,9 @@ def demonstrations(
     """Draw demonstrations for a setting.
 
     The number for a budget is budget // tokens_per_demonstration where the task states the published mean length;
-    the draw is then the published one, seeded by those numbers. Else, and always when `fitting`, as many as really fit
-    are taken, and the budgets seed the draw. Either way it depends on the task, the seed and the budgets, and where
-    texts are fitted on the tokenizer, never on the model.
+    the draw is then the published one, seeded by those numbers. Else, and always when `fitting`, as many are taken as
+    really fit once they are tokenised together, and the budgets seed the draw. Either way it depends on the task, the
+    seed and the budgets, and where texts are fitted on the tokenizer, never on the model.
 
     DataError when more are asked for than there are rows to draw; with `repeat` a balanced draw then begins again from
     its first row, as published.
@@ -58,14 +62,14 @@ def demonstrations(
         drawn = draw(task, pool, sum(counts), random.Random(published_seed(seed, compressed, sum(counts) - compressed)))
         if len({row["id"] for row in drawn}) < len(drawn) and not repeat:
             raise _too_few(task, sum(counts), len({row["id"] for row in drawn}), len(pool))
-        groups = _split([encode(text_of(task, row)) for row in drawn], counts)
+        groups = _split([text_of(task, row) for row in drawn], counts)
     else:
         asked = None
         generator = random.Random(published_seed(seed, sum(setting.compressed_tokens), setting.plain_tokens))
         shuffled = draw(task, pool, _drawable(task, pool), generator) if budgets else []
-        groups, used = fill((encode(text_of(task, row)) for row in shuffled), budgets)
-        drawn = shuffled[:used]
-    joined = [[token for text in group for token in text] for group in groups]
+        groups = fill((text_of(task, row) for row in shuffled), budgets, encode)
+        drawn = shuffled[: sum(map(len, groups))]
+    joined = [encode("".join(group)) if group else [] for group in groups]
     steps = len(setting.compressed_tokens)
     return Prompt(
         chunks=tuple(chunk for chunk in joined[:steps] if chunk),
@@ -102,21 +106,18 @@ def draw(task: Task, pool: Sequence[dict[str, Any]], count: int, generator: rand
     return (turns * rounds)[start : start + count]
 
 
-def fill(texts: Iterable[list[int]], budgets: Sequence[int]) -> tuple[list[list[list[int]]], int]:
-    """Texts in order into budgets of tokens, and the number used; a text that does not fit closes its budget."""
-    groups: list[list[list[int]]] = []
-    used, coming = 0, iter(texts)
+def fill(texts: Iterable[str], budgets: Sequence[int], encode: Encode) -> list[list[str]]:
+    """Texts in order into budgets of tokens, counted of the joined text; one that does not fit closes its budget."""
+    groups: list[list[str]] = []
+    coming = iter(texts)
     waiting = next(coming, None)
     for budget in budgets:
-        group: list[list[int]] = []
-        left = budget
-        while waiting is not None and len(waiting) <= left:
-            left -= len(waiting)
+        group: list[str] = []
+        while waiting is not None and len(encode("".join([*group, waiting]))) <= budget:
             group.append(waiting)
-            used += 1
             waiting = next(coming, None)
         groups.append(group)
-    return groups, used
+    return groups
 
 
 def _by_label(task: Task, pool: Sequence[dict[str, Any]], generator: random.Random) -> list[list[dict[str, Any]]]:
@@ -142,7 +143,7 @@ def _too_few(task: Task, asked: int, drawable: int, rows: int) -> DataError:
     return DataError(f"{asked} demonstrations are asked for; the split '{task.train_split}' has {kind} to draw from")
 
 
-def _split(texts: list[list[int]], counts: Sequence[int]) -> list[list[list[int]]]:
+def _split(texts: list[str], counts: Sequence[int]) -> list[list[str]]:
     groups, start = [], 0
     for count in counts:
         groups.append(texts[start : start + count])
