@@ -115,7 +115,8 @@ def test_too_few_rows_for_the_demonstrations_fail_their_setting() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["x", "xy"], "row 100: the tokens of the option 'xy' begin with those of 'x'; expected options of which none"),
+        (["5", "m"], "row 100: the options '5' and 'm' have the same tokens"),
+        (["x", "x"], "row 100: the options 'x' and 'x' have the same tokens"),
         (["x", ""], "row 100: the option '' adds no token to its example"),
     ],
 )
@@ -163,6 +164,13 @@ def test_normalisations() -> None:
         assert by_byte == pytest.approx([total[0], total[1] / 2])  # one byte a token here
     two_bytes = scores(normalization="bytes", options=["x", "é"])
     assert two_bytes[0][1] == pytest.approx(scores(normalization="sum", options=["x", "é"])[0][1] / 2)
+
+
+def test_an_option_that_begins_another_is_scored_as_it_is_alone() -> None:
+    together = scores(options=["x", "xy", "xyz"])
+    apart = [scores(options=[option, "q"]) for option in ("x", "xy", "xyz")]
+    for row, *alone in zip(together, *apart, strict=True):
+        assert row == pytest.approx([one[0] for one in alone], abs=1e-5)
 
 
 def test_calibration_subtracts_what_the_options_cost_without_content() -> None:

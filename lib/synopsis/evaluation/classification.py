@@ -63,7 +63,7 @@ class Texts:
     def example(self, row: dict[str, Any]) -> Example:
         """The option's tokens are those that the text with it has beyond the number of those without it, as published.
 
-        DataError for an option that adds no token, and for two of which one begins with the other.
+        DataError for an option that adds no token, and for two with the same tokens. An option may begin another.
         """
         options = options_of(self.task, row)
         texts = [render(self.task, row), *(render(self.task, row, option) for option in options)]
@@ -72,13 +72,13 @@ class Texts:
         for option, (_, ids) in zip(options, pairs, strict=True):
             if not ids:
                 raise DataError(f"row {row.get('id')}: the option {option!r} adds no token to its example")
-        for first, whole in enumerate(answered):
-            for second, other in enumerate(answered):
-                if first != second and other[: len(whole)] == whole:
-                    raise DataError(
-                        f"row {row.get('id')}: the tokens of the option {options[second]!r} begin with those of "
-                        f"{options[first]!r}; expected options of which none begins another"
-                    )
+        for place, whole in enumerate(answered):
+            same = answered.index(whole)
+            if same != place:
+                raise DataError(
+                    f"row {row.get('id')}: the options {options[same]!r} and {options[place]!r} have the same tokens; "
+                    "expected options that differ"
+                )
         return Example(row, options, pairs)
 
 
