@@ -191,6 +191,70 @@ def test_a_malformed_requirement_is_told() -> None:
         pass
 
 
+def tiny_gguf(file: Path, pre: str | None) -> None:
+    """A Llama of one layer and a tokenizer of bytes with four merges, as a GGUF file."""
+    import numpy as np
+    from gguf import GGUFWriter
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = ["1 2", "12 3", "123 4", "l l"]
+    tokens = sorted(ByteLevel.alphabet()) + [merge.replace(" ", "") for merge in merges]
+    writer = GGUFWriter(file, "llama")
+    writer.add_context_length(32)
+    writer.add_embedding_length(8)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(16)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * len(tokens))
+    writer.add_token_merges(merges)
+    shapes = {"token_embd": (len(tokens), 8), "output_norm": (8,), "blk.0.attn_norm": (8,), "blk.0.ffn_norm": (8,)}
+    shapes |= {f"blk.0.attn_{part}": (8, 8) for part in ("q", "k", "v", "output")}
+    shapes |= {"blk.0.ffn_gate": (16, 8), "blk.0.ffn_up": (16, 8), "blk.0.ffn_down": (8, 16)}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", np.ones(shape, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("pre", "digits", "warning"),
+    [
+        ("smollm", ["1", "2", "3", "4"], None),
+        ("command-r", ["1", "2", "3", "4"], None),
+        ("qwen2", ["1", "2", "3", "4"], None),
+        ("default", ["123", "4"], None),
+        ("llama-bpe", ["123", "4"], None),
+        ("gpt-2", ["1234"], None),
+        ("viking", ["1234"], "tokenizer.ggml.pre is 'viking', a pre-tokenisation that is not known"),
+        (None, ["1234"], "tokenizer.ggml.pre is None"),
+    ],
+)
+def test_a_gguf_tokenizer_keeps_its_pre_tokenisation(
+    pre: str | None, digits: list[str], warning: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from transformers import AutoTokenizer
+
+    pytest.importorskip("gguf", reason="the extra 'gguf' is not installed")
+    package(tmp_path, "tiny_gguf_test", "1.0", "tiny_gguf_test/model.gguf")
+    tiny_gguf(tmp_path / "tiny_gguf_test" / "model.gguf", pre)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = {"package": "tiny-gguf-test==1.0", "file": "tiny_gguf_test/model.gguf"}
+    tokenizer = AutoTokenizer.from_pretrained(prepare_model(experiment(tmp_path, gguf=source), "base"))
+    assert tokenizer.tokenize("all 1234") == ["a", "ll", "Ġ", *digits]
+    said = capsys.readouterr().err
+    assert (warning in said) if warning else ("warning" not in said)
+
+
 def test_a_tokenizer_that_changes_text_is_told() -> None:
     class Lossy:
         def __call__(self, text: str, **_: Any) -> dict[str, list[str]]:

