@@ -117,6 +117,16 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
+def wait_for_line(text: str, process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"the process ended before it said {text!r}:\n{read}")
+
+
 def curve(model: Path) -> list[tuple[int, str, float]]:
     rows = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
     return [(row["step"], key, row[key]) for row in rows for key in NUMBERS if key in row]
@@ -198,6 +208,25 @@ def test_a_run_that_loses_a_process_learns_what_one_that_does_not_learns(setup: 
     weights = [(setup.model(name, run) / "model.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
     assert not folder.exists()
+
+
+def test_a_second_start_waits_in_all_its_processes_and_takes_the_model(setup: Setup) -> None:
+    run, long = "autocompressor-s0", {"steps": 96}
+    owner = setup.together(run, "twice", **long)
+    wait_for(setup.checkpoints("twice", run) / "checkpoint-4" / "manifest.json", owner)
+    first = min(psutil.Process(owner.pid).children(), key=rank_of)
+    first.suspend()  # it would end while the others still start
+    second = pair("from synopsis.cli import main; main()", *setup.command(run, "twice", **long))
+    try:
+        said = wait_for_line("waiting for it to end", second[0])
+    finally:
+        first.resume()
+    finished(owner)
+    said += finished(*second)
+    assert said.count(f"{run}: process ") == said.count("waiting for it to end\n") == 1
+    assert said.count("finished by the other process; taking") == said.count("train_loss: ") == 1
+    assert "tokens/s" not in said
+    assert not setup.checkpoints("twice", run).exists()
 
 
 def test_a_port_in_use_is_told(setup: Setup) -> None:

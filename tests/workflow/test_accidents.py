@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import CONFIG, Finished, Project, leftovers, metrics, remove, stopped, wait_for, wait_for_line
+from running import (
+    CONFIG,
+    WAIT_SECONDS,
+    Finished,
+    Project,
+    leftovers,
+    metrics,
+    remove,
+    stopped,
+    wait_for,
+    wait_for_line,
+)
 
 RUN = "autocompressor-s0"
 STEPS = 60
@@ -65,6 +76,22 @@ def stopped_evaluation(project: Project, command: list[str], line: str, number: 
     code, output = stopped(process, number)
     assert {path for path in project.results.rglob("*") if path not in before and path.is_file()} == set()
     return code, output
+
+
+def two_trainings(project: Project, *command: str) -> tuple[subprocess.Popen[str], subprocess.Popen[str], str]:
+    """A training that owns the run, the same one by `command`, which waits, and what that one said."""
+    owner = project.start("synopsis", "train", "--config", CONFIG, RUN)
+    wait_for(checkpoint(project, 5) / "manifest.json", owner)
+    owner.send_signal(signal.SIGSTOP)  # it would end while the other one still starts
+    kept = checkpoints(project)
+    second = project.start(*command)
+    try:
+        said = wait_for_line("waiting for it to end", second)
+        assert f"{RUN}: process {owner.pid} on {os.uname().nodename} trains it since " in said
+        assert checkpoints(project) == kept
+    finally:
+        owner.send_signal(signal.SIGCONT)
+    return owner, second, said
 
 
 def snakemake_in_training(project: Project) -> subprocess.Popen[str]:
@@ -153,6 +180,31 @@ def killed_snakemake_says_how_to_unlock_and_plans_the_rest(project: Project) -> 
     assert project.plan(TARGET) == {"train": 1}, "a half-done job is planned without further options"
 
 
+def second_training_waits_and_takes_the_finished_model(project: Project) -> None:
+    """As after a kill of Snakemake alone: its job runs on, and the next Snakemake starts the same run again."""
+    project.experiment(longer, "micro")
+    owner, second, said = two_trainings(project, "snakemake", "--cores", "1", TARGET, "--configfile", CONFIG)
+    output, _ = owner.communicate(timeout=WAIT_SECONDS)
+    assert owner.returncode == 0, output
+    inode = (project.folder / TARGET).stat().st_ino
+    said += second.communicate(timeout=WAIT_SECONDS)[0]
+    assert second.returncode == 0, said
+    assert f"{RUN}: finished by the other process; taking {TARGET}\n" in said
+    assert (project.folder / TARGET).stat().st_ino == inode
+    assert "goes on from" not in output + said and f"step {STEPS}/{STEPS}" not in said, "trained once"
+
+
+def second_training_takes_over_when_the_first_is_killed(project: Project) -> None:
+    project.experiment(longer, "micro")
+    owner, second, said = two_trainings(project, "synopsis", "train", "--config", CONFIG, RUN)
+    assert stopped(owner, signal.SIGKILL)[0] == -signal.SIGKILL
+    whole = [path for path in checkpoints(project) if (path / "manifest.json").exists()]
+    said += second.communicate(timeout=WAIT_SECONDS)[0]
+    assert second.returncode == 0, said
+    assert f"{RUN}: process {owner.pid} on {os.uname().nodename} is dead; taking over its checkpoints\n" in said
+    assert f"{RUN}: goes on from {whole[-1].relative_to(project.folder)}\n" in said
+
+
 def stopped_evaluation_says_so(project: Project) -> None:
     project.experiment(many_contexts, "micro")
     code, output = stopped_evaluation(project, ["perplexity", "base"], "documents of", signal.SIGTERM)
@@ -178,6 +230,8 @@ RESUMED = (
     killed_training_goes_on_from_its_last_checkpoint,
     stopped_training_saves_first_and_a_damaged_checkpoint_is_passed_over,
     ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_goes_on,
+    second_training_waits_and_takes_the_finished_model,
+    second_training_takes_over_when_the_first_is_killed,
 )
 OTHERS = (
     killed_snakemake_says_how_to_unlock_and_plans_the_rest,

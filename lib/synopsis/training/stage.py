@@ -3,7 +3,8 @@
     synopsis train --config config/demo.yaml autocompressor-s0
 
 While it runs, checkpoints lie under checkpoints/<run>/; a killed run goes on from the newest whole one. At the
-end models/<run>/ appears at once, with metrics.jsonl and provenance.json in it, and the checkpoints go.
+end models/<run>/ appears at once, with metrics.jsonl and provenance.json in it, and the checkpoints go. The same
+command beside it waits and takes that model, or goes on from the checkpoints when the first one died.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from synopsis.artifacts import Layout, Provenance, atomic_directory, told_when_full, write_json
+from synopsis.artifacts import Layout, Provenance, atomic_directory, read_json, told_when_full, write_json
 from synopsis.config import Experiment, Model, SummaryCompressor
 from synopsis.config_training import Optimisation, SegmentTraining
-from synopsis.errors import InputError, Interrupted
+from synopsis.errors import ArtifactError, InputError, Interrupted
 from synopsis.plan import train_facts
 from synopsis.progress import say
 from synopsis.training import distributed
@@ -39,6 +40,7 @@ from synopsis.training.callbacks import (
     utilisation,
 )
 from synopsis.training.families import Numbered, Prepared, prepare
+from synopsis.training.lock import RunLock, owned
 from synopsis.training.sharding import sharding, whole_weights
 from synopsis.training.tracking import tracked
 from synopsis.training.trainable import save_trained
@@ -59,8 +61,14 @@ def train(experiment: Experiment, run: str, files: Sequence[Path] = ()) -> dict[
     if training is None:
         raise InputError(f"'{run}' is a loaded model: there is nothing to train")
     group = training.fsdp or training.deepspeed is not None
-    with distributed.processes(group), tracked(experiment, run) as trackers:
-        return _train(experiment, run, training, files, trackers)
+    layout = Layout(experiment)
+    with distributed.processes(group), owned(run, layout.checkpoints(run)) as lock:
+        if distributed.of_first(lambda: lock.waited_for is not None and _is_finished(layout, run, experiment)):
+            if distributed.is_first():
+                say(f"{run}: finished by the other process; taking {layout.model(run)}")
+            return headline(layout, run)
+        with tracked(experiment, run) as trackers:
+            return _train(experiment, run, training, files, trackers, lock)
 
 
 def _train(
@@ -69,6 +77,7 @@ def _train(
     training: Optimisation,
     files: Sequence[Path],
     trackers: list[TrainerCallback],
+    lock: RunLock,
 ) -> dict[str, float]:
     subject = experiment.subject(run)
     seed = 0 if isinstance(subject, Model) else experiment.trained_runs[run][1]
@@ -102,6 +111,7 @@ def _train(
             Checkpoints(facts),
             *trackers,
             stop,
+            lock,
         ],
     )
     _quiet(trainer)
@@ -122,8 +132,9 @@ def _train(
     figures |= {key: float(value) for key, value in trainer.evaluate().items() if key.startswith(HEADLINES)}
     weights = whole_weights(trainer)
     if distributed.is_first():
+        lock.check()
         _write(layout, run, training, prepared, weights, metrics.path, provenance, figures)
-        shutil.rmtree(folder, ignore_errors=True)
+        lock.remove_checkpoints()
     return figures
 
 
@@ -213,6 +224,15 @@ def _quiet(trainer: CompressorTrainer) -> None:
 
     logging.disable_progress_bar()
     trainer.remove_callback(PrinterCallback)
+
+
+def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
+    """Whether the run's model is there and made with this configuration."""
+    try:
+        report = read_json(layout.model(run) / "provenance.json", "model")
+    except ArtifactError:
+        return False
+    return report["provenance"]["config"] == train_facts(experiment, run)
 
 
 def headline(layout: Layout, run: str) -> dict[str, float]:
