@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from synopsis.config_types import Clash, Contradiction, Name, PositiveFloat, Seed, Share, Strict
 
-WORLD_VERSION = 4
+WORLD_VERSION = 5
 """Version of the generated language; results made from another one are made again."""
 
 

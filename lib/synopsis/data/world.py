@@ -3,11 +3,12 @@
 Real text cannot be shipped with the demo, and a model of a million parameters could not use it. This language has
 three kinds of context-dependent words, from easy to hard:
 
-- *topic*: what an animal eats, visits and wears follows from the hidden topic of the document, one of 8 fixed tables.
+- *topic*: what an animal eats, visits and wears follows from the hidden topic of the document, one of 4 fixed tables.
   A topic uses 3 of a verb's 12 words, so a first statement narrows the words down, and a few more tell the topic, and
   with it which animal goes with which word.
-- *recall*: each document has guests who hold things drawn at random. The first mention cannot be predicted, every
-  later one can, by whoever remembers the first.
+- *recall*: each document has one or two guests who hold things drawn at random. The first mention cannot be predicted,
+  every later one can, by whoever remembers the first. Some documents are mostly about guests, most are not: the easy
+  ones teach a model to remember, which it learns late or never when all are equally hard.
 - *instruction*: what to write follows from the instruction alone (translate words into one of eight languages), never
   from the input.
 
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 # Whoever changes the language here counts `config_data.WORLD_VERSION` up, so that all that it is in is made again.
-TOPICS = 8
+TOPICS = 4
 WORDS_PER_TOPIC = 3
 ANIMALS = ("fox", "owl", "bear", "hare", "crow", "wolf", "toad", "deer")
 MANNERS = ("old", "young", "shy", "proud", "quick", "calm")
@@ -64,8 +65,7 @@ PHRASINGS = (
     "How does one say it in {language}",
 )
 END = "\n\n"
-GUESTS_PER_STORY = 2
-RECALL_SHARE = 0.3
+MOST_GUESTS = 2
 HELD_OUT_SHARE = 0.2
 
 KINDS = ("other", "topic", "recall")
@@ -112,13 +112,14 @@ class World:
     def story(self, rng: np.random.Generator, facts: int) -> tuple[list[str], list[int]]:
         """Words of a document of `facts` statements, and the kind of each word (an index into KINDS)."""
         topic = int(rng.integers(TOPICS))
-        guests = rng.choice(len(GUESTS), size=GUESTS_PER_STORY, replace=False)
+        recall_share = rng.random() ** 2
+        guests = rng.choice(len(GUESTS), size=int(rng.integers(1, MOST_GUESTS + 1)), replace=False)
         holds = {GUESTS[g]: THINGS[rng.integers(len(THINGS))] for g in guests}
         words: list[str] = []
         kinds: list[int] = []
         mentioned: set[str] = set()
         for _ in range(facts):
-            if rng.random() < RECALL_SHARE:
+            if rng.random() < recall_share:
                 guest = list(holds)[rng.integers(len(holds))]
                 sentence = ["guest", guest, "holds", holds[guest]]
                 kind = KINDS.index("recall") if guest in mentioned else 0
