@@ -15,6 +15,7 @@ import typer
 from synopsis.cli_models import answer_questions, compress, convert
 from synopsis.cli_options import (
     Base,
+    Command,
     CompressorOption,
     Config,
     Dtype,
@@ -67,7 +68,7 @@ The whole grid at once: snakemake --cores 2 --configfile config/demo.yaml
 @app.callback()
 def common(
     log: Annotated[
-        Path | None, typer.Option(help="Also write messages and progress to this file, as plain lines.")
+        Path | None, typer.Option(metavar="FILE", help="Also write messages and progress to this file, as plain lines.")
     ] = None,
 ) -> None:
     if log is not None and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
@@ -76,18 +77,23 @@ def common(
         also_log_to(log)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(config: Config, change: Set = None) -> None:
-    """Check an experiment file and list its runs."""
+    """Check an experiment file and list its runs.
+
+    \b
+      synopsis check --config config/demo.yaml
+      synopsis check --config config/demo.yaml --set icl.max_examples=50
+    """
     experiment = read(config, change)
     print(f"{experiment.name}: no faults")
     for run in experiment.run_names:
         print(f"  {run}  ({experiment.family_of(run)})")
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
-    config: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Experiment file; later ones win.")],
+    config: Annotated[list[Path], typer.Argument(metavar="CONFIG", help="Experiment file; later ones win.")],
     device: Annotated[str, typer.Option(metavar="NAME", help="GPU that the runs are to be trained on.")] = "H100",
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="GPUs that train one run together.")] = 1,
     mfu: Annotated[
@@ -124,15 +130,19 @@ def plan(
     print(json.dumps(record(experiment, costs, machine)) if as_json else as_text(experiment, costs, machine))
 
 
-@app.command()
+@app.command(cls=Command)
 def schema() -> None:
-    """Print the JSON schema of experiment files."""
+    """Print the JSON schema of experiment files.
+
+    \b
+      synopsis schema > experiment.schema.json
+    """
     from synopsis.config import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 
 
-@app.command()
+@app.command(cls=Command)
 def prepare(
     config: Config,
     kind: Annotated[str, typer.Argument(help="model, tokenizer, corpus, instructions or task")],
@@ -140,7 +150,12 @@ def prepare(
     model: Annotated[str | None, typer.Argument(help="For a corpus: the model whose tokenizer it is for.")] = None,
     change: Set = None,
 ) -> None:
-    """Fetch, convert or tokenise one input; the only stage that uses the network."""
+    """Fetch, convert or tokenise one input; the only stage that uses the network.
+
+    \b
+      synopsis prepare --config config/smollm2.yaml model smollm2
+      synopsis prepare --config config/demo.yaml corpus stories base
+    """
     if not sys.stderr.isatty():
         plain_logs()
     from synopsis.data.prepare import prepare as make
@@ -148,7 +163,7 @@ def prepare(
     print(make(read(config, change), kind, name, model))
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     config: Config,
     run: RunOrNone = None,
@@ -190,9 +205,13 @@ def train(
         os._exit(0)
 
 
-@app.command()
+@app.command(cls=Command)
 def perplexity(config: Config, run: Run, change: Set = None, as_json: Json = False) -> None:
-    """Measure the loss of long documents by the length of the context."""
+    """Measure the loss of long documents by the length of the context.
+
+    \b
+      synopsis perplexity --config config/demo.yaml autocompressor-s0
+    """
     experiment = read(config, change)
     check_run(experiment, run, "perplexity")
     offline()
@@ -210,7 +229,7 @@ def _fewer_vectors(row: dict[str, Any]) -> str:
     return "" if row["summary_length"] is None else f"/summary_length={row['summary_length']}"
 
 
-@app.command()
+@app.command(cls=Command)
 def icl(
     config: Config,
     run: Run,
@@ -219,7 +238,11 @@ def icl(
     change: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Measure in-context learning on one data set with one seed, in all settings."""
+    """Measure in-context learning on one data set with one seed, in all settings.
+
+    \b
+      synopsis icl --config config/demo.yaml autocompressor-s0 world_eats --seed 1 --json
+    """
     experiment = read(config, change)
     check_run(experiment, run, "icl")
     check_choice("dataset", dataset, experiment.icl.datasets)
@@ -231,9 +254,13 @@ def icl(
     figures({f"accuracy/{name}": accuracy for name, accuracy in measured.items()}, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def needle(config: Config, run: Run, change: Set = None, as_json: Json = False) -> None:
-    """Hide a key in long texts and ask for it, by the length of the text and the place of the key."""
+    """Hide a key in long texts and ask for it, by the length of the text and the place of the key.
+
+    \b
+      synopsis needle --config config/demo.yaml autocompressor-s0
+    """
     experiment = read(config, change)
     check_run(experiment, run, "needle")
     offline()
@@ -244,10 +271,12 @@ def needle(config: Config, run: Run, change: Set = None, as_json: Json = False) 
     figures({f"{metric}/{cell}": row[metric] for metric in ("choice", "exact") for cell, row in cells.items()}, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def generate(
     words: Words = None,
-    config: Annotated[list[Path] | None, typer.Option("--config", "-c", help="Experiment file; see above.")] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", "-c", metavar="FILE", help="Experiment file; see above.")
+    ] = None,
     change: Set = None,
     model: Annotated[str | None, typer.Option(help="Model folder or hub id that answers the questions.")] = None,
     context: Annotated[Path | None, typer.Option(help="What it has read: a file of `synopsis compress`.")] = None,
@@ -290,11 +319,11 @@ def generate(
     figures({key: result[key] for key in ("rouge1", "rouge2", "rougeL", "exact_match", "n")}, as_json)
 
 
-app.command()(compress)
-app.command()(convert)
+app.command(cls=Command)(compress)
+app.command(cls=Command)(convert)
 
 
-@app.command()
+@app.command(cls=Command)
 def judge(
     config: Config,
     name: Annotated[str, typer.Argument(help="A judge of the section judge.")],
@@ -304,7 +333,11 @@ def judge(
     change: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the outputs of two runs, both orders of each pair; goes on where it stopped."""
+    """Judge the outputs of two runs, both orders of each pair; goes on where it stopped.
+
+    \b
+      synopsis judge --config config/demo.yaml reference gist-1-s0 pos_control-1-s0 seen
+    """
     experiment = read(config, change)
     check_choice("judge", name, experiment.judges)
     for run in (a, b):
@@ -316,9 +349,13 @@ def judge(
     figures({key: result[key] for key in ("win", "lose", "tie", "parse_error", "api_error", "win_rate")}, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def benchmark(config: Config, run: Run, change: Set = None, as_json: Json = False) -> None:
-    """Measure time, FLOPs and memory of decoding with and without a compressed context."""
+    """Measure time, FLOPs and memory of decoding with and without a compressed context.
+
+    \b
+      synopsis benchmark --config config/demo.yaml autocompressor-s0
+    """
     experiment = read(config, change)
     check_run(experiment, run, "benchmark")
     offline()
@@ -341,18 +378,26 @@ def benchmark(config: Config, run: Run, change: Set = None, as_json: Json = Fals
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def score(config: Config, change: Set = None, as_json: Json = False) -> None:
-    """Collect every result into scores.parquet and accuracy.json."""
+    """Collect every result into scores.parquet and accuracy.json.
+
+    \b
+      synopsis score --config config/demo.yaml
+    """
     experiment = read(config, change)
     from synopsis.reporting.scores import score as stage
 
     figures({"rows": len(stage(experiment))}, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(config: Config, change: Set = None, as_json: Json = False) -> None:
-    """Draw the tables and figures, and print the main tables."""
+    """Draw the tables and figures, and print the main tables.
+
+    \b
+      synopsis report --config config/demo.yaml
+    """
     experiment = read(config, change)
     from synopsis.reporting import report as stage
 
@@ -363,9 +408,13 @@ def report(config: Config, change: Set = None, as_json: Json = False) -> None:
         print(stage.main_tables(experiment))
 
 
-@app.command()
+@app.command(cls=Command)
 def summary(config: Config, change: Set = None) -> None:
-    """Print the main tables of a finished experiment."""
+    """Print the main tables of a finished experiment.
+
+    \b
+      synopsis summary --config config/demo.yaml
+    """
     experiment = read(config, change)
     from synopsis.reporting.report import main_tables
 

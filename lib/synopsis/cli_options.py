@@ -9,11 +9,35 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from synopsis.errors import InputError
 
+
+class Command(TyperCommand):
+    """A subcommand whose help names values by words, in the place of Python types: `--seed SEED`."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        for parameter in self.params:
+            if not getattr(parameter, "is_flag", False):
+                parameter.metavar = parameter.metavar or parameter.name.upper()
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for kind in ("argument", "option"):
+            found = [(it, it.get_help_record(ctx)) for it in self.get_params(ctx) if it.param_type_name == kind]
+            # The record of an argument has its type behind the word.
+            rows = [(it.metavar if kind == "argument" else record[0], record[1]) for it, record in found if record]
+            if rows:
+                with formatter.section(f"{kind.title()}s"):
+                    formatter.write_dl(rows)
+
+
 Config = Annotated[
-    list[Path], typer.Option("--config", "-c", help="Experiment file; given again, later files win over earlier ones.")
+    list[Path],
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="Experiment file; given again, later files win over earlier ones."
+    ),
 ]
 Set = Annotated[
     list[str] | None,

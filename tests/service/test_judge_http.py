@@ -216,7 +216,8 @@ def test_a_few_errors_are_counted_and_asked_again_by_the_next_run(tmp_path, serv
     summary = run_judge(experiment)
     assert (summary["tie"], summary["api_error"], summary["win_rate"]) == (7, 1, 0.5)
     assert service.prompts.count(f"do e3|(none)|{A} e3|{B} e3|{{}}") == 3, "max_retries is 2"
-    assert "1 judgements have no answer" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "judge chat: 7/8 judgements, " in told and "1 judgements have no answer" in told
     failed = [record for record in records(experiment) if record["state"] == "api_error"]
     assert len(failed) == 1 and "not now" in failed[0]["error"] and failed[0]["attempts"] == 3
 
@@ -250,12 +251,13 @@ def test_too_many_errors_fail_the_stage_and_keep_the_store(tmp_path, service):
         (failing(429, code="insufficient_quota"), "quota is used up"),
     ],
 )
-def test_what_a_person_must_mend_ends_the_run_at_once(tmp_path, service, answer, expected):
+def test_what_a_person_must_mend_ends_the_run_at_once(tmp_path, service, answer, expected, capsys):
     service.answer = lambda prompt, earlier: answer if "do e1|" in prompt else choosing(2)
     experiment = make_experiment(tmp_path, service)
     with pytest.raises(SynopsisError, match=expected) as caught:
         run_judge(experiment)
     assert KEY not in str(caught.value)
+    assert "4/4" not in capsys.readouterr().err
     assert isinstance(caught.value, InputError) == (answer[0] != 429)
     assert sum("do e1|" in prompt for prompt in service.prompts) <= 2, "no retries"
     assert [record["state"] for record in records(experiment)] == ["tie", "tie"], "kept"

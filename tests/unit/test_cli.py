@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
 
 import pytest
 from experiment_text import spoilt, write
-from synopsis.cli import main
+from synopsis.cli import app, main
+from typer.main import get_command
 
 STAGES = [
     "check",
@@ -25,6 +28,8 @@ STAGES = [
     "score",
     "report",
 ]
+SUBCOMMANDS = get_command(app).commands
+PYTHON_TYPE = re.compile(r"<(?!compressor>|seed>)[^>]*>?|PosixPath|\bNone\b|\blist\[|INTEGER|FLOAT|\bPATH\b")
 
 
 @pytest.fixture
@@ -63,15 +68,19 @@ def test_the_program_tells_faults_and_ends_with_2(tmp_path):
     )
 
 
-def test_help_names_every_stage(call):
+def test_help_names_every_subcommand(call):
     code, out, _ = call("--help")
-    assert code == 0 and all(f"\n  {stage} " in out for stage in STAGES)
+    assert code == 0 and all(f"\n  {name} " in out for name in SUBCOMMANDS) and not PYTHON_TYPE.findall(out)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_has_help(call, stage):
-    code, out, _ = call(stage, "--help")
-    assert code == 0 and f"synopsis {stage} [OPTIONS]" in out
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_has_help_with_examples_that_it_reads(call, name):
+    code, out, _ = call(name, "--help")
+    assert code == 0 and f"synopsis {name} [OPTIONS]" in out and not PYTHON_TYPE.findall(out)
+    examples = re.findall(rf"^ +synopsis {name}\b(.*)$", out, re.M)
+    assert examples
+    for words in examples:
+        SUBCOMMANDS[name].make_context(name, shlex.split(words.partition(" > ")[0]))
 
 
 def test_check_lists_the_runs(tmp_path, call):

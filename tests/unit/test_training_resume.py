@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from compressor_models import summary_model
+from safetensors.torch import load_file, save_file
 from synopsis.config_training import SegmentTraining
 from synopsis.data.sequences import collate_equal
 from synopsis.errors import SynopsisError
@@ -40,10 +42,10 @@ def sequences() -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in ids]
 
 
-def trainer(folder: Path, *callbacks: TrainerCallback, accumulation: int = 2) -> CompressorTrainer:
+def trainer(folder: Path, *callbacks: TrainerCallback, accumulation: int = 2, tied: bool = False) -> CompressorTrainer:
     torch.manual_seed(0)
     return CompressorTrainer(
-        model=summary_model(attention_dropout=0.1),
+        model=summary_model(attention_dropout=0.1, tie_word_embeddings=tied),
         args=TrainingArguments(
             output_dir=str(folder),
             max_steps=STEPS,
@@ -104,6 +106,32 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path: Path, capsys: py
     assert len(losses) == STEPS // 2 and sum(losses) / len(losses) == pytest.approx(expected.training_loss)
     weights = whole.model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("frozen", "lost"), [(False, "model.norm.weight"), (True, "embed_summary.weight")])
+def test_keys_are_missing_only_where_a_checkpoint_should_hold_them(
+    frozen: bool, lost: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tied embeddings are saved under one name, and what is frozen is not saved."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+
+    def started() -> CompressorTrainer:
+        found = trainer(tmp_path, tied=True)
+        if frozen:
+            found.model.requires_grad_(False)
+            found.model.embed_summary.weight.requires_grad_(True)
+        return found
+
+    started().train()
+    checkpoint = tmp_path / "checkpoint-8"
+    weights = load_file(checkpoint / "model.safetensors")
+    assert lost in weights and "lm_head.weight" not in weights
+    started().train(resume_from_checkpoint=str(checkpoint))
+    assert "missing keys" not in caplog.text
+    del weights[lost]
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    started().train(resume_from_checkpoint=str(checkpoint))
+    assert f"missing keys in the checkpoint model loaded: ['{lost}']" in caplog.text
 
 
 def test_accumulated_steps_are_means_over_the_batches(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -102,15 +102,25 @@ def _judge_all(
     if held and open_questions:
         say(f"{store.path}: {len(held)} of {len(questions)} judgements are there already")
     errors = 0
-    with contextlib.closing(_replies(name, definition, open_questions)) as replies:
+
+    def answered(replies: Iterable[tuple[Question, Reply]]) -> Iterator[Judgement]:
+        """Store every judgement; yield those that have an answer."""
+        nonlocal errors
         for question, reply in replies:
-            judgement = Judgement.of(question, reply, hashes[question], judge_hash)
+            held[question] = judgement = Judgement.of(question, reply, hashes[question], judge_hash)
             store.append(judgement)
-            held[question] = judgement
-            errors += judgement.state == "api_error"
+            if judgement.state != "api_error":
+                yield judgement
+                continue
+            errors += 1
             if errors > MAX_ERROR_SHARE * len(questions):
                 # Sure to fail by now; asking on would cost hours of retries at a service that is down.
                 raise SynopsisError(_too_many_errors(name, errors, len(questions), reply, store))
+
+    if open_questions:  # else no judge is made, so that a finished store is summarised without a key
+        with contextlib.closing(_replies(name, definition, open_questions)) as replies:
+            for _ in track(answered(replies), f"judge {name}", total=len(open_questions), unit="judgements"):
+                pass
     if errors:
         say(f"{store.path}: warning: {errors} judgements have no answer; run the stage again to ask for them")
     return [held[question] for question in questions]
@@ -124,14 +134,12 @@ def _replies(
     When the judge raises an error, no further question is asked; answers that are on their way still come, then the
     error is raised.
     """
-    if not questions:
-        return  # no judge is made, so that a finished store is summarised without a key
     judge = _make_judge(name, definition)
     with ThreadPoolExecutor(judge.workers, thread_name_prefix="judge") as pool:
         futures = {pool.submit(judge.reply, question): question for question in questions}
         failure: BaseException | None = None
         try:
-            for future in track(as_completed(futures), f"judge {name}", total=len(futures), unit="judgements"):
+            for future in as_completed(futures):
                 if future.cancelled():
                     continue
                 error = future.exception()

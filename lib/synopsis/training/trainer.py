@@ -225,9 +225,11 @@ class CompressorTrainer(Trainer):
         super()._save(output_dir, state_dict)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """As in the Trainer; what a checkpoint of a partly frozen model lacks is no fault."""
-        if not is_partial(self.model):
-            super()._issue_warnings_after_load(load_result)
+        """As in the Trainer; a checkpoint need not hold what is frozen, nor a tied weight under its second name."""
+        names = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        unneeded = names - trained_state(self.model).keys()
+        missing = [key for key in load_result.missing_keys if key not in unneeded]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
 
 def part_that_is_read(length: int, training: SegmentTraining) -> slice:
