@@ -68,7 +68,7 @@ def test_the_written_table_is_the_returned_one_and_has_provenance(subject: Exper
     pd.testing.assert_frame_equal(read_scores(layout.scores), frame)
     record = read_json(layout.root / "scores.provenance.json", "scores")
     assert record["rows"] == len(frame)
-    assert set(record["outputs"]) == {"scores.parquet", "accuracy.json"}
+    assert set(record["provenance"]["outputs"]) == {"scores.parquet", "accuracy.json"}
     assert str(layout.model("base") / "metrics.jsonl") in record["provenance"]["inputs"]
     assert all(record["provenance"]["inputs"].values()), "every input has a hash"
 

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from synopsis.artifacts import Layout, Provenance, atomic_directory, told_when_full, write_json
+from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, told_when_full, write_json
 from synopsis.config import Experiment, Model, SummaryCompressor
 from synopsis.config_training import Optimisation, SegmentTraining
 from synopsis.errors import InputError, Interrupted
@@ -143,7 +143,7 @@ def _write(
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
         report = {"run": run, "processes": distributed.world_size(), **prepared.train.record(), **figures}
-        write_json(temporary / "provenance.json", "model", report, provenance.record())
+        write_json(temporary / PROVENANCE, "model", report, provenance.record(), [temporary])
 
 
 @contextlib.contextmanager
@@ -217,5 +217,5 @@ def _quiet(trainer: CompressorTrainer) -> None:
 
 def headline(layout: Layout, run: str) -> dict[str, float]:
     """Headline figures of a finished run."""
-    report = json.loads((layout.model(run) / "provenance.json").read_text())
+    report = json.loads((layout.model(run) / PROVENANCE).read_text())
     return {key: report[key] for key in ("train_loss", "eval_loss", "steps") if key in report}
