@@ -445,14 +445,15 @@ def outputs_of(record: Path, document: Any) -> list[Output]:
 def check_outputs(record: Path, patterns: Sequence[str] = ("*",)) -> None:
     """Check files that were written with `record`, those whose names match; without a record there is nothing to check.
 
-    All sizes are compared, and hashes of the smallest files, up to CHECKED_BYTES together. ArtifactError names the
-    first file that is missing or has changed.
+    patterns: of names as they stand in the record, relative to its folder. All sizes are compared, and hashes of the
+    smallest files, up to CHECKED_BYTES together. ArtifactError names the first file that is missing or has changed.
     """
     if not record.is_file():
         return
     read = 0
     for file in sorted(outputs_of(record, read_document(record)), key=lambda file: file.bytes):
-        if not any(fnmatch(file.path.name, pattern) for pattern in patterns):
+        name = file.path.relative_to(record.parent).as_posix()
+        if not any(fnmatch(name, pattern) for pattern in patterns):
             continue
         read += file.bytes
         fault = file.fault(hashed=read <= CHECKED_BYTES)

@@ -338,6 +338,9 @@ def test_a_file_that_has_changed_is_named(folder, name, damage):
 def test_only_files_that_are_read_are_checked(folder):
     flip(folder / "shards/a.bin", 0)
     check_outputs(folder / PROVENANCE, TOKENIZER_FILES)
+    check_outputs(folder / PROVENANCE, ["elsewhere/*"])
+    with pytest.raises(ArtifactError, match=r"shards/a\.bin: has changed"):
+        check_outputs(folder / PROVENANCE, ["shards/*"])
     flip(folder / "tokenizer.json", 0)
     with pytest.raises(ArtifactError, match=r"tokenizer\.json: has changed"):
         check_outputs(folder / PROVENANCE, TOKENIZER_FILES)

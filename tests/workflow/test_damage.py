@@ -142,16 +142,16 @@ CASES = {
         "icl/autocompressor-s0/world_eats/seed0.json",
     ),
     "flipped tokens of a corpus": Case(
-        flip(("data/stories/base/validation/data-00000-of-00001.arrow", 0.5)),
-        ("perplexity", "base"),
-        ("results/micro/data/stories/base/validation/data-00000-of-00001.arrow: has changed",),
-        "perplexity/base.json",
+        flip(("data/stories/base/test/data-00000-of-00001.arrow", 0.5)),
+        ("perplexity", "autocompressor-s0"),
+        ("results/micro/data/stories/base/test/data-00000-of-00001.arrow: has changed",),
+        "perplexity/autocompressor-s0.json",
     ),
     "tokenizer of another model": Case(
         swap("data/tokenizers/base/tokenizer.json", "models/gist-1-s0/tokenizer.json"),
-        ("icl", "base", "world_eats"),
+        ("icl", "autocompressor-s0", "world_eats"),
         ("results/micro/data/tokenizers/base/tokenizer.json: has changed",),
-        "icl/base/world_eats/seed0.json",
+        "icl/autocompressor-s0/world_eats/seed0.json",
     ),
     "tokenizer of another model, for a corpus": Case(
         swap("data/tokenizers/base/tokenizer.json", "models/gist-1-s0/tokenizer.json"),

@@ -205,14 +205,16 @@ def load_corpus(path: str | Path, split: str) -> Dataset:
     names = path / "dataset_dict.json"
     if not names.is_file():
         raise ArtifactError(f"{path}: holds no corpus (dataset_dict.json is missing); the stage 'prepare' has not run")
-    check_outputs(path / PROVENANCE)
+    check_outputs(path / PROVENANCE, [names.name, f"{split}/*"])
     mend = "the corpus is truncated or damaged. Delete the folder and run again."
     try:
         splits = json.loads(names.read_text(encoding="utf-8"))["splits"]
         if split not in splits:
             raise ArtifactError(f"{path}: has no split '{split}'; found {', '.join(splits)}")
         dataset = load_from_disk(path / split)
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        # Offsets and texts, not the tokens: a list that ends outside of the file would crash the process.
+        dataset.data.validate(full=True)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pyarrow.ArrowException) as error:
         raise ArtifactError(f"{path}: {mend} ({type(error).__name__}: {str(error)[:200]})") from None
     missing = [column for column in corpus_features() if column not in dataset.column_names]
     if missing:
