@@ -1,8 +1,9 @@
 """What stages hand to each other on disk: paths, formats, atomic writes and provenance.
 
 Every file appears whole or not at all: it is written beside its place, flushed to disk and renamed. Every JSON result
-carries its kind, the version of its format and its provenance; readers name the file and the fault when one is
-truncated, of another kind or of another version.
+carries its kind, the version of its format and its provenance, with the hashes of what was written: of the result
+itself, and of the files that it speaks for. Readers name the file and the fault when one is truncated, of another kind
+or of another version, or has changed since it was written.
 
     layout = Layout(experiment)
     write_json(layout.perplexity("base"), "perplexity", {"rows": rows}, provenance)
@@ -27,6 +28,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 LONGEST_VALUE = 2**31 - 1
 """Characters of a value in a table; the csv module stops at 131,072 unless it is told otherwise."""
+PROVENANCE = "provenance.json"
+"""The record of a folder, in it."""
+TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*",
+)  # fmt: skip
+CHECKED_BYTES = 500_000_000
+"""Of an artifact, when it is read: less than a second. Larger ones are checked by `synopsis verify`."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "rouge-score", "numpy", "pandas")
 PACKAGES = ("synopsis", *LIBRARIES)
@@ -249,24 +258,35 @@ def write_json_lines(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Non
         temporary.write_bytes(gzip.compress(text, mtime=0) if str(path).endswith(".gz") else text)
 
 
-def write_json(path: str | Path, kind: str, payload: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Write a result of `kind` with its format version and provenance."""
-    document = {"kind": kind, "format": FORMAT_VERSION, **payload, "provenance": dict(provenance)}
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+def write_json(
+    path: str | Path,
+    kind: str,
+    payload: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    outputs: Sequence[Path] = (),
+) -> None:
+    """Write a result of `kind` with its format version and provenance, which gets the hash of the rest.
+
+    outputs: finished files below the folder of `path`, or folders of them, that the result speaks for; their sizes and
+    hashes stand in the provenance.
+    """
+    path, hashes = Path(path), {}
+    for output in outputs:
+        for file in sorted(output.rglob("*")) if output.is_dir() else [output]:
+            if file.is_file() and file != path:
+                name = file.relative_to(path.parent).as_posix()
+                hashes[name] = {"bytes": file.stat().st_size, "sha256": file_hash(file)}
+    record = {**provenance, **({"outputs": hashes} if hashes else {}), "sha256": ""}
+    document = {"kind": kind, "format": FORMAT_VERSION, **payload, "provenance": record}
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+    before, after = text.rsplit('""', 1)
+    write_text(path, f'{before}"{_text_hash(text)}"{after}')
 
 
 def read_json(path: str | Path, kind: str) -> dict[str, Any]:
     """Read a result of `kind`; ArtifactError names the file and what is wrong with it."""
     path = Path(path)
-    with _reading(path):
-        text = path.read_text(encoding="utf-8")
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise ArtifactError(
-            f"{path}: not valid JSON ({where}); the file is truncated or damaged. Delete it and run again."
-        ) from None
+    document = read_document(path)
     if not isinstance(document, dict) or document.get("kind") != kind:
         found = document.get("kind") if isinstance(document, dict) else type(document).__name__
         raise ArtifactError(f"{path}: holds {found!r}; expected a result of kind {kind!r}")
@@ -276,6 +296,39 @@ def read_json(path: str | Path, kind: str) -> dict[str, Any]:
             "Delete it and run again."
         )
     return document
+
+
+def read_document(path: Path) -> Any:
+    """Read JSON of any kind; ArtifactError where it is none, or differs from the hash in its provenance."""
+    with _reading(path):
+        text = path.read_bytes().decode("utf-8")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ArtifactError(
+            f"{path}: not valid JSON ({where}); the file is truncated or damaged. Delete it and run again."
+        ) from None
+    digest = recorded(document).get("sha256")
+    if digest is not None and _text_hash(text.replace(str(digest), "", 1)) != digest:
+        raise ArtifactError(f"{path}: has changed since it was written. {_again(path)}")
+    return document
+
+
+def recorded(document: Any) -> dict[str, Any]:
+    """The provenance in a document, {} where it has none."""
+    provenance = document.get("provenance") if isinstance(document, dict) else None
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def _text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _again(record: Path) -> str:
+    """What to do about a file that `record` speaks for."""
+    what = f"the folder {record.parent}" if record.name == PROVENANCE else "it"
+    return f"Restore it from a copy, or delete {what} and run again."
 
 
 @contextlib.contextmanager
@@ -360,3 +413,49 @@ def file_hash(path: str | Path) -> str | None:
         return None
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# ----------------------------------------------------------------------------------------------- checks of what is read
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file as it was written, and the document that says so."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    record: Path
+
+    def fault(self, hashed: bool = True) -> str | None:
+        """What is wrong with the file, None where nothing is; without `hashed` only its size is looked at."""
+        if not self.path.is_file():
+            return f"{self.path}: is missing. {_again(self.record)}"
+        if self.path.stat().st_size == self.bytes and (not hashed or file_hash(self.path) == self.sha256):
+            return None
+        return f"{self.path}: has changed since it was written. {_again(self.record)}"
+
+
+def outputs_of(record: Path, document: Any) -> list[Output]:
+    """The files that the document at `record` speaks for; none where it is of an earlier version or another program."""
+    hashes = recorded(document).get("outputs", {})
+    return [Output(record.parent / name, found["bytes"], found["sha256"], record) for name, found in hashes.items()]
+
+
+def check_outputs(record: Path, patterns: Sequence[str] = ("*",)) -> None:
+    """Check files that were written with `record`, those whose names match; without a record there is nothing to check.
+
+    patterns: of names as they stand in the record, relative to its folder. All sizes are compared, and hashes of the
+    smallest files, up to CHECKED_BYTES together. ArtifactError names the first file that is missing or has changed.
+    """
+    if not record.is_file():
+        return
+    read = 0
+    for file in sorted(outputs_of(record, read_document(record)), key=lambda file: file.bytes):
+        name = file.path.relative_to(record.parent).as_posix()
+        if not any(fnmatch(name, pattern) for pattern in patterns):
+            continue
+        read += file.bytes
+        fault = file.fault(hashed=read <= CHECKED_BYTES)
+        if fault is not None:
+            raise ArtifactError(fault)

@@ -36,7 +36,7 @@ from synopsis.cli_options import (
     read,
     run_to_train,
 )
-from synopsis.errors import InputError, SynopsisError
+from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 app = typer.Typer(
     add_completion=False,
@@ -54,7 +54,7 @@ a model by its name, a trained compressor as <compressor>-s<seed>.
   synopsis train --config config/demo.yaml autocompressor-s0
   synopsis icl --config config/demo.yaml autocompressor-s0 world_eats --seed 1 --json
 
-Three subcommands need no experiment, only a model: compress, generate --model and convert.
+Three subcommands need no experiment, only a model: compress, generate --model and convert. verify needs only results.
 
 \b
   synopsis compress MODEL --file story.txt --out story.safetensors
@@ -419,6 +419,31 @@ def summary(config: Config, change: Set = None) -> None:
     from synopsis.reporting.report import main_tables
 
     print(main_tables(experiment))
+
+
+@app.command(cls=Command)
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of an experiment, or a part of them.")],
+) -> None:
+    """Check that the files of an experiment are as they were written; names those that are missing or have changed.
+
+    \b
+      synopsis verify results/demo
+      synopsis verify results/demo/models/autocompressor-s0
+
+    Stages check what they read up to 500 MB an artifact, and the sizes of the rest; this reads everything. Files
+    without a hash (stores of judgements, what an earlier version wrote) are counted.
+    """
+    from synopsis.verification import verify as check_all
+
+    found = check_all(folder)
+    for fault in found.faults:
+        print(fault)
+    without = f"; {len(found.unknown)} have no hash" if found.unknown else ""
+    if found.faults:
+        counts = f"{len(found.faults)} of {found.checked} files have changed or are missing{without}"
+        raise ArtifactError(f"{folder}: {counts}")
+    print(f"{folder}: {found.checked} files are as they were written{without}")
 
 
 class Stopped(SystemExit):

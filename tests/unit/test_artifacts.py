@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synopsis import artifacts
 from synopsis.artifacts import (
+    PROVENANCE,
+    TOKENIZER_FILES,
     Layout,
     Provenance,
     atomic_directory,
     atomic_file,
+    check_outputs,
     file_hash,
     read_csv,
     read_json,
@@ -141,6 +145,7 @@ def test_a_result_comes_back_with_its_provenance(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, "icl", {"value": "é", "path": Path("x")}, {"seed": 3})
     document = read_json(path, "icl")
+    assert len(document["provenance"].pop("sha256")) == 64
     assert document == {"kind": "icl", "format": 1, "value": "é", "path": "x", "provenance": {"seed": 3}}
 
 
@@ -271,6 +276,91 @@ def test_the_hash_of_a_folder_follows_names_and_contents(tmp_path):
 def test_the_state_of_sources_without_a_repository_is_unknown(monkeypatch):
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     assert artifacts.git_state.__wrapped__() == {"commit": None, "dirty": None}
+
+
+# ---------------------------------------------------------------------------------------------------------- damage
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A published folder of three files and its provenance."""
+    with atomic_directory(tmp_path / "model") as temporary:
+        for name, content in {"config.json": "{}", "shards/a.bin": "weights", "tokenizer.json": "[]"}.items():
+            write_text(temporary / name, content)
+        write_json(temporary / PROVENANCE, "model", {}, {"seed": 0}, [temporary])
+    return tmp_path / "model"
+
+
+def test_a_result_says_what_was_written(folder):
+    record = read_json(folder / PROVENANCE, "model")["provenance"]
+    assert set(record["outputs"]) == {"config.json", "shards/a.bin", "tokenizer.json"}
+    assert record["outputs"]["shards/a.bin"] == {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    check_outputs(folder / PROVENANCE)
+
+
+def test_every_flipped_byte_of_a_result_is_an_error_or_harmless(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, "icl", {"accuracy": 0.25, "text": 'a "quoted" é'}, {"seed": 3})
+    content, document = path.read_bytes(), read_json(path, "icl")
+    provenance = document.pop("provenance")
+    passed = 0
+    for place in range(len(content)):
+        flip(path, place)
+        try:
+            found = read_json(path, "icl")
+        except ArtifactError as error:
+            assert str(error).startswith(f"{path}: ")
+        else:  # what names the hash is damaged, and nothing else
+            passed += 1
+            assert {key: found[key] for key in document} == document
+            assert found.get("provenance", {}).get("sha256") != provenance["sha256"]
+        path.write_bytes(content)
+    assert passed == len("provenance") + len("sha256")
+
+
+@pytest.mark.parametrize("name", ["config.json", "shards/a.bin", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [lambda path: flip(path, 0), lambda path: write_text(path, ""), os.remove])
+def test_a_file_that_has_changed_is_named(folder, name, damage):
+    damage(folder / name)
+    with pytest.raises(ArtifactError) as caught:
+        check_outputs(folder / PROVENANCE)
+    fault = "has changed since it was written" if (folder / name).exists() else "is missing"
+    what = f"Restore it from a copy, or delete the folder {folder} and run again."
+    assert str(caught.value) == f"{folder / name}: {fault}. {what}"
+
+
+def test_only_files_that_are_read_are_checked(folder):
+    flip(folder / "shards/a.bin", 0)
+    check_outputs(folder / PROVENANCE, TOKENIZER_FILES)
+    check_outputs(folder / PROVENANCE, ["elsewhere/*"])
+    with pytest.raises(ArtifactError, match=r"shards/a\.bin: has changed"):
+        check_outputs(folder / PROVENANCE, ["shards/*"])
+    flip(folder / "tokenizer.json", 0)
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json: has changed"):
+        check_outputs(folder / PROVENANCE, TOKENIZER_FILES)
+
+
+def test_of_large_files_only_the_sizes_are_compared(folder, monkeypatch):
+    monkeypatch.setattr(artifacts, "CHECKED_BYTES", 10)  # the two small files have 4 bytes, the large one 7
+    flip(folder / "shards/a.bin", 0)
+    check_outputs(folder / PROVENANCE)
+    write_text(folder / "shards/a.bin", "weight")
+    with pytest.raises(ArtifactError, match=r"a\.bin: has changed"):
+        check_outputs(folder / PROVENANCE)
+
+
+@pytest.mark.parametrize("record", [None, {"kind": "model", "format": 1, "provenance": {}}, {"source": "hub"}, []])
+def test_a_folder_of_another_program_or_an_earlier_version_is_read(tmp_path, record):
+    (tmp_path / "config.json").write_text("{}")
+    if record is not None:
+        (tmp_path / PROVENANCE).write_text(json.dumps(record))
+    check_outputs(tmp_path / PROVENANCE)
 
 
 # ---------------------------------------------------------------------------------------------------------- layout

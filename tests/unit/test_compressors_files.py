@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from compressor_models import gist_model, summary_model
+from damage import flips
 from safetensors.torch import load_file, save_file
 from synopsis.compressors import CompressedContext, load
 from synopsis.errors import ArtifactError
@@ -31,6 +32,20 @@ def test_damaged_contexts_are_told(context: CompressedContext, tmp_path: Path) -
     save_file({"x": torch.zeros(1)}, path, metadata={"format": "synopsis-context-1", "fingerprint": "0"})
     with pytest.raises(ArtifactError, match="not a whole context"):
         CompressedContext.load(path)
+
+
+def test_every_change_of_a_context_is_told(context: CompressedContext, tmp_path: Path) -> None:
+    path = tmp_path / "context.safetensors"
+    context.save(path)
+    whole = path.read_bytes()
+    data = 8 + int.from_bytes(whole[:8], "little")
+    for place in flips(path, 300):
+        if place >= data:
+            with pytest.raises(ArtifactError, match=r"context\.safetensors: has changed since it was written"):
+                CompressedContext.load(path)
+    metadata = {"format": "synopsis-context-1", "fingerprint": context.fingerprint}
+    save_file(load_file(path), path, metadata=metadata)  # as an earlier version wrote it
+    assert CompressedContext.load(path).fingerprint == context.fingerprint
 
 
 def test_contexts_that_do_not_belong_together_are_refused(context: CompressedContext) -> None:

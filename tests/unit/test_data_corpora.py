@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from damage import flips
 from pydantic import ValidationError
-from synopsis.artifacts import Layout, read_json
+from synopsis.artifacts import PROVENANCE, Layout, read_json
 from synopsis.config import Experiment
 from synopsis.data.corpora import load_corpus, prepare_text_corpus
 from synopsis.data.sources import MIRROR_VARIABLE, FetchError
@@ -122,11 +123,32 @@ def test_a_damaged_corpus_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no split 'human'; found train, validation, test"):
         load_corpus(path, "human")
     arrow = next((path / "train").glob("*.arrow"))
+    for _ in flips(arrow, 200):
+        with pytest.raises(ArtifactError, match=f"{arrow}: has changed since it was written"):
+            load_corpus(path, "train")
+    (path / "test" / "state.json").unlink()
+    with pytest.raises(ArtifactError, match=r"test/state\.json: is missing"):
+        load_corpus(path, "test")
+    load_corpus(path, "train")
+
+
+def test_a_damaged_corpus_of_an_earlier_version_is_told(tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    (path / PROVENANCE).unlink()
+    arrow = next((path / "train").glob("*.arrow"))
     whole = arrow.read_bytes()
     for length in (0, 100, len(whole) // 2, len(whole) - 40):
         arrow.write_bytes(whole[:length])
         with pytest.raises(ArtifactError, match="truncated or damaged"):
             load_corpus(path, "train")
+    arrow.write_bytes(whole)
+    found = 0
+    for _ in flips(arrow, 200):
+        try:
+            load_corpus(path, "train")[:]
+        except ArtifactError:
+            found += 1
+    assert found
     (path / "test" / "state.json").unlink()
     with pytest.raises(ArtifactError, match="truncated or damaged"):
         load_corpus(path, "test")

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damage import flips
 from synopsis.artifacts import Layout, read_json
 from synopsis.config import Experiment, GgufSource
 from synopsis.data import models
 from synopsis.data.models import gguf_file, prepare_model
-from synopsis.errors import DataError
+from synopsis.errors import ArtifactError, DataError
 
 
 def experiment(tmp_path: Path, **model: Any) -> Experiment:
@@ -65,6 +66,22 @@ def test_a_local_folder_becomes_an_ordinary_one(tmp_path: Path) -> None:
     record = read_json(path / "provenance.json", "model")
     assert record["type"] == "llama" and record["parameters"] == model.num_parameters()
     assert record["provenance"]["source"]["path"] == str(tmp_path / "source")
+
+
+def test_a_folder_that_has_changed_is_not_read(tmp_path: Path) -> None:
+    from synopsis.compressors import load, load_tokenizer
+
+    tiny_model(tmp_path / "source")
+    path = prepare_model(experiment(tmp_path, path=str(tmp_path / "source")), "base")
+    load(path, "cpu")
+    copy = experiment(tmp_path, path=str(path))
+    for _ in flips(path / "model.safetensors", 20):
+        for read in (lambda: load(path, "cpu"), lambda: prepare_model(copy, "base")):
+            with pytest.raises(ArtifactError, match=r"base/model\.safetensors: has changed since it was written"):
+                read()
+    for _ in flips(path / "tokenizer.json", 20):
+        with pytest.raises(ArtifactError, match=r"base/tokenizer\.json: has changed since it was written"):
+            load_tokenizer(path)
 
 
 def test_plain_tensors_are_read_and_pickles_are_not_run(tmp_path: Path) -> None:

@@ -57,8 +57,9 @@ def test_provenance_names_the_scores_and_hashes_the_files(reported: Experiment) 
     layout = Layout(reported)
     record = read_json(layout.root / "report.provenance.json", "report")
     assert record["provenance"]["inputs"] == {str(layout.scores): file_hash(layout.scores)}
-    assert record["outputs"]["tables/icl.csv"] == file_hash(layout.tables / "icl.csv")
-    assert len(record["outputs"]) == 4 * TABLES + 3 * FIGURES
+    outputs = record["provenance"]["outputs"]
+    assert outputs["tables/icl.csv"]["sha256"] == file_hash(layout.tables / "icl.csv")
+    assert len(outputs) == 4 * TABLES + 3 * FIGURES
 
 
 def test_perplexity_figure_draws_each_subject_in_each_panel(reported: Experiment) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import reporting_artifacts as artifacts
-from synopsis.artifacts import Layout, read_json, write_text
+from damage import flips
+from synopsis.artifacts import PROVENANCE, Layout, read_json, write_json, write_text
 from synopsis.config import Experiment
 from synopsis.errors import ArtifactError
 from synopsis.reporting.files import score_inputs
@@ -68,7 +69,7 @@ def test_the_written_table_is_the_returned_one_and_has_provenance(subject: Exper
     pd.testing.assert_frame_equal(read_scores(layout.scores), frame)
     record = read_json(layout.root / "scores.provenance.json", "scores")
     assert record["rows"] == len(frame)
-    assert set(record["outputs"]) == {"scores.parquet", "accuracy.json"}
+    assert set(record["provenance"]["outputs"]) == {"scores.parquet", "accuracy.json"}
     assert str(layout.model("base") / "metrics.jsonl") in record["provenance"]["inputs"]
     assert all(record["provenance"]["inputs"].values()), "every input has a hash"
 
@@ -99,6 +100,32 @@ def test_a_damaged_line_of_metrics_is_an_error(subject: Experiment) -> None:
     path = Layout(subject).model("rmt-s0") / "metrics.jsonl"
     write_text(path, path.read_text() + '{"step": 41, "lo')
     with pytest.raises(ArtifactError, match=r"metrics\.jsonl: line 42"):
+        score(subject)
+
+
+def test_every_change_of_the_table_is_an_error(subject: Experiment) -> None:
+    score(subject)
+    path = Layout(subject).scores
+    for _ in flips(path, 100):
+        with pytest.raises(ArtifactError, match=r"scores\.parquet: has changed since it was written"):
+            read_scores(path)
+    path.with_suffix(".provenance.json").unlink()  # as from an earlier version
+    read_scores(path)
+    found = 0
+    for _ in flips(path, 100):
+        try:
+            read_scores(path)
+        except ArtifactError:
+            found += 1
+    assert found > 30
+
+
+def test_a_training_curve_without_rows_is_an_error(subject: Experiment) -> None:
+    folder = Layout(subject).model("rmt-s0")
+    write_json(folder / PROVENANCE, "model", {}, {}, [folder])
+    score(subject)
+    write_text(folder / "metrics.jsonl", "")
+    with pytest.raises(ArtifactError, match=r"rmt-s0/metrics\.jsonl: has changed since it was written"):
         score(subject)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,29 @@ def cut(path: str, share: float = 0.5) -> Callable[[Project], None]:
     return damage
 
 
+def flip(*places: tuple[str, float]) -> Callable[[Project], None]:
+    """Changes a bit of files below results/micro, each at a share of its length; size and times stay."""
+
+    def damage(project: Project) -> None:
+        for path, share in places:
+            file = project.results / path
+            content, times = bytearray(file.read_bytes()), file.stat()
+            content[int(len(content) * share)] ^= 1
+            file.write_bytes(content)
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    return damage
+
+
+def swap(a: str, b: str) -> Callable[[Project], None]:
+    """Puts the file `b` of the results in the place of `a`."""
+    return lambda project: (project.results / a).write_bytes((project.results / b).read_bytes())
+
+
+def empty(path: str) -> Callable[[Project], None]:
+    return lambda project: (project.results / path).write_bytes(b"")
+
+
 def without(path: str) -> Callable[[Project], None]:
     return lambda project: (project.results / path).unlink()
 
@@ -63,13 +87,13 @@ CASES = {
     "truncated weights of the base model": Case(
         cut("models/base/model.safetensors"),
         ("train", "autocompressor-s0"),
-        ("results/micro/models/base: cannot be loaded as a model",),
+        ("results/micro/models/base/model.safetensors: has changed since it was written",),
         "models/autocompressor-s0",
     ),
     "truncated weights of a compressor": Case(
         cut("models/autocompressor-s0/model.safetensors"),
         ("perplexity", "autocompressor-s0"),
-        ("results/micro/models/autocompressor-s0: cannot be loaded as a model",),
+        ("results/micro/models/autocompressor-s0/model.safetensors: has changed since it was written",),
         "perplexity/autocompressor-s0.json",
     ),
     "base model without a configuration": Case(
@@ -81,7 +105,7 @@ CASES = {
     "truncated corpus": Case(
         cut("data/stories/base/train/data-00000-of-00001.arrow"),
         ("train", "autocompressor-s0"),
-        ("results/micro/data/stories/base",),
+        ("results/micro/data/stories/base/train/data-00000-of-00001.arrow: has changed since it was written",),
         "models/autocompressor-s0",
     ),
     "truncated instructions": Case(
@@ -109,7 +133,58 @@ CASES = {
         "judgements/reference/gist-1-s0-vs-pos_control-1-s0/seen.json",
     ),
     "truncated scores": Case(
-        cut("scores.parquet"), ("report",), ("results/micro/scores.parquet: not a readable parquet",), "tables/icl.csv"
+        cut("scores.parquet"), ("report",), ("results/micro/scores.parquet: has changed",), "tables/icl.csv"
+    ),
+    "flipped weights": Case(
+        flip(("models/autocompressor-s0/model.safetensors", 0.7)),
+        ("icl", "autocompressor-s0", "world_eats"),
+        ("models/autocompressor-s0/model.safetensors: has changed", "delete the folder results/micro/models/auto"),
+        "icl/autocompressor-s0/world_eats/seed0.json",
+    ),
+    "flipped tokens of a corpus": Case(
+        flip(("data/stories/base/test/data-00000-of-00001.arrow", 0.5)),
+        ("perplexity", "autocompressor-s0"),
+        ("results/micro/data/stories/base/test/data-00000-of-00001.arrow: has changed",),
+        "perplexity/autocompressor-s0.json",
+    ),
+    "tokenizer of another model": Case(
+        swap("data/tokenizers/base/tokenizer.json", "models/gist-1-s0/tokenizer.json"),
+        ("icl", "autocompressor-s0", "world_eats"),
+        ("results/micro/data/tokenizers/base/tokenizer.json: has changed",),
+        "icl/autocompressor-s0/world_eats/seed0.json",
+    ),
+    "tokenizer of another model, for a corpus": Case(
+        swap("data/tokenizers/base/tokenizer.json", "models/gist-1-s0/tokenizer.json"),
+        ("prepare", "corpus", "stories", "base"),
+        ("results/micro/data/tokenizers/base/tokenizer.json: has changed",),
+        "data/stories/base",
+    ),
+    "flipped instructions": Case(
+        flip(("data/instructions/translations.json", 0.4)),
+        ("generate", "gist-1-s0", "seen"),
+        ("results/micro/data/instructions/translations.json: ",),
+        "generations/gist-1-s0/seen.csv",
+    ),
+    "flipped outputs": Case(
+        flip(("generations/gist-1-s0/seen.csv", 0.5)),
+        ("judge", "reference", "gist-1-s0", "pos_control-1-s0", "seen"),
+        ("results/micro/generations/gist-1-s0/seen.csv: has changed",),
+        "judgements/reference/gist-1-s0-vs-pos_control-1-s0/seen.json",
+    ),
+    "training curve without rows": Case(
+        empty("models/autocompressor-s0/metrics.jsonl"),
+        ("score",),
+        ("results/micro/models/autocompressor-s0/metrics.jsonl: has changed",),
+        "scores.parquet",
+    ),
+    "truncated records of examples": Case(
+        cut("icl/autocompressor-s0/world_eats/seed0.examples.jsonl.gz"),
+        ("score",),
+        ("results/micro/icl/autocompressor-s0/world_eats/seed0.examples.jsonl.gz: has changed",),
+        "scores.parquet",
+    ),
+    "flipped scores": Case(
+        flip(("scores.parquet", 0.3)), ("report",), ("results/micro/scores.parquet: has changed",), "tables/icl.csv"
     ),
     "file that the mirror lacks": Case(
         text_corpus(files={**FILES, "test": "elsewhere.jsonl"}),
@@ -167,3 +242,22 @@ def test_a_fault_of_the_input_is_told_in_one_message(outcomes: dict[str, tuple[P
     assert "Traceback" not in done.stderr
     assert not (project.results / case.result).exists()
     assert leftovers(project.results) == []
+
+
+def test_verify_names_the_files_that_have_changed(finished: Finished, copied: Project) -> None:
+    stores = [path for path in finished.project.results.glob("judgements/**/*.jsonl")]
+    done = finished.project.run("synopsis", "verify", "results/micro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"files are as they were written; {len(stores)} have no hash" in done.stdout
+    names = [
+        "data/stories/base/train/data-00000-of-00001.arrow",
+        "models/base/model.safetensors",
+        "needle/autocompressor-s0.examples.jsonl.gz",
+        "scores.parquet",
+        "tables/icl.csv",
+    ]
+    flip(*((name, 0.5) for name in names))(copied)
+    done = copied.run("synopsis", "verify", "results/micro")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert [line.split(": ")[0] for line in done.stdout.splitlines()] == [f"results/micro/{name}" for name in names]
+    assert "Traceback" not in done.stderr

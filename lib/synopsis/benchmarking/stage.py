@@ -73,9 +73,8 @@ def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
                 rows.append(dict(zip(COLUMNS, [*values, _floor(flops, model)], strict=True)))
     path = layout.benchmark(run)
     write_csv(path, rows, COLUMNS)
-    write_json(
-        path.with_suffix(".json"), "benchmark", {"run": run, "threads": torch.get_num_threads()}, provenance.record()
-    )
+    facts = {"run": run, "threads": torch.get_num_threads()}
+    write_json(path.with_suffix(".json"), "benchmark", facts, provenance.record(), [path])
     return rows
 
 

@@ -134,14 +134,15 @@ class CompressedContext:
         )
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file; the fingerprint stands in its header."""
+        """One safetensors file; the fingerprint and a hash of the tensors stand in its header."""
         tensors = {key: tensor.contiguous().clone() for key, tensor in self._tensors().items()}
+        facts = {"format": FORMAT, "fingerprint": self.fingerprint, "sha256": _hash(tensors)}
         with atomic_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": FORMAT, "fingerprint": self.fingerprint})
+            save_file(tensors, temporary, metadata=facts)
 
     @staticmethod
     def load(path: str | Path) -> CompressedContext:
-        """Raises ArtifactError when the file is missing, truncated or no context."""
+        """Raises ArtifactError when the file is missing, truncated, no context, or has changed since it was written."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -152,6 +153,8 @@ class CompressedContext:
             raise ArtifactError(f"{path}: not a readable safetensors file: {error}") from None
         if metadata.get("format") != FORMAT:
             raise ArtifactError(f"{path}: format {metadata.get('format')!r}; expected {FORMAT!r}")
+        if metadata.get("sha256", found := _hash(tensors)) != found:
+            raise ArtifactError(f"{path}: has changed since it was written. Compress the text again.")
         try:
             return _from_tensors(tensors, metadata["fingerprint"])
         except (KeyError, ValueError) as error:
@@ -168,6 +171,15 @@ class CompressedContext:
 
     def _map(self, function: Any) -> CompressedContext:
         return _from_tensors({key: function(tensor) for key, tensor in self._tensors().items()}, self.fingerprint)
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _from_tensors(tensors: dict[str, Tensor], fingerprint: str) -> CompressedContext:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synopsis.artifacts import Provenance, atomic_directory, write_json
+from synopsis.artifacts import PROVENANCE, TOKENIZER_FILES, Provenance, atomic_directory, write_json
 from synopsis.compressors import adapters, weight_diff
 from synopsis.compressors.loading import Checkpoint, build, local_folder, open_checkpoint, quiet
 from synopsis.compressors.published import CLASSES, SETTINGS, PublishedClass
@@ -31,10 +31,7 @@ from synopsis.progress import say
 FORMS = ("synopsis", "published")
 FILE_FORMATS = {"safetensors": "model{suffix}.safetensors", "bin": "pytorch_model{suffix}.bin"}
 SHARD_SIZE = "5GB"
-TEXTS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*",
-    "generation_config.json",
-)  # fmt: skip
+TEXTS = (*TOKENIZER_FILES, "generation_config.json")
 NOT_PUBLISHED = ("dtype", "rope_parameters", "scale_decoder_outputs", "_name_or_path", "id2label", "label2id")
 """Fields of a configuration that are written under another name, or not at all."""
 
@@ -103,7 +100,7 @@ def convert(
         result = Converted(str(source), str(destination), *facts, checkpoint.verified)
         configuration = (folder / "config.json").read_bytes()
         provenance.config, provenance.dtype = hashlib.sha256(configuration).hexdigest(), precision
-        write_json(folder / "provenance.json", "model", asdict(result), provenance.record())
+        write_json(folder / PROVENANCE, "model", asdict(result), provenance.record(), [folder])
     say(f"{destination}: {result.form}, {result.tensors} tensors, {result.parameters / 1e6:.1f} M parameters")
     return result
 

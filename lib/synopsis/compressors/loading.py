@@ -33,6 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from synopsis.artifacts import PROVENANCE, TOKENIZER_FILES, check_outputs
 from synopsis.compressors import adapters, weight_diff
 from synopsis.compressors.attention import check_attention
 from synopsis.compressors.published import SETTINGS, complete, kind_of
@@ -83,7 +84,7 @@ def load(
     gist_tokens (1), gist_token_id, accumulate_summary (True), max_position_embeddings (OPT's table is extended). Other
     options, such as attn_implementation, go to `from_pretrained`.
 
-    Raises ArtifactError when the folder is missing, incomplete, damaged, or holds weights in a format that could run
+    Raises ArtifactError when the folder is missing, incomplete or damaged, or holds weights in a format that could run
     code; when keys are missing, left over or of another shape; when a base does not belong to its diff.
     """
     settings = {name: options.pop(name, None) for name in SETTINGS}
@@ -154,6 +155,7 @@ def build(
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, those that were saved under the name LLaMATokenizer too."""
     folder = Path(path)
+    check_outputs(folder / PROVENANCE, TOKENIZER_FILES)
     try:
         named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
     except (OSError, ValueError, AttributeError):
@@ -193,6 +195,7 @@ def local_folder(path: str | Path, revision: str | None = None) -> Path:
     folder = Path(path)
     if folder.is_dir():
         _must_be_whole(folder)
+        check_outputs(folder / PROVENANCE)
         return folder
     if folder.exists():
         raise ArtifactError(f"{path}: is a file; expected a model folder")

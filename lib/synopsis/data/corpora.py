@@ -23,7 +23,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from synopsis.artifacts import Layout, Provenance, atomic_directory, file_hash, package_versions, write_json, write_text
+from synopsis.artifacts import (
+    PROVENANCE,
+    Layout,
+    Provenance,
+    atomic_directory,
+    check_outputs,
+    file_hash,
+    package_versions,
+    write_json,
+    write_text,
+)
 from synopsis.config import Experiment
 from synopsis.config_data import TextCorpus, TextDomain
 from synopsis.data import shards as shards_on_disk
@@ -81,7 +91,7 @@ def prepare_text_corpus(
     }
     with atomic_directory(path) as folder:
         assemble(folder, {split: found.files for split, found in made.items()}, hashes)
-        write_json(folder / "provenance.json", "corpus", report, provenance.record())
+        write_json(folder / PROVENANCE, "corpus", report, provenance.record(), [folder])
     shutil.rmtree(work)
     return path
 
@@ -187,7 +197,7 @@ class _Maker:
 
 
 def load_corpus(path: str | Path, split: str) -> Dataset:
-    """One split of a corpus, memory-mapped; ArtifactError when the folder is missing, truncated or lacks the split."""
+    """One split of a corpus, memory-mapped; ArtifactError when the folder is missing, damaged or lacks the split."""
     import pyarrow
     from datasets import load_from_disk
 
@@ -195,13 +205,16 @@ def load_corpus(path: str | Path, split: str) -> Dataset:
     names = path / "dataset_dict.json"
     if not names.is_file():
         raise ArtifactError(f"{path}: holds no corpus (dataset_dict.json is missing); the stage 'prepare' has not run")
+    check_outputs(path / PROVENANCE, [names.name, f"{split}/*"])
     mend = "the corpus is truncated or damaged. Delete the folder and run again."
     try:
         splits = json.loads(names.read_text(encoding="utf-8"))["splits"]
         if split not in splits:
             raise ArtifactError(f"{path}: has no split '{split}'; found {', '.join(splits)}")
         dataset = load_from_disk(path / split)
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        # Offsets and texts, not the tokens: a list that ends outside of the file would crash the process.
+        dataset.data.validate(full=True)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pyarrow.ArrowException) as error:
         raise ArtifactError(f"{path}: {mend} ({type(error).__name__}: {str(error)[:200]})") from None
     missing = [column for column in corpus_features() if column not in dataset.column_names]
     if missing:

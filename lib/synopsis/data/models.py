@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synopsis.artifacts import Layout, Provenance, atomic_directory, file_hash, write_json
+from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, check_outputs, file_hash, write_json
 from synopsis.config import Experiment, GgufSource, Model
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
@@ -79,7 +79,7 @@ def prepare_model(experiment: Experiment, name: str) -> Path:
                 "dtype": dtype,
             }
             provenance.dtype = dtype
-            write_json(folder / "provenance.json", "model", facts, provenance.record(source=origin.record))
+            write_json(folder / PROVENANCE, "model", facts, provenance.record(source=origin.record), [folder])
     say(f"model {name}: {facts['type']}, {facts['parameters'] / 1e6:.1f} M parameters, {facts['vocabulary']} tokens")
     return path
 
@@ -98,6 +98,7 @@ def _origin(name: str, model: Model) -> Iterator[_Origin]:
     elif model.path is not None:
         folder = Path(model.path).expanduser()
         weights = _weights(name, folder)
+        check_outputs(folder / PROVENANCE)
         record = {"path": str(folder), "sha256": file_hash(folder)}
         yield _Origin(str(folder), {"local_files_only": True}, {"dtype": "auto", **weights}, record)
     else:

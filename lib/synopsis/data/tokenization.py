@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from synopsis.artifacts import PROVENANCE, TOKENIZER_FILES, check_outputs
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 THREADS_VARIABLE = "SYNOPSIS_THREADS"
@@ -62,11 +63,12 @@ def available_processes() -> int:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a prepared folder; ArtifactError when there is none."""
+    """The tokenizer of a prepared folder; ArtifactError when there is none, or it has changed."""
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; the stage 'prepare' of its model has not run")
+    check_outputs(folder / PROVENANCE, TOKENIZER_FILES)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from synopsis.artifacts import Layout, Provenance, atomic_directory, write_json
+from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, write_json
 from synopsis.config import Experiment
 from synopsis.config_data import WorldCorpus, WorldInstructions
 from synopsis.data.prompts import input_part, instruction_part
+from synopsis.data.tokenization import load_tokenizer
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
 
@@ -29,6 +30,7 @@ def prepare_world_tokenizer(experiment: Experiment, model: str) -> Path:
     from tokenizers.pre_tokenizers import Sequence, Split
     from transformers import PreTrainedTokenizerFast
 
+    provenance = Provenance(experiment.facts(model))
     words = ["<pad>", "<unk>", "</s>", *World().vocabulary]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Sequence([Split(Regex(" +"), "removed"), Split(Regex(r"\n\n|\n"), "isolated")])
@@ -38,19 +40,19 @@ def prepare_world_tokenizer(experiment: Experiment, model: str) -> Path:
     path = Layout(experiment).tokenizer(model)
     with atomic_directory(path) as temporary:
         fast.save_pretrained(temporary)
+        write_json(temporary / PROVENANCE, "tokenizer", {"vocabulary": len(words)}, provenance.record(), [temporary])
     return path
 
 
 def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Path:
     """Tokenised documents of every split, with the kind of each token (see `synopsis.data.world.KINDS`)."""
     from datasets import Dataset, DatasetDict, Features, List, Value
-    from transformers import AutoTokenizer
 
     settings = experiment.corpora[corpus]
     assert isinstance(settings, WorldCorpus)
     layout = Layout(experiment)
     provenance = Provenance(experiment.facts(settings), inputs=[layout.tokenizer(model)], seed=settings.seed)
-    vocabulary = AutoTokenizer.from_pretrained(layout.tokenizer(model)).get_vocab()
+    vocabulary = load_tokenizer(layout.tokenizer(model)).get_vocab()
     columns = {
         "input_ids": List(Value("int32")),
         "kind": List(Value("int8")),
@@ -73,7 +75,7 @@ def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Pat
     with atomic_directory(path) as temporary:
         DatasetDict(splits).save_to_disk(temporary)
         report = {"corpus": corpus, "documents": counts, "tokens": tokens, "token_sha256": digest.hexdigest()}
-        write_json(temporary / "provenance.json", "corpus", report, provenance.record())
+        write_json(temporary / PROVENANCE, "corpus", report, provenance.record(), [temporary])
     return path
 
 

@@ -69,7 +69,7 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     pairs = [(row["y_pred"], row["y_true"]) for row in table]
     scores = {**score_rouge(pairs).mean(), "exact_match": exact_match(pairs)}
     payload = {"run": run, "split": split, "n": len(table), **scores}
-    write_json(path.with_suffix(".json"), "rouge", payload, provenance.record())
+    write_json(path.with_suffix(".json"), "rouge", payload, provenance.record(), [path])
     return payload
 
 

@@ -50,7 +50,8 @@ def icl(experiment: Experiment, run: str, dataset: str, seed: int) -> dict[str, 
     job = Job(model, Texts(task, tokenizer), section, rows["train"], rows["test"][0], f"{run} {dataset} seed {seed}")
     settings, records, dropped = job.results(experiment.settings_of(run, dataset, seed), examples, seed)
     path = layout.icl(run, dataset, seed)
-    write_json_lines(path.with_suffix(".examples.jsonl.gz"), records)
+    records_path = path.with_suffix(".examples.jsonl.gz")
+    write_json_lines(records_path, records)
     payload = {
         "run": run,
         "dataset": dataset,
@@ -59,7 +60,7 @@ def icl(experiment: Experiment, run: str, dataset: str, seed: int) -> dict[str, 
         "dropped": dropped,
         "settings": settings,
     }
-    write_json(path, "icl", payload, provenance.record())
+    write_json(path, "icl", payload, provenance.record(), [records_path])
     return payload
 
 

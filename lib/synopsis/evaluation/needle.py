@@ -59,8 +59,9 @@ def needle(experiment: Experiment, run: str) -> dict[str, Any]:
         "skipped": skipped,
     }
     path = layout.needle(run)
-    write_json_lines(path.with_suffix(".examples.jsonl.gz"), records)
-    write_json(path, "needle", payload, provenance.record())
+    records_path = path.with_suffix(".examples.jsonl.gz")
+    write_json_lines(records_path, records)
+    write_json(path, "needle", payload, provenance.record(), [records_path])
     return payload
 
 

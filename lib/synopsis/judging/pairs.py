@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from synopsis.artifacts import Layout, read_csv, read_json
+from synopsis.artifacts import Layout, check_outputs, read_csv, read_json
 from synopsis.config import Experiment
 from synopsis.errors import ArtifactError, DataError, InputError
 
@@ -73,6 +73,7 @@ def read_pairs(
 
 
 def _rows_by_id(path: Path) -> dict[str, dict[str, str]]:
+    check_outputs(path.with_suffix(".json"))
     rows = read_csv(path, COLUMNS)
     if not rows:
         raise DataError(f"{path}: holds no rows; expected at least one output to judge")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from synopsis.artifacts import Layout, read_json
+from synopsis.artifacts import Layout, check_outputs, read_json
 from synopsis.config import Experiment
 from synopsis.errors import ArtifactError
 from synopsis.progress import say
@@ -106,6 +106,7 @@ def accuracy_dictionary(
 def _result(experiment: Experiment, run: str, dataset: str, seed: int) -> Result:
     path = Layout(experiment).icl(run, dataset, seed)
     document = read_json(path, "icl")
+    check_outputs(path)
     measured = required(path, document, "settings")
     return Result(
         path=path,

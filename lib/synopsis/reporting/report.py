@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from synopsis.artifacts import Layout, Provenance, file_hash, write_json, write_text
+from synopsis.artifacts import Layout, Provenance, write_json, write_text
 from synopsis.config import Experiment
 from synopsis.progress import say
 from synopsis.reporting.files import TABLE_FORMATS, figure_names, report_files
@@ -46,8 +46,8 @@ def report(experiment: Experiment) -> dict[str, list[Path]]:
     for name in figure_names(experiment):
         save_figure(build_figure(name, experiment, scores), layout.figures / name)
     files = report_files(experiment)
-    outputs = {str(path.relative_to(layout.root)): file_hash(path) for paths in files.values() for path in paths}
-    write_json(layout.root / "report.provenance.json", "report", {"outputs": outputs}, provenance.record())
+    outputs = [path for paths in files.values() for path in paths]
+    write_json(layout.root / "report.provenance.json", "report", {}, provenance.record(), outputs)
     say(f"{layout.root}: {len(files['tables'])} tables and {len(files['figures'])} figures written")
     return files
 

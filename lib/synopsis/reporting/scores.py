@@ -21,10 +21,11 @@ import pandas as pd
 
 from synopsis.artifacts import (
     FORMAT_VERSION,
+    PROVENANCE,
     Layout,
     Provenance,
     atomic_file,
-    file_hash,
+    check_outputs,
     read_csv,
     read_json,
     write_json,
@@ -105,9 +106,13 @@ def score(experiment: Experiment) -> pd.DataFrame:
     told = _failures(rows)
     _write_parquet(layout.scores, frame, record, told)
     frame.attrs[FAILURES] = told
-    outputs = {path.name: file_hash(path) for path in (layout.scores, layout.accuracy)}
-    write_json(layout.root / "scores.provenance.json", "scores", {"rows": len(frame), "outputs": outputs}, record)
+    outputs = [layout.scores, layout.accuracy]
+    write_json(_record(layout.scores), "scores", {"rows": len(frame)}, record, outputs)
     return frame
+
+
+def _record(scores: Path) -> Path:
+    return scores.with_suffix(".provenance.json")
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:
@@ -118,14 +123,17 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; the stage that writes it has not run")
+    check_outputs(_record(path), [path.name])
     try:
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ArtifactError(f"{path}: not a readable parquet file ({error}). Delete it and run again.") from None
-    recorded = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
-    if recorded.get("format") != FORMAT_VERSION or table.column_names != list(COLUMNS):
+        recorded = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        known = recorded.get("format") == FORMAT_VERSION and table.column_names == list(COLUMNS)
+        frame = _typed(table.to_pandas(ignore_metadata=True)) if known else None
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:  # any of them for a bit
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArtifactError(f"{path}: not a readable parquet file ({reason}). Delete it and run again.") from None
+    if frame is None:
         raise ArtifactError(f"{path}: not a table of scores of format {FORMAT_VERSION}. Delete it and run again.")
-    frame = _typed(table.to_pandas())
     frame.attrs[FAILURES] = recorded.get(FAILURES, [])
     return frame
 
@@ -196,6 +204,7 @@ def _benchmark(experiment: Experiment) -> Iterator[Row]:
     for run in experiment.runs_of("benchmark"):
         path = Layout(experiment).benchmark(run)
         cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        check_outputs(path.with_suffix(".json"))
         for sample in read_csv(path, ["run", *BENCHMARK_AXES, "sample", *BENCHMARK_METRICS]):
             cells.setdefault(tuple(sample[axis] for axis in BENCHMARK_AXES), []).append(sample)
         for (mode, batch, context, new), samples in cells.items():
@@ -213,7 +222,9 @@ def _training(experiment: Experiment) -> Iterator[Row]:
     """Training curves; the step stands in `setting`."""
     for run in runs_with_metrics(experiment):
         common = _identity(experiment, run, "train")
-        for record in json_lines(Layout(experiment).model(run) / "metrics.jsonl", ("step",), "train"):
+        folder = Layout(experiment).model(run)
+        check_outputs(folder / PROVENANCE, ["metrics.jsonl"])
+        for record in json_lines(folder / "metrics.jsonl", ("step",), "train"):
             setting = f"step={record['step']}"
             for metric in TRAINING_METRICS:
                 if metric in record:

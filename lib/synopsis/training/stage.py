@@ -22,7 +22,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from synopsis.artifacts import Layout, Provenance, atomic_directory, read_json, told_when_full, write_json
+from synopsis.artifacts import (
+    PROVENANCE,
+    Layout,
+    Provenance,
+    atomic_directory,
+    check_outputs,
+    read_json,
+    told_when_full,
+    write_json,
+)
 from synopsis.config import Experiment, Model, SummaryCompressor
 from synopsis.config_training import Optimisation, SegmentTraining
 from synopsis.errors import ArtifactError, InputError, Interrupted
@@ -154,7 +163,7 @@ def _write(
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
         report = {"run": run, "processes": distributed.world_size(), **prepared.train.record(), **figures}
-        write_json(temporary / "provenance.json", "model", report, provenance.record())
+        write_json(temporary / PROVENANCE, "model", report, provenance.record(), [temporary])
 
 
 @contextlib.contextmanager
@@ -227,9 +236,11 @@ def _quiet(trainer: CompressorTrainer) -> None:
 
 
 def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
-    """Whether the run's model is there and made with this configuration."""
+    """Whether the run's model is there, whole and made with this configuration."""
+    record = layout.model(run) / PROVENANCE
     try:
-        report = read_json(layout.model(run) / "provenance.json", "model")
+        report = read_json(record, "model")
+        check_outputs(record)
     except ArtifactError:
         return False
     return report["provenance"]["config"] == train_facts(experiment, run)
@@ -237,5 +248,5 @@ def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
 
 def headline(layout: Layout, run: str) -> dict[str, float]:
     """Headline figures of a finished run."""
-    report = json.loads((layout.model(run) / "provenance.json").read_text())
+    report = json.loads((layout.model(run) / PROVENANCE).read_text())
     return {key: report[key] for key in ("train_loss", "eval_loss", "steps") if key in report}
