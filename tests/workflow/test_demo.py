@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from synopsis.reporting.scores import read_scores
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 2
+TRAINING_SEEDS, DRAWS = (0, 1), 2
 
 
 @pytest.fixture(scope="module")
@@ -50,49 +51,58 @@ def test_second_call_has_nothing_to_do(first: str) -> None:
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
-def context_losses(scores: pd.DataFrame, run: str, tokens: str) -> list[float]:
+@pytest.fixture(scope="module", params=TRAINING_SEEDS)
+def seed(request: pytest.FixtureRequest) -> int:
+    """Each claim holds for each training seed."""
+    return request.param
+
+
+def losses(scores: pd.DataFrame, run: str, tokens: str) -> list[float]:
+    """By the length of the context: 0, 10, 20 and 30 tokens."""
     return [
         one(scores, stage="perplexity", run=run, setting=f"context={length}/tokens={tokens}", metric="loss")
         for length in (0, 10, 20, 30)
     ]
 
 
-def test_loss_falls_with_each_compressed_segment(scores: pd.DataFrame) -> None:
-    """On words that only the context can predict: each further segment helps, and all together by 10 % or more."""
-    losses = context_losses(scores, "autocompressor-s0", "dependent")
-    assert losses == sorted(losses, reverse=True), losses
-    assert losses[-1] < 0.9 * losses[0], losses
-    assert losses[2] < 0.97 * losses[1], losses
+@pytest.mark.parametrize("tokens", ["topic", "recall"])
+def test_loss_falls_with_each_compressed_segment(scores: pd.DataFrame, seed: int, tokens: str) -> None:
+    """On words that only the context can predict: by 5 % with each segment, and to two thirds with all of them."""
+    found = losses(scores, f"autocompressor-s{seed}", tokens)
+    assert all(after < 0.95 * before for before, after in pairwise(found)), found
+    assert found[-1] < 0.66 * found[0], found
 
 
-def test_full_attention_is_the_better_reader(scores: pd.DataFrame) -> None:
-    """Summary vectors lose something: the control that sees all tokens must not be worse."""
-    compressed = context_losses(scores, "autocompressor-s0", "dependent")
-    whole = context_losses(scores, "full_attention-s0", "dependent")
-    assert whole[-1] < compressed[-1]
+def test_full_attention_is_the_better_reader(scores: pd.DataFrame, seed: int) -> None:
+    """The control is trained as long and sees all tokens, so it recalls better than summary vectors by 10 %."""
+    compressed = losses(scores, f"autocompressor-s{seed}", "recall")
+    whole = losses(scores, f"full_attention-s{seed}", "recall")
+    assert whole[-1] < 0.9 * compressed[-1], (whole, compressed)
 
 
 @pytest.mark.parametrize("split", ["seen", "unseen"])
-def test_gist_lies_nearer_to_the_positive_control(scores: pd.DataFrame, split: str) -> None:
+def test_gist_lies_nearer_to_the_positive_control(scores: pd.DataFrame, seed: int, split: str) -> None:
     gist, positive, negative = (
-        one(scores, stage="generate", run=f"{name}-s0", split=split, metric="rougeL")
+        one(scores, stage="generate", run=f"{name}-s{seed}", split=split, metric="rougeL")
         for name in ("gist-1", "pos_control-1", "neg_control-1")
     )
-    assert positive - negative > 20, "the instruction must matter"
-    assert gist - negative > 3 * (positive - gist), (gist, positive, negative)
+    assert positive - negative > 50, "the instruction must matter"
+    assert gist - negative > 9 * (positive - gist), (gist, positive, negative)
 
 
-@pytest.mark.parametrize("run", ["base", "full_attention-s0"])
-def test_who_reads_the_whole_context_finds_the_needle(scores: pd.DataFrame, run: str) -> None:
-    found = scores[(scores["stage"] == "needle") & (scores["metric"] == "choice") & (scores["run"] == run)]
+@pytest.mark.parametrize("run", ["base", "full_attention-s{seed}", "autocompressor-s{seed}"])
+def test_the_needle_is_found(scores: pd.DataFrame, seed: int, run: str) -> None:
+    """By who reads the whole context, and from summary vectors (chance: 10 %)."""
+    needles = scores[(scores["stage"] == "needle") & (scores["metric"] == "choice")]
+    found = needles[needles["run"] == run.format(seed=seed)]
     assert len(found) == 9 and found["value"].min() >= 0.9, found.to_string()
 
 
-def test_summary_vectors_beat_zero_shot(scores: pd.DataFrame) -> None:
-    """On at least two of the three tasks, over both draws of demonstrations, with the most summary vectors."""
-    icl = scores[(scores["stage"] == "icl") & (scores["metric"] == "accuracy") & (scores["run"] == "autocompressor-s0")]
-    assert icl["seed"].nunique() == SEEDS
+def test_summary_vectors_beat_zero_shot(scores: pd.DataFrame, seed: int) -> None:
+    """On each of the three tasks, over both draws of demonstrations, by 25 points with the most summary vectors."""
+    icl = scores[(scores["stage"] == "icl") & (scores["metric"] == "accuracy")]
+    icl = icl[icl["run"] == f"autocompressor-s{seed}"]
+    assert icl["seed"].nunique() == DRAWS
     means = icl.groupby(["dataset", "setting"])["value"].mean().unstack()
     assert len(means) == 3
-    better = means["summary_12"] > means["zero_shot"] + 0.1
-    assert better.sum() >= 2, means.to_string()
+    assert (means["summary_12"] > means["zero_shot"] + 0.25).all(), means.to_string()
