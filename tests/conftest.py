@@ -6,4 +6,4 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", default=None, help="folder with the published code's outputs (tests/parity)")
+    parser.addoption("--golden", default=None, help="folder with more outputs of the published code (tests/parity)")

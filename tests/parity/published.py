@@ -8,12 +8,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig
 
-DEFAULT = "../shared/golden"
+COMMITTED = Path(__file__).parent / "golden"
 NOT_CONFIGURATION = ("transformers_version", "torch_dtype", "_name_or_path", "architectures")
 
 _tensors = lru_cache(maxsize=8)(load_file)
@@ -21,24 +22,43 @@ _tensors = lru_cache(maxsize=8)(load_file)
 
 @dataclass(frozen=True)
 class Golden:
-    """The folder of folders; each file is read when a test asks for it."""
+    """A set of outputs: a folder of folders; each file is read when a test asks for it."""
 
+    name: str
     folder: Path
+
+    def paths(self, *patterns: str) -> list[Path]:
+        """The folders and files that fit one of the patterns."""
+        return sorted({path for pattern in patterns for path in self.folder.glob(pattern)})
 
     def folders(self, *patterns: str) -> list[str]:
         """Names of the folders that fit one of the patterns."""
-        found = {path.name for pattern in patterns for path in self.folder.glob(pattern) if path.is_dir()}
-        return sorted(found)
+        return [path.name for path in self.paths(*patterns) if path.is_dir()]
 
     def document(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())
 
-    def cases(self, fixture: str) -> dict[str, dict[str, Any]]:
-        path = self.folder / fixture / "cases.json"
-        return json.loads(path.read_text())["cases"] if path.is_file() else {}
+    def documents(self, pattern: str) -> list[Any]:
+        """The JSON files that fit a pattern."""
+        return [json.loads(path.read_text()) for path in self.paths(pattern)]
 
-    def case(self, fixture: str, name: str) -> Case:
-        return Case(self, fixture, name, self.cases(fixture)[name])
+    def cases(self, fixture: str) -> dict[str, Case]:
+        path = self.folder / fixture / "cases.json"
+        records = json.loads(path.read_text())["cases"] if path.is_file() else {}
+        return {name: Case(self, fixture, name, record) for name, record in records.items()}
+
+
+def golden_sets(config: pytest.Config) -> list[Golden]:
+    """The committed selection, and the set of `--golden`."""
+    given = config.getoption("--golden", default=None)
+    return [Golden("committed", COMMITTED), *([Golden("given", Path(given).resolve())] if given else [])]
+
+
+def parameters(found: dict[str, Any], *patterns: str) -> list[Any]:
+    """Parameters of a test by their names; a skipped one where nothing was found."""
+    reason = f"no {', '.join(patterns)} in tests/parity/golden; give the folder of a set that has it with --golden"
+    missing = pytest.param(None, id="none", marks=pytest.mark.skip(reason))
+    return [pytest.param(value, id=name) for name, value in found.items()] or [missing]
 
 
 @dataclass(frozen=True)

@@ -110,12 +110,10 @@ def text_of(folder: Path) -> tuple[PublishedText, PreTrainedTokenizerBase]:
     return rules(tokenizer, tokenizer.convert_tokens_to_ids(GIST_TOKEN)), tokenizer
 
 
+@pytest.mark.golden("gist_collators*")
 def test_tokenization(golden: Golden) -> None:
     """Every recorded string to its ids, and for T5, whose collator decodes, every recorded id back to its string."""
-    records = published_texts(golden)
-    if not records:
-        pytest.skip("no folder gist_collators* (--golden)")
-    for folder, name, string, expected in records:
+    for folder, name, string, expected in published_texts(golden):
         text, tokenizer = text_of(folder)
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id in expected["ids"] else []
         end = [tokenizer.eos_token_id] if expected["ids"][-1] == tokenizer.eos_token_id else []

@@ -129,9 +129,8 @@ def _forward(model: Any, case: Case) -> None:
 
 def _without_gist_mask(model: Any, case: Case) -> None:
     """The published code needs attention_mask_gist; here a call without it is the condition's, row by row."""
-    for name, record in case.golden.cases(case.fixture).items():
-        other = Case(case.golden, case.fixture, name, record)
-        if not name.startswith("forward") or "error" in record:
+    for name, other in case.golden.cases(case.fixture).items():
+        if not name.startswith("forward") or "error" in other.record:
             continue
         arguments = other.arguments()
         ids, condition = arguments["input_ids"], condition_of(other)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from published import NOT_CONFIGURATION, Golden, published_weights
+from published import NOT_CONFIGURATION, Golden, golden_sets, parameters, published_weights
 from safetensors.torch import load_file
 from synopsis.compressors import compressor_class
 from synopsis.config import InContextLearning, Setting, Task
@@ -20,7 +20,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 DEMONSTRATION = 10
 """Tokens that stand for one demonstration: the files count demonstrations, and settings count tokens."""
-NOT_FINDABLE = "no folder ac_icl* (--golden)"
 
 
 def task_of(definition: dict[str, Any], **fields: Any) -> Task:
@@ -59,19 +58,15 @@ def with_beginning(prompt: Prompt, texts: Texts) -> tuple[list[list[int]], list[
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    from conftest import _golden
-
     for argument, file in (("prompt", "prompt_generator.json"), ("run", "runs.json")):
         if argument in metafunc.fixturenames:
-            golden, found = _golden(metafunc.config), []
-            for folder in golden.folders("ac_icl*") if golden else ():
-                records = golden.document(f"{folder}/{file}")  # type: ignore[union-attr]
-                found += [
-                    pytest.param((golden, folder, index, record), id=f"{folder}-{index}")
-                    for index, record in enumerate(records)
-                ]
-            missing = pytest.param(None, id="none", marks=pytest.mark.skip(NOT_FINDABLE))
-            metafunc.parametrize(argument, found or [missing])
+            found = {
+                f"{golden.name}-{folder}-{index}": (golden, folder, index, record)
+                for golden in golden_sets(metafunc.config)
+                for folder in golden.folders("ac_icl*")
+                for index, record in enumerate(golden.document(f"{folder}/{file}"))
+            }
+            metafunc.parametrize(argument, parameters(found, "ac_icl*"))
 
 
 @cache

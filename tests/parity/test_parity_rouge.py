@@ -14,14 +14,8 @@ from synopsis.evaluation.rouge import ROUGE_TYPES, score_rouge, strip_special_to
 PRINTED = 0.50001e-4
 """Half of the last of four decimals, and what binary numbers add to it."""
 POSTPROCESSED = ("remove_llama_padding=True", "remove_llama_padding=False")
+ROWS, TABLE = "gist_rouge*/rouge.json", "gist_rouge*/full_reproduction.json"
 RELEASED = "gist_release/results/model_outputs"
-
-
-def documents(golden: Golden) -> list[dict[str, Any]]:
-    found = [golden.document(f"{fixture}/rouge.json") for fixture in golden.folders("gist_rouge*")]
-    if not found:
-        pytest.skip("no folder gist_rouge* (--golden)")
-    return found
 
 
 def written_pairs(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -44,23 +38,26 @@ def check(pairs: list[tuple[str, str]], expected: dict[str, Any]) -> None:
         assert middle == pytest.approx(expected[key], abs=PRINTED), key
 
 
+@pytest.mark.golden(ROWS)
 def test_written_outputs(golden: Golden) -> None:
-    for document in documents(golden):
+    for document in golden.documents(ROWS):
         check(written_pairs(document), document["csv_as_is"])
         plain = score_rouge(written_pairs(document), use_stemmer=False)
         assert plain.mean() == pytest.approx(document["csv_as_is_nostemmer"]["mean"], abs=1e-9)
 
 
+@pytest.mark.golden(ROWS)
 @pytest.mark.parametrize("name", POSTPROCESSED)
 def test_postprocessed_outputs(golden: Golden, name: str) -> None:
-    for document in documents(golden):
+    for document in golden.documents(ROWS):
         record = document[name]
         check(list(zip(record["preds"], record["labels"], strict=True)), record)
 
 
+@pytest.mark.golden(ROWS)
 def test_special_tokens_are_stripped_from_raw_outputs(golden: Golden) -> None:
     """The line breaks that the published code put between sentences aside: they need a model of sentences."""
-    for document in documents(golden):
+    for document in golden.documents(ROWS):
         for raw, expected in document["strip_special_tokens"]:
             assert strip_special_tokens(raw) == expected
         record = document["remove_llama_padding=True"]
@@ -80,21 +77,13 @@ def released(file: str, root: Path) -> list[tuple[str, str]]:
     return [(row["y_pred"], row["y_true"]) for row in read_csv(path, ["x", "y_pred", "y_true"])]
 
 
-def reproductions(golden: Golden) -> list[dict[str, Any]]:
-    return [
-        r for fixture in golden.folders("gist_rouge*") for r in golden.document(f"{fixture}/full_reproduction.json")
-    ]
-
-
+@pytest.mark.golden(TABLE)
 def test_released_outputs_give_the_published_table(golden: Golden, request: pytest.FixtureRequest) -> None:
     """Every value of rouge.csv to its four decimals, and the means of the same rows.
 
     rougeLsum is drawn last and takes most of the time, so that it is left out here; the rows above have it.
     """
-    records = reproductions(golden)
-    if not records:
-        pytest.skip("no folder gist_rouge* (--golden)")
-    for record in records:
+    for record in (record for table in golden.documents(TABLE) for record in table):
         pairs = released(record["file"], request.config.rootpath)
         assert len(pairs) == record["n"]
         scores = score_rouge(pairs, types=ROUGE_TYPES[:3])

@@ -182,8 +182,8 @@ def _goes_on(model: Any, case: Case) -> None:
 def _goes_on_after_segments(model: Any, case: Case, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> None:
     """Two segments into a cache, then one token more of the second; the mask covers that segment, or all tokens."""
     # A case that only says what it changes has the numbers of its neighbour.
-    neighbour = case.golden.cases(case.fixture).get(case.name.replace("fullmask_", ""), case.record)
-    found = re.search(r"segment_lengths=\[(\d+), *(\d+)\]", case.record["call"] + neighbour["call"])
+    neighbour = case.golden.cases(case.fixture).get(case.name.replace("fullmask_", ""), case)
+    found = re.search(r"segment_lengths=\[(\d+), *(\d+)\]", case.record["call"] + neighbour.record["call"])
     assert found, "the case does not say its segment lengths"
     first, second = map(int, found.groups())
     prefix = first + second

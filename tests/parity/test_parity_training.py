@@ -16,26 +16,23 @@ from synopsis.training.segments import random_segment_lengths
 from synopsis.training.trainer import CompressorTrainer
 from transformers import TrainingArguments
 
+LENGTHS = "ac_train*/random_segment_lengths.json"
 
+
+@pytest.mark.golden(LENGTHS)
 def test_random_segment_lengths(golden: Golden) -> None:
-    checked = 0
-    for fixture in golden.folders("ac_train*"):
-        checked += _random_lengths(golden.document(f"{fixture}/random_segment_lengths.json"))
-    assert checked or not golden.folders("ac_train*")
-
-
-def _random_lengths(document: dict[str, Any]) -> int:
-    for record in document["sequences"]:
+    records = [record for document in golden.documents(LENGTHS) for record in document["sequences"]]
+    assert records
+    for record in records:
         arguments = (record["T"], record["num_segments"], record["max_position_embeddings"])
         torch.manual_seed(record["seed"])
         assert [random_segment_lengths(*arguments) for _ in record["lengths"]] == record["lengths"], record
-    return len(document["sequences"])
 
 
+@pytest.mark.golden(LENGTHS)
 def test_lengths_at_the_edge(golden: Golden) -> None:
     """The published code raises as soon as nothing is left to draw; ours only where no cut exists."""
-    documents = [golden.document(f"{name}/random_segment_lengths.json") for name in golden.folders("ac_train*")]
-    for record in (record for document in documents for record in document["edge_cases"]):
+    for record in (record for document in golden.documents(LENGTHS) for record in document["edge_cases"]):
         length, count, longest = record["T"], record["num_segments"], record["max_position_embeddings"]
         if "lengths" in record:
             assert random_segment_lengths(length, count, longest) == record["lengths"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,12 +19,8 @@ from transformers import AutoConfig
 FREQUENCIES = "rotary_emb.inv_freq"
 
 
-@pytest.fixture
-def folders(golden: Golden) -> list[Path]:
-    found = [golden.folder / name for name in golden.folders("gist_weight_diff*")]
-    if not found:
-        pytest.skip(f"no folder gist_weight_diff* in {golden.folder}")
-    return found
+FOLDERS = "gist_weight_diff*"
+MODELS = ("ac_opt*", "ac_llama*", "gist_llama*", "gist_t5*")
 
 
 def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -33,9 +28,11 @@ def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_the_tuned_weights_are_recovered_to_the_bit(folders: list[Path]) -> None:
-    for folder in folders:
-        raw, tuned, diff = (load_file(folder / f"{name}.safetensors") for name in ("raw", "tuned", "diff"))
+@pytest.mark.golden(FOLDERS)
+def test_the_tuned_weights_are_recovered_to_the_bit(golden: Golden) -> None:
+    for folder in golden.paths(FOLDERS):
+        raw, diff = (read_weights(folder / name) for name in ("raw", "diff"))
+        tuned = load_file(folder / "tuned.safetensors")
         equal(recover(raw, diff), tuned)
         equal(make_diff(raw, tuned), diff)
         without = {name: tensor for name, tensor in raw.items() if not name.endswith(FREQUENCIES)}
@@ -45,8 +42,9 @@ def test_the_tuned_weights_are_recovered_to_the_bit(folders: list[Path]) -> None
                 assert torch.equal(frequencies(2 * len(tensor), 10000.0), tensor)
 
 
-def test_the_sums_are_those_that_the_published_code_found(folders: list[Path]) -> None:
-    for folder in folders:
+@pytest.mark.golden(FOLDERS)
+def test_the_sums_are_those_that_the_published_code_found(golden: Golden) -> None:
+    for folder in golden.paths(FOLDERS):
         record = json.loads((folder / "weight_diff.json").read_text())
         config = AutoConfig.from_pretrained(folder / "diff")
         tuned = load_file(folder / "tuned.safetensors")
@@ -61,8 +59,9 @@ def test_the_sums_are_those_that_the_published_code_found(folders: list[Path]) -
                 assert found.agrees(whole + float(off[1])) == (outcome == "ok"), case
 
 
-def test_the_folders_of_the_published_code_load(folders: list[Path]) -> None:
-    for folder in folders:
+@pytest.mark.golden(FOLDERS)
+def test_the_folders_of_the_published_code_load(golden: Golden) -> None:
+    for folder in golden.paths(FOLDERS):
         record = json.loads((folder / "weight_diff.json").read_text())
         whole, without = record["sum_over_state_dict_incl_inv_freq"], record["sum_over_parameters_only"]
         tuned = load_file(folder / "tuned.safetensors")
@@ -77,13 +76,11 @@ def test_the_folders_of_the_published_code_load(folders: list[Path]) -> None:
             compressors.load(folder / "diff", "cpu")
 
 
+@pytest.mark.golden(*(f"{name}/model.safetensors" for name in MODELS))
 def test_models_of_the_published_code_load_as_they_are(golden: Golden) -> None:
     """Every model folder, by its configuration alone; gist models without a tokenizer need the token's id."""
-    loaded = []
-    for name in golden.folders("ac_opt*", "ac_llama*", "gist_llama*", "gist_t5*"):
-        folder = golden.folder / name
-        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-            continue
+    for folder in {path.parent for name in MODELS for path in golden.paths(f"{name}/model.safetensors")}:
+        name = folder.name
         config, meta = golden.document(f"{name}/config.json"), golden.document(f"{name}/cases.json").get("meta", {})
         model = compressors.load(
             folder, "cpu", gist_token_id=meta.get("gist_token") if "summary_length" not in config else None
@@ -93,6 +90,3 @@ def test_models_of_the_published_code_load_as_they_are(golden: Golden) -> None:
         state = model.state_dict()
         for key, tensor in read_weights(folder).items():
             assert key.endswith(FREQUENCIES) or torch.equal(state[key], tensor), (name, key)
-        loaded.append(name)
-    if not loaded:
-        pytest.skip(f"no model folders in {golden.folder}")
