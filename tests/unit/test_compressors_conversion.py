@@ -102,6 +102,7 @@ def gist_and_base(tmp_path: Path, precision: torch.dtype = torch.float32) -> dic
     tuned = {name: tensor.to(precision) for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items()}
     tuned["lm_head.weight"][3, :4] = torch.tensor([-0.0, 0.0, 1e-12, -1e-30])
     save_file(tuned, tmp_path / "whole" / "model.safetensors")
+    (tmp_path / "whole" / "provenance.json").unlink()  # it has the hash of other weights
     return tuned
 
 
@@ -140,6 +141,9 @@ def test_a_diff_of_ours_is_verified(tmp_path: Path) -> None:
         convert(tmp_path / "diff", tmp_path / "back", base=tmp_path / "base")
     assert not (tmp_path / "back").exists()
     (tmp_path / "diff" / RECORD).write_text("{}")
+    with pytest.raises(ArtifactError, match=r"diff/weight_diff\.json: has changed since it was written"):
+        load(tmp_path / "diff", "cpu", base=tmp_path / "base")
+    (tmp_path / "diff" / "provenance.json").unlink()
     with pytest.raises(ArtifactError, match=r"weight_diff\.json is damaged"):
         load(tmp_path / "diff", "cpu", base=tmp_path / "base")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synopsis.artifacts import Layout
+from synopsis.artifacts import Layout, write_json
 from synopsis.config import Experiment
 from synopsis.data.instructions import load_instructions, prepare_alpaca_plus
 from synopsis.data.sources import MIRROR_VARIABLE
@@ -75,8 +75,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_an_artifact_without_training_rows_is_told(tmp_path: Path) -> None:
     path = prepare_alpaca_plus(experiment(tmp_path, **write(tmp_path, ROWS, ROWS)), "alpaca")
-    document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "splits": {"train": []}}))
+    write_json(path, "instructions", {"splits": {"train": []}}, {})
     with pytest.raises(ArtifactError, match="has no training rows"):
         load_instructions(path)
 
