@@ -19,13 +19,24 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from synopsis.config_data import Corpus, Instructions
 from synopsis.config_files import JudgeDefinition, Task
 from synopsis.config_needle import Needle
 from synopsis.config_training import InstructionTraining, LanguageModelTraining, SegmentTraining
-from synopsis.config_types import Clash, Contradiction, Distinct, Name, Seed, Strict
+from synopsis.config_types import (
+    LARGEST,
+    Clash,
+    Contradiction,
+    Distinct,
+    Name,
+    NonNegativeInt,
+    Positions,
+    PositiveInt,
+    Seed,
+    Strict,
+)
 
 # -------------------------------------------------------------------------------------------------------- models
 
@@ -34,12 +45,12 @@ class Architecture(Strict):
     """A small model that is trained from scratch; field names are those of the transformers configuration."""
 
     type: Literal["llama"] = "llama"
-    hidden_size: PositiveInt = 128
-    intermediate_size: PositiveInt = 384
-    num_hidden_layers: PositiveInt = 3
+    hidden_size: Annotated[int, Field(ge=1, le=2**16)] = 128
+    intermediate_size: Annotated[int, Field(ge=1, le=2**18)] = 384
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)] = 3
     num_attention_heads: PositiveInt = 4
     num_key_value_heads: PositiveInt | None = None
-    max_position_embeddings: PositiveInt = 512
+    max_position_embeddings: Positions = 512
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Architecture:
@@ -77,7 +88,7 @@ class Model(Strict):
     gguf: GgufSource | None = None
     architecture: Architecture | None = None
     pretraining: LanguageModelTraining | None = None
-    max_positions: PositiveInt | None = None
+    max_positions: Positions | None = None
     """Positions of a loaded model, so that lengths can be checked before it is read; None: not checked."""
     type: str | None = None
     """Architecture of a loaded model (`llama`, `opt`), so that combinations can be checked; None: not checked."""
@@ -96,6 +107,9 @@ class Model(Strict):
         if named and self.architecture is None and self.pretraining is not None:
             wanted = "'architecture' beside it: loaded models are not trained anew"
             clashes.append(Clash("pretraining", f"a training beside '{named[0]}'", wanted, both))
+        if self.pretraining is not None and self.pretraining.lora is not None:
+            wanted = "none: a model from scratch has no weights to adapt"
+            clashes.append(Clash("pretraining.lora", "an adapter", wanted, ("pretraining",)))
         for key in ("max_positions", "type"):
             if self.architecture is not None and getattr(self, key) is not None:
                 found, wanted = "a key of loaded models beside 'architecture'", "the value in 'architecture' alone"
@@ -118,7 +132,7 @@ class CompressorBase(Strict):
     """The model that training starts from."""
     training_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] | None = None
     """Seeds of this compressor; None: the experiment's."""
-    max_positions: PositiveInt | None = None
+    max_positions: Positions | None = None
     """Positions to train with, more than the base has: learned tables are extended by repeating them."""
 
 
@@ -126,7 +140,7 @@ class SummaryCompressor(CompressorBase):
     """AutoCompressor, or RMT (its summary vectors are replaced at each segment instead of accumulated)."""
 
     family: Literal["autocompressor", "rmt"]
-    summary_length: PositiveInt
+    summary_length: Annotated[int, Field(ge=1, le=2**16)]
     """Summary tokens at the end of each segment."""
     training: SegmentTraining
 
@@ -165,7 +179,7 @@ class Perplexity(Strict):
     corpus: Name
     split: Literal["validation", "test"] = "test"
     context_lengths: Annotated[list[NonNegativeInt], Field(min_length=1), Distinct()]
-    scored_tokens: Annotated[int, Field(ge=2)]
+    scored_tokens: Annotated[int, Field(ge=2, le=LARGEST)]
     """Length of the last segment, whose loss is reported; nothing predicts its first token."""
     tokens_per_step: PositiveInt
     """Context tokens compressed in one step."""

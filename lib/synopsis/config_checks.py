@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from synopsis.config import Experiment, FullAttentionCompressor, GistCompressor, Model, SummaryCompressor
-from synopsis.config_data import TextCorpus
+from synopsis.config_data import TextCorpus, WorldCorpus, WorldInstructions
 from synopsis.config_findings import Finding, corpus_for, instructions_for, too_long, too_short, unknown
 from synopsis.config_form import overlap, within
 from synopsis.config_stage_checks import check_stages
-from synopsis.config_training import LanguageModelTraining
+from synopsis.config_training import LanguageModelTraining, Optimisation, SegmentTraining
 from synopsis.config_yaml import Key
 
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt"})
@@ -93,8 +93,13 @@ def _compressors(experiment: Experiment) -> Iterator[Finding]:
         yield from unknown((*key, "base"), base, "a model", "models", experiment.models)
         yield from _unsupported(key, compressor.family, base, experiment.models.get(base))
         inside = (*key, "training")
+        yield from _wide_adapter(experiment, (*inside, "lora", "rank"), compressor.training, base)
         if isinstance(compressor, GistCompressor):
             instructions = compressor.training.instructions
+            rows = experiment.instructions.get(instructions)
+            if isinstance(rows, WorldInstructions):
+                place = ("instructions", instructions)
+                yield from _too_few(inside, compressor.training, rows.train, place, (*inside, "instructions"))
             yield from instructions_for(experiment, (*inside, "instructions"), instructions, base)
             tokens = {"tokens": compressor.training.max_length}
             yield from too_long(experiment, (*inside, "max_length"), tokens, name)
@@ -114,6 +119,37 @@ def _whole_sequences(
     yield from too_long(experiment, at, {"tokens": length}, name)
     if not training.pack_documents:
         yield from too_short(experiment, at, length, training.corpus, (*key, "corpus"), (*key, "pack_documents"))
+    yield from _few_documents(experiment, key, training, training.pack_documents)
+
+
+def _few_documents(
+    experiment: Experiment, key: Key, training: LanguageModelTraining | SegmentTraining, pack: bool = False
+) -> Iterator[Finding]:
+    """A generated corpus holds a known number of sequences; with instructions among the stories it is the most."""
+    corpus, length = experiment.corpora.get(training.corpus), training.sequence_length
+    if isinstance(corpus, WorldCorpus) and (pack or length <= corpus.most_tokens):
+        tokens, needs = corpus.most_tokens, ((*key, "corpus"), (*key, "sequence_length"), (*key, "pack_documents"))
+        held = corpus.documents * tokens // length if pack else corpus.documents * (tokens // length)
+        yield from _too_few(key, training, held, ("corpora", training.corpus), *needs)
+
+
+def _too_few(key: Key, training: Optimisation, held: int, place: Key, *needs: Key) -> Iterator[Finding]:
+    """An optimizer step that wants more sequences than there are would silently be a smaller one."""
+    if training.sequences() > held:
+        asked = "batch_size" if training.sequences_per_step is None else "sequences_per_step"
+        found = f"{training.sequences()} sequences in an optimizer step"
+        wanted = f"at most {held}, as many as there are in '{place[-1]}'"
+        yield Finding((*key, asked), found, wanted, (place, (*key, "gradient_accumulation"), *needs))
+
+
+def _wide_adapter(experiment: Experiment, key: Key, training: Optimisation, base: str) -> Iterator[Finding]:
+    """Of a loaded model the width is known when it is trained."""
+    model = experiment.models.get(base)
+    if training.lora is not None and model is not None and model.architecture is not None:
+        width = model.architecture.hidden_size
+        if training.lora.rank > width:
+            needs: Key = ("models", base, "architecture", "hidden_size")
+            yield Finding(key, str(training.lora.rank), f"at most {width}, the hidden_size of '{base}'", (needs,))
 
 
 def _unsupported(key: Key, family: str, base: str, model: Model | None) -> Iterator[Finding]:
@@ -146,3 +182,4 @@ def _segments(experiment: Experiment, key: Key, name: str, compressor: SummaryCo
     }
     yield from too_long(experiment, at, parts, name, (*key, "summary_length"), *cut)
     yield from too_short(experiment, at, length, training.corpus, (*inside, "corpus"))
+    yield from _few_documents(experiment, inside, training)

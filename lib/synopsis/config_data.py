@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from synopsis.config_types import Clash, Contradiction, Name, PositiveFloat, Seed, Share, Strict
+from synopsis.config_types import Clash, Contradiction, Name, PositiveInt, Seed, Share, Strict
 
 WORLD_VERSION = 5
 """Version of the generated language; results made from another one are made again."""
@@ -30,6 +30,11 @@ class WorldCorpus(Strict):
         """Tokens of a document of the domain `stories`: four words and an end for each statement."""
         return 5 * self.facts
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest document that there can be; twelve instruction triples have 264 at most."""
+        return max(self.story_tokens, 264 if self.instruction_share else 0)
+
 
 class TextDomain(Strict):
     """One domain of a corpus of real text, with a hub source, local files, or both."""
@@ -47,7 +52,7 @@ class TextDomain(Strict):
     relative paths start at the data mirror, else right here."""
     tokens_column: str | None = None
     """Column of token ids of a pre-tokenised set, read instead of text; its tokenizer must be that of the models."""
-    weight: PositiveFloat = 1.0
+    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     """How often training draws a sequence of this domain: 2 draws each twice as often as 1 would."""
 
     @model_validator(mode="after")

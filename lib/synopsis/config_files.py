@@ -6,9 +6,20 @@ from collections.abc import Iterator
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from synopsis.config_types import URL, VARIABLE, Clash, Contradiction, Distinct, PositiveFloat, Share, Strict
+from synopsis.config_types import (
+    URL,
+    VARIABLE,
+    Clash,
+    Contradiction,
+    Distinct,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    Strict,
+)
 
 NotEmpty = Annotated[str, Field(min_length=1)]
 
@@ -195,7 +206,7 @@ class JudgeDefinition(Strict):
     max_tokens: PositiveInt = 512
     max_retries: NonNegativeInt = 5
     timeout_seconds: PositiveFloat = 60.0
-    concurrency: PositiveInt = 8
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
     tie_margin: Share = 0.0
     """`reference` only: ROUGE-L differences up to this are ties."""
 

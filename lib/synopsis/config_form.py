@@ -368,13 +368,11 @@ def expected(schema: Schema, found: Any = None) -> str:
 
 
 def _range(schema: Schema) -> str:
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if schema.get("exclusiveMinimum") is not None and schema["type"] == "integer":
-        low = schema["exclusiveMinimum"] + 1
-    if schema.get("exclusiveMaximum") is not None:
-        high = schema["exclusiveMaximum"] - 1
+    low, high, below = schema.get("minimum"), schema.get("maximum"), schema.get("exclusiveMaximum")
+    if schema["type"] == "integer" and below is not None:
+        high, below = below - 1, None
     if low is not None and high is not None:
-        return f" from {low:g} to {high}" if schema["type"] == "number" else f" from {low} to {high}"
-    if low is not None:
-        return f", {low:g} or more" if schema["type"] == "number" else f", {low} or more"
-    return " above 0" if schema.get("exclusiveMinimum") == 0 else ""
+        return f" from {low} to {high}"
+    least = f", {low} or more" if low is not None else f" above {schema['exclusiveMinimum']}"
+    most = "" if high is None and below is None else f" and below {below}" if high is None else f" and at most {high}"
+    return least + most

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from synopsis.config_types import WORDS, Clash, Contradiction, Distinct, Name, Seed, Share, Strict
+from synopsis.config_types import WORDS, Clash, Contradiction, Distinct, Name, PositiveInt, Seed, Share, Strict
 
 KEY = "{key}"
 FILLER = (

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from synopsis.config_types import Clash, Contradiction, Distinct, Name, PositiveFloat, Share, Strict
+from synopsis.config_types import (
+    LARGEST,
+    Clash,
+    Contradiction,
+    Distinct,
+    Name,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+)
 from synopsis.errors import InputError
 
 
@@ -15,7 +25,7 @@ class LowRank(Strict):
 
     rank: PositiveInt = 16
     alpha: PositiveFloat = 16.0
-    dropout: Share = 0.05
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: Annotated[list[str], Field(min_length=1), Distinct()] = Field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
     )
@@ -35,16 +45,16 @@ class Optimisation(Strict):
     sequences_per_step: PositiveInt | None = None
     """Sequences in an optimizer step over all processes, instead of `gradient_accumulation`, which follows from it
     then: the run is the same whatever the number of GPUs."""
-    learning_rate: PositiveFloat
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: NonNegativeInt = 0
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     max_grad_norm: PositiveFloat = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints; a killed run goes on from the last one."""
-    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    keep_checkpoints: Annotated[int, Field(ge=2, le=LARGEST)] = 2
     """Checkpoints kept; two at least, so that there is always a whole one while the next is written."""
     evaluate_every: PositiveInt | None = None
     """Steps between evaluations on the validation split; None: at the end only."""
@@ -76,6 +86,12 @@ class Optimisation(Strict):
             found, wanted = str(self.checkpoint_every), f"a multiple of evaluate_every ({self.evaluate_every})"
             needs = ("checkpoint_every", "keep_best", "evaluate_every")
             clashes.append(Clash("checkpoint_every", found, f"{wanted}, as keep_best is on", needs))
+        if self.warmup_steps > self.steps:
+            found, wanted = str(self.warmup_steps), f"at most steps ({self.steps})"
+            clashes.append(Clash("warmup_steps", found, wanted, ("warmup_steps", "steps")))
+        elif self.warmup_steps and self.schedule == "constant":
+            found, wanted = str(self.warmup_steps), "0, or the schedule constant_with_warmup: constant has no warm-up"
+            clashes.append(Clash("warmup_steps", found, wanted, ("warmup_steps", "schedule")))
         if self.sequences_per_step is not None:
             found, needs = str(self.sequences_per_step), ("sequences_per_step", "gradient_accumulation", "batch_size")
             if self.gradient_accumulation != 1:

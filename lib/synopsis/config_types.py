@@ -23,7 +23,13 @@ PATTERNS = {
 NAME_LENGTH = 100
 Name = Annotated[str, Field(pattern=NAME, max_length=NAME_LENGTH)]
 """Names become file names, hence their length."""
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LARGEST = 10**9
+"""No number of an experiment is larger: what is above it is a slip, and its products would not fit 64 bits."""
+PositiveInt = Annotated[int, Field(ge=1, le=LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
+PositiveFloat = Annotated[float, Field(gt=0, le=LARGEST)]
+Positions = Annotated[int, Field(ge=1, le=2**24)]
+"""Positions of a model; learned ones have a row each."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """The range that numpy takes."""

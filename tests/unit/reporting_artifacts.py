@@ -62,6 +62,7 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
             "settings": {"zero_shot": {}, "plain_48": {"plain_tokens": 48}, "summary_4": {"compressed_tokens": [48]}},
         },
         "tasks": {name: TASK for name in ICL_EXAMPLES},
+        "judges": {"reference": {"kind": "reference"}},
         "generate": {"instructions": "words", "splits": ["seen", "unseen"]},
         "judge": {"judges": ["reference"], "pairs": [["gist-1", "pos_control"], ["gist-1", "neg_control"]]},
         "benchmark": {"context_lengths": [64, 128], "batch_sizes": [1, 8]},

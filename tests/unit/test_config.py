@@ -10,6 +10,7 @@ import pytest
 from experiment_text import TASK, TEXT, faults, spoilt, write
 from synopsis.config import JudgeDefinition, Task, json_schema, load_experiment
 from synopsis.config_checks import SUPPORTED
+from synopsis.config_data import WorldCorpus
 from synopsis.config_yaml import read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,19 @@ def test_the_length_of_a_story_is_that_of_the_generated_language(tmp_path):
     corpus = load_experiment(write(tmp_path)).corpora["stories"]
     words, _ = World().story(np.random.default_rng(0), corpus.facts)
     assert corpus.story_tokens == len(words)
+
+
+def test_the_longest_document_of_the_generated_language_is_known():
+    import numpy as np
+    from synopsis.data.world import World
+    from synopsis.data.world_data import TRIPLES_PER_DOCUMENT, _documents, _triple
+
+    settings = WorldCorpus(source="world", documents=300, facts=3, instruction_share=0.9)
+    rng, world = np.random.default_rng(0), World()
+    longest = max(len(_triple(world.instruction(rng))) for _ in range(5000)) * TRIPLES_PER_DOCUMENT
+    assert settings.most_tokens == longest
+    assert max(len(row["words"]) for row in _documents(settings, "train", 0)) <= longest
+    assert settings.model_copy(update={"instruction_share": 0.0}).most_tokens == 15
 
 
 @pytest.mark.parametrize("verb", ["eats", "visits", "wears"])
@@ -229,7 +243,7 @@ def test_a_fault_names_the_file_that_its_value_is_from(tmp_path):
             "--set: icl.max_exmples: found an unknown key; expected one of datasets, settings",
         ),
         ("compressors.gist-1.training.stepz", 5, "did you mean 'steps'?"),
-        ("icl.max_examples", "many", "--set: icl.max_examples: found 'many'; expected a whole number, 1 or more"),
+        ("icl.max_examples", "many", "--set: icl.max_examples: found 'many'; expected a whole number from 1 to"),
         ("no.such.key", 1, "--set: no: found an unknown key; expected one of name"),
         ("name.x", 1, "--set: name: found a section (x); expected a name"),
         ("training_seeds.1", -1, "--set: training_seeds.1: found -1; expected a whole number from 0"),

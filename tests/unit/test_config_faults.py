@@ -49,7 +49,7 @@ ONE_FAULT = [
     (
         "    summary_length: 4\n",
         "",
-        "compressors.auto.summary_length: found nothing; expected a whole number, 1 or more: the",
+        "compressors.auto.summary_length: found nothing; expected a whole number from 1 to 65536: the",
     ),
     # kinds of values
     ("name: small", "name: 5", "name: found 5; expected a name of letters, digits, '_', '-' and '.' that begins"),
@@ -61,10 +61,14 @@ ONE_FAULT = [
     (
         "scored_tokens: 30",
         "scored_tokens: thirty",
-        "perplexity.scored_tokens: found 'thirty'; expected a whole number, 2",
+        "perplexity.scored_tokens: found 'thirty'; expected a whole number from 2",
     ),
-    ("scored_tokens: 30", "scored_tokens: 1", "perplexity.scored_tokens: found 1; expected a whole number, 2 or more"),
-    ("scored_tokens: 30", "scored_tokens: true", "perplexity.scored_tokens: found true; expected a whole number, 2"),
+    ("scored_tokens: 30", "scored_tokens: 1", "perplexity.scored_tokens: found 1; expected a whole number from 2 to"),
+    (
+        "scored_tokens: 30",
+        "scored_tokens: true",
+        "perplexity.scored_tokens: found true; expected a whole number from 2",
+    ),
     ("scored_tokens: 30", "scored_tokens: 30.0", "perplexity.scored_tokens: found 30.0; expected a whole number"),
     ("scored_tokens: 30", "scored_tokens: '30'", "perplexity.scored_tokens: found '30'; expected a whole number"),
     ("scored_tokens: 30", "scored_tokens:", "perplexity.scored_tokens: found nothing; expected a whole number"),
@@ -73,7 +77,7 @@ ONE_FAULT = [
     (
         "[0, 30, 90]",
         "[0, thirty, 90]",
-        "perplexity.context_lengths.1: found 'thirty'; expected a whole number, 0 or more",
+        "perplexity.context_lengths.1: found 'thirty'; expected a whole number from 0 to",
     ),
     ("[0, 30, 90]", "[]", "perplexity.context_lengths: found a list of 0 entries; expected a list of at least 1 entry"),
     ("[0, 30, 90]", "30", "perplexity.context_lengths: found 30; expected a list of at least 1 entry"),
@@ -194,6 +198,48 @@ ONE_FAULT = [
     ("[[gist-1, pos-1]]", "[[gist-1, gist-1]]", "judge.pairs.0: found 'gist-1' against itself; expected two different"),
     # combinations that cannot work
     (
+        "steps: 10, batch_size: 2, learning_rate: 1e-3}\n  opt",
+        "steps: 10, warmup_steps: 11, batch_size: 2, learning_rate: 1e-3}\n  opt",
+        "models.base.pretraining.warmup_steps: found 11; expected at most steps (10)",
+    ),
+    (
+        "      steps: 10\n",
+        "      steps: 10\n      warmup_steps: 5\n      schedule: constant\n",
+        "warmup_steps: found 5; expected 0, or the schedule constant_with_warmup",
+    ),
+    (
+        "steps: 10, batch",
+        "lora: {}, steps: 10, batch",
+        "models.base.pretraining.lora: found an adapter; expected none: a model from scratch has no weights to adapt",
+    ),
+    (
+        "      max_length: 64",
+        "      max_length: 64\n      lora: {rank: 33}",
+        "compressors.gist-1.training.lora.rank: found 33; expected at most 32, the hidden_size of 'base'",
+    ),
+    (
+        "substeps: 2",
+        "substeps: 2\n      sequences_per_step: 20002",
+        "compressors.auto.training.sequences_per_step: found 20002 sequences in an optimizer step; expected at most "
+        "20000, as many as there are in 'stories'",
+    ),
+    (
+        "substeps: 2",
+        "substeps: 2\n      gradient_accumulation: 10001",
+        "compressors.auto.training.batch_size: found 20002 sequences in an optimizer step; expected at most 20000, as",
+    ),
+    (
+        "sequence_length: 160, steps: 10, batch_size: 2",
+        "sequence_length: 200, pack_documents: true, steps: 10, batch_size: 16001",
+        "pretraining.batch_size: found 16001 sequences in an optimizer step; expected at most 16000, as",
+    ),
+    (
+        "      max_length: 64\n      steps: 10\n      batch_size: 2",
+        "      max_length: 64\n      steps: 10\n      batch_size: 4001",
+        "gist-1.training.batch_size: found 4001 sequences in an optimizer step; expected at most 4000, as many as "
+        "there are in 'translations'",
+    ),
+    (
         "  stories:",
         "  tokenizers: {source: world}\n  stories:",
         "corpora.tokenizers: found the name 'tokenizers'; expected",
@@ -279,6 +325,11 @@ ONE_FAULT = [
         "corpora.books.domains: found no source of the split validation, test; expected 'hub' or a file for each spli",
     ),
     (
+        "{source: world, facts: 32}",
+        "{source: world, facts: 32}\n  books: {source: text, domains: {a: {hub: x, weight: 1e300}}}",
+        "corpora.books.domains.a.weight: found 1e+300; expected a number from 0.001 to 1000",
+    ),
+    (
         "instructions:\n  translations: {source: world}",
         "instructions:\n  translations: {source: alpaca_plus, splits: {train: x, seen: y, unseen: z}}",
         "instructions.translations.splits.train: found a validation split of this name; expected the training rows",
@@ -327,6 +378,55 @@ def test_one_fault(tmp_path, old, new, told):
 def test_the_line_of_a_fault_is_the_one_to_edit(tmp_path, old, new, line):
     text = spoilt((old, new))
     assert [fault.split(": ")[0] for fault in faults(write(tmp_path, text))] == [f"e.yaml:{line_of(text, line)}"]
+
+
+# Each row: the key, the numbers that are refused, and what is allowed.
+NUMBERS = [
+    ("corpora.stories.documents", [10**26, 1e26, 10**9 + 1, 0], "a whole number from 1 to 1000000000"),
+    ("corpora.stories.facts", [10**26], "a whole number from 1 to 1000000000"),
+    ("instructions.translations.train", [10**26], "a whole number from 1 to 1000000000"),
+    ("models.base.architecture.hidden_size", [10**12, 2**16 + 8], "a whole number from 1 to 65536"),
+    ("models.base.architecture.intermediate_size", [10**12], "a whole number from 1 to 262144"),
+    ("models.base.architecture.num_hidden_layers", [10**12, 1001], "a whole number from 1 to 1000"),
+    ("models.base.architecture.max_position_embeddings", [10**30], "a whole number from 1 to 16777216"),
+    ("models.opt.max_positions", [10**30], "a whole number from 1 to 16777216"),
+    ("compressors.auto.max_positions", [10**30], "a whole number from 1 to 16777216"),
+    ("compressors.auto.summary_length", [10**9], "a whole number from 1 to 65536"),
+    ("compressors.auto.training.steps", [10**26], "a whole number from 1 to 1000000000"),
+    ("compressors.auto.training.batch_size", [10**26], "a whole number from 1 to 1000000000"),
+    ("compressors.auto.training.warmup_steps", [10**26, -1], "a whole number from 0 to 1000000000"),
+    ("compressors.auto.training.keep_checkpoints", [10**26, 1], "a whole number from 2 to 1000000000"),
+    ("compressors.auto.training.learning_rate", [1e300, float("inf"), float("nan")], "a number above 0 and at most 10"),
+    ("compressors.auto.training.weight_decay", [1e300, float("nan"), -1], "a number from 0 to 10"),
+    ("compressors.auto.training.adam_beta2", [1.0, 0.0, float("nan")], "a number above 0 and below 1"),
+    ("compressors.auto.training.max_grad_norm", [1e300, float("nan")], "a number above 0 and at most 1000000000"),
+    ("compressors.auto.training.lora", [{"dropout": 1.0}], "a number, 0 or more and below 1"),
+    ("benchmark.repeats", [10**26], "a whole number from 1 to 1000000000"),
+    ("needle.examples", [10**26], "a whole number from 1 to 1000000000"),
+]
+
+
+@pytest.mark.parametrize(("key", "values", "wanted"), NUMBERS, ids=[row[0] for row in NUMBERS])
+def test_a_number_out_of_range_is_refused_with_the_range(tmp_path, key, values, wanted):
+    path = write(tmp_path)
+    for value in values:
+        inside, found = next(iter(value.items())) if isinstance(value, dict) else ("", value)
+        whole = f"{key}.{inside}" if inside else key
+        assert faults(path, **{key: value}) == [f"--set: {whole}: found {found!r}; expected {wanted}"]
+
+
+def test_what_a_setting_may_at_most_be(tmp_path):
+    """What is just allowed, beside the rows of ONE_FAULT."""
+    path = write(
+        tmp_path, spoilt(("facts: 32", "facts: 32, documents: 8"), ("source: world}\nm", "source: world, train: 8}\nm"))
+    )
+    at_most = {f"compressors.{name}.training.batch_size": 8 for name in ("auto", "full", "gist-1")}
+    at_most |= {"compressors.auto.training.warmup_steps": 10, "compressors.full.training.lora.rank": 32}
+    assert faults(path, **at_most) == []
+    # A document of instructions is longer than a story: 264 tokens at most, two sequences of 120 and one of 160.
+    mixed = {"corpora.stories.documents": 1, "corpora.stories.instruction_share": 0.5}
+    held = [told.split("at most ")[1] for told in faults(path, **at_most, **mixed)]
+    assert held == [f"{count}, as many as there are in 'stories'" for count in (1, 2, 1)]
 
 
 def test_faults_of_form_and_between_sections_are_told_at_once(tmp_path):
@@ -593,6 +693,11 @@ JUDGE_FAULTS = [
         "3: api_key_env: found 'a-b'; expected the name of an environment v",
     ),
     (CHAT, ("model: m", "model: m\ntie_margin: 0.1"), "3: tie_margin: found a key that is not read; expected nothing"),
+    (
+        CHAT,
+        ("model: m", "model: m\nconcurrency: 1001"),
+        "3: concurrency: found 1001; expected a whole number from 1 to 1000",
+    ),
     (CHAT, ("model: m", "model: m\ntemperature: .inf"), "3: temperature: found inf; expected a number, 0 or more"),
 ]
 

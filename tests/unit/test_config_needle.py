@@ -37,7 +37,7 @@ def _elsewhere(tmp_path, monkeypatch):
         ("choices: 2", "choices: 3", "needle.keys: found 2 keys; expected 3 or more, as many as 'choices' says"),
         ("choices: 2", "choices: 1", "needle.choices: found 1; expected a whole number from 2 to 1000"),
         ("lengths: [30, 90]", "lengths: [30, 30]", "needle.lengths.1: found 30 again; expected each entry once"),
-        ("lengths: [30, 90]", "lengths: [0]", "needle.lengths.0: found 0; expected a whole number, 1 or more"),
+        ("lengths: [30, 90]", "lengths: [0]", "needle.lengths.0: found 0; expected a whole number from 1 to"),
         ("choices: 2", "choices: 2\n  depths: [0, 1.5]", "needle.depths.1: found 1.5; expected a number from 0 to 1"),
         ("choices: 2", "choices: 2\n  depths: [-1]", "needle.depths.0: found -1; expected a number from 0 to 1"),
         ("choices: 2", "choices: 2\n  depths: [0.5, 0.5]", "needle.depths.1: found 0.5 again; expected each"),

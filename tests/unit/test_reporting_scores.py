@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -87,6 +88,22 @@ def test_every_input_is_needed_and_named_when_it_is_missing(subject: Experiment)
             score(subject)
         file.write_bytes(content)
     score(subject)
+
+
+def test_results_of_other_settings_are_scored_with_a_warning(
+    subject: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = score(subject)
+    assert capsys.readouterr().err == ""
+    for run in subject.runs_of("perplexity")[:4]:
+        path = Layout(subject).perplexity(run)
+        document = json.loads(path.read_text())
+        write_text(path, json.dumps({**document, "provenance": {"config": "of other settings"}}))
+    pd.testing.assert_frame_equal(score(subject), same)
+    [warning] = capsys.readouterr().err.splitlines()
+    named = ", ".join(str(Layout(subject).perplexity(run)) for run in subject.runs_of("perplexity")[:3])
+    assert warning.startswith("warning: 4 files were made with other settings than the experiment has now: ")
+    assert f"now: {named} and 1 more. " in warning and "run the workflow to make them anew" in warning
 
 
 def test_a_benchmark_value_that_is_no_number_is_an_error(subject: Experiment) -> None:

@@ -304,6 +304,20 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_document(tmp_path: Path
         stage.train(found, "it-s0")
 
 
+@pytest.mark.parametrize(
+    ("compressor", "told"),
+    [
+        (autocompressor(batch_size=7), "data/stories/base: found 6 training sequences; expected at least 7, those of"),
+        (autocompressor(gradient_accumulation=4), "found 6 training sequences; expected at least 8, those of one"),
+        (autocompressor(sequences_per_step=8), "found 6 training sequences; expected at least 8, those of one"),
+        (gist(batch_size=13), "translations.json: found 12 training sequences; expected at least 13, those of one"),
+    ],
+)
+def test_an_optimizer_step_is_never_silently_smaller(compressor: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=told):
+        stage.train(experiment(tmp_path, compressor), "it-s0")
+
+
 def test_labels_that_are_all_masked_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = families.collate_equal
 

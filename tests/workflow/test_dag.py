@@ -13,6 +13,7 @@ import pytest
 from running import CONFIG, ROOT, Finished, Project, leftovers, planned
 from synopsis.config import load_experiment
 from synopsis.reporting.files import report_files
+from synopsis.reporting.scores import score
 
 JOBS = {
     "prepare_tokenizer": 1,
@@ -98,6 +99,34 @@ def test_a_second_run_runs_nothing(finished: Finished) -> None:
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout + done.stderr
     assert "rule " not in done.stdout + done.stderr
+
+
+OTHER_SETTINGS = {
+    "corpora.stories.seed": (1, "data/stories/base/provenance.json"),
+    "instructions.translations.seed": (1, "data/instructions/translations.json"),
+    "models.base.pretraining.learning_rate": (0.1, "models/base/provenance.json"),
+    "compressors.autocompressor.training.steps": (13, "models/autocompressor-s0/provenance.json"),
+    "perplexity.max_documents": (1, "perplexity/autocompressor-s0.json"),
+    "icl.max_examples": (7, "icl/autocompressor-s0/world_eats/seed0.json"),
+    "needle.seed": (1, "needle/autocompressor-s0.json"),
+    "generate.max_new_tokens": (3, "generations/gist-1-s0/seen.json", "generations/pos_control-1-s0/seen.json"),
+    "benchmark.repeats": (3, "benchmark/gist-1-s0.json"),
+}
+
+
+def test_scores_say_which_results_other_settings_made(
+    copied: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "warning" not in (copied.results / "logs" / "score" / "score.log").read_text(), "nothing was changed"
+    monkeypatch.chdir(copied.folder)
+    for key, (value, *paths) in OTHER_SETTINGS.items():
+        score(load_experiment(CONFIG, overrides={key: value}))
+        named = ", ".join(f"results/micro/{path}" for path in paths)
+        assert f"has now: {named}. The scores" in capsys.readouterr().err, key
+    (copied.folder / "config" / "judges" / "reference.yaml").write_text("kind: reference\ntie_margin: 0.5\n")
+    done = copied.synopsis("score", "--set", "perplexity.batch_size=1", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["rows"] > 0
+    assert "1 file was made with other settings" in done.stderr and "gist-1-s0-vs-pos_control-1-s0" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------- what is made again

@@ -42,6 +42,7 @@ from synopsis.data.shards import Shards, assemble, corpus_features
 from synopsis.data.sources import FetchError, Source, find_source
 from synopsis.data.tokenization import Tokenization, available_processes, vocabulary_size
 from synopsis.errors import ArtifactError, DataError
+from synopsis.plan import prepare_facts
 from synopsis.progress import say, track
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def prepare_text_corpus(
     definition, layout = experiment.corpora[corpus], Layout(experiment)
     assert isinstance(definition, TextCorpus), f"'{corpus}' is not read from files"
     path, tokenizer_folder = layout.corpus(corpus, tokenizer_model), layout.tokenizer(tokenizer_model)
-    provenance = Provenance(config=experiment.facts(definition, tokenizer_model))
+    provenance = Provenance(config=prepare_facts(experiment, "corpus", corpus))
     sources = {split: _sources(experiment, definition, split) for split in SPLITS}
     processes = processes or available_processes()
     with Tokenization(tokenizer_folder, processes) as tokenization:

@@ -13,6 +13,7 @@ from synopsis.config import Experiment
 from synopsis.config_data import AlpacaPlus
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
+from synopsis.plan import prepare_facts
 from synopsis.progress import say
 
 COLUMNS = ("instruction", "input", "output")
@@ -27,7 +28,7 @@ def prepare_alpaca_plus(experiment: Experiment, name: str) -> Path:
     """
     definition, path = experiment.instructions[name], Layout(experiment).instructions(name)
     assert isinstance(definition, AlpacaPlus), f"'{name}' is not read from files"
-    provenance = Provenance(config=experiment.facts(definition))
+    provenance = Provenance(config=prepare_facts(experiment, "instructions", name))
     files = {"train": definition.train, **definition.splits}
     sources = {split: find_source(experiment, [file], split, definition.hub) for split, file in files.items()}
     splits, records = {}, {}

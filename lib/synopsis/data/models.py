@@ -26,6 +26,7 @@ from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory,
 from synopsis.config import Experiment, GgufSource, Model
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
+from synopsis.plan import prepare_facts
 from synopsis.progress import say
 
 ROUND_TRIP = "The quick brown fox, aged 3½, isn't lazy.\n\tdef f(x): return x != 1\n"
@@ -60,7 +61,7 @@ def prepare_model(experiment: Experiment, name: str) -> Path:
     """
     model, path = experiment.models[name], Layout(experiment).model(name)
     assert model.architecture is None, f"'{name}' is trained from scratch, not loaded"
-    provenance = Provenance(config=experiment.facts(model))
+    provenance = Provenance(config=prepare_facts(experiment, "model", name))
     with _origin(name, model) as origin:
         say(f"model {name}: loading {origin.name}")
         language_model, tokenizer = _load(name, origin)

@@ -19,6 +19,7 @@ from synopsis.config import Experiment, Task
 from synopsis.config_files import fields_of
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
+from synopsis.plan import prepare_facts
 from synopsis.progress import say
 
 SUBSET = "_subset"
@@ -61,7 +62,7 @@ def prepare_task(experiment: Experiment, dataset: str) -> Path:
     the generated language are not made here. DataError names task, file, row and field of what does not fit.
     """
     task, path = experiment.tasks[dataset], Layout(experiment).task(dataset)
-    provenance = Provenance(config=experiment.facts(task))
+    provenance = Provenance(config=prepare_facts(experiment, "task", dataset))
     with _told_of(f"task '{dataset}'"):
         sources = {
             split: _source(experiment, task, name)

@@ -18,6 +18,7 @@ from synopsis.data.prompts import input_part, instruction_part
 from synopsis.data.tokenization import load_tokenizer
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
+from synopsis.plan import prepare_facts
 
 SPLITS = ("train", "validation", "test")
 TRIPLES_PER_DOCUMENT = 12
@@ -51,7 +52,8 @@ def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Pat
     settings = experiment.corpora[corpus]
     assert isinstance(settings, WorldCorpus)
     layout = Layout(experiment)
-    provenance = Provenance(experiment.facts(settings), inputs=[layout.tokenizer(model)], seed=settings.seed)
+    facts = prepare_facts(experiment, "corpus", corpus)
+    provenance = Provenance(facts, inputs=[layout.tokenizer(model)], seed=settings.seed)
     vocabulary = load_tokenizer(layout.tokenizer(model)).get_vocab()
     columns = {
         "input_ids": List(Value("int32")),
@@ -109,7 +111,7 @@ def prepare_world_instructions(experiment: Experiment, name: str) -> Path:
         rng = np.random.default_rng([settings.seed, 13, number])
         splits[split] = [{"id": index, **world.instruction(rng, held_out=split == "unseen")} for index in range(rows)]
     path = Layout(experiment).instructions(name)
-    provenance = Provenance(experiment.facts(settings), seed=settings.seed)
+    provenance = Provenance(prepare_facts(experiment, "instructions", name), seed=settings.seed)
     write_json(path, "instructions", {"splits": splits}, provenance.record())
     return path
 
@@ -124,6 +126,6 @@ def prepare_world_task(experiment: Experiment, dataset: str) -> Path:
         found, words = ", ".join(task.options or []), ", ".join(ATTRIBUTES[verb])
         raise DataError(f"task '{dataset}': options: found {found}; expected the words of '{verb}' in order: {words}")
     rows = World().task(verb, seed=0)
-    provenance = Provenance(experiment.facts(task), seed=0)
+    provenance = Provenance(prepare_facts(experiment, "task", dataset), seed=0)
     write_json(Layout(experiment).task(dataset), "task", {"dataset": dataset, **rows}, provenance.record())
     return Layout(experiment).task(dataset)

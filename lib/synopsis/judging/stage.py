@@ -22,6 +22,7 @@ from synopsis.judging.pairs import ORDERS, Pair, Question, read_pairs
 from synopsis.judging.prompts import text_for
 from synopsis.judging.records import AnyJudge, Judgement, Reply, text_hash
 from synopsis.judging.store import JudgementStore
+from synopsis.plan import judge_facts
 from synopsis.progress import say, track
 
 MAX_ERROR_SHARE = 0.2
@@ -42,7 +43,7 @@ def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dic
     layout = Layout(experiment)
     path = layout.judgements(judge, a, b, split)
     judge_hash = experiment.facts(definition.model_dump(mode="json", include=set(ANSWER_FIELDS)))
-    provenance = Provenance(config=experiment.facts(definition, a, b, split))
+    provenance = Provenance(config=judge_facts(experiment, judge))
     pairs, inputs = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
     questions = [Question(pair, order) for pair in pairs for order in ORDERS]
     with JudgementStore(path) as store:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from synopsis import plan
 from synopsis.artifacts import (
     FORMAT_VERSION,
     PROVENANCE,
@@ -33,6 +34,7 @@ from synopsis.artifacts import (
 )
 from synopsis.config import Experiment
 from synopsis.errors import ArtifactError
+from synopsis.progress import say
 from synopsis.reporting.files import judgement_summaries, runs_with_metrics, score_inputs
 from synopsis.reporting.icl_scores import accuracy_dictionary, icl_rows
 from synopsis.reporting.needle_scores import needle_rows
@@ -91,9 +93,11 @@ def score(experiment: Experiment) -> pd.DataFrame:
 
     Writes `scores.parquet`, `accuracy.json` (the published `accuracy_dict[model][dataset][experiment_name][seed]`,
     nothing else, so that it can be loaded as it is) and `scores.provenance.json`, which speaks for both.
+    Warns of results that were made with other settings than those of `experiment`, and scores what they hold.
     Raises ArtifactError when a result is missing or damaged.
     """
     layout = Layout(experiment)
+    _warn_of_other_settings(experiment)
     provenance = Provenance(config=experiment.facts(experiment), inputs=_hashed(experiment))
     rows = [
         row
@@ -254,6 +258,60 @@ def _number(path: Path, column: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise ArtifactError(f"{path}: column {column} holds {text!r}; expected a number") from None
+
+
+def _warn_of_other_settings(experiment: Experiment) -> None:
+    other = [
+        str(path)
+        for path, (kind, facts) in _facts(experiment).items()
+        if path.is_file() and read_json(path, kind).get("provenance", {}).get("config", facts) != facts
+    ]
+    if other:
+        shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        count = "1 file was" if len(other) == 1 else f"{len(other)} files were"
+        say(
+            f"warning: {count} made with other settings than the experiment has now: {shown}. "
+            "The scores are those of the files as they are; run the workflow to make them anew."
+        )
+
+
+def _facts(experiment: Experiment) -> dict[Path, tuple[str, str]]:
+    """Every file whose provenance says what settings it was made with: its kind, and the facts of these settings."""
+    layout = Layout(experiment)
+    found = {
+        layout.model(name) / "provenance.json": ("model", plan.prepare_facts(experiment, "model", name))
+        for name in experiment.models
+    }
+    found |= {
+        layout.model(run) / "provenance.json": ("model", plan.train_facts(experiment, run))
+        for run in runs_with_metrics(experiment)
+    }
+    for corpus in experiment.corpora:
+        facts = plan.prepare_facts(experiment, "corpus", corpus)
+        found |= {layout.corpus(corpus, name) / "provenance.json": ("corpus", facts) for name in experiment.models}
+    for name in experiment.instructions:
+        facts = plan.prepare_facts(experiment, "instructions", name)
+        found[layout.instructions(name)] = ("instructions", facts)
+    for dataset in experiment.tasks:
+        found[layout.task(dataset)] = ("task", plan.prepare_facts(experiment, "task", dataset))
+        for run in experiment.runs_of("icl"):
+            for seed in experiment.evaluation_seeds:
+                facts = plan.icl_facts(experiment, run, dataset, seed)
+                found[layout.icl(run, dataset, seed)] = ("icl", facts)
+    for run in experiment.runs_of("perplexity"):
+        found[layout.perplexity(run)] = ("perplexity", plan.perplexity_facts(experiment, run))
+    for run in experiment.runs_of("needle"):
+        found[layout.needle(run)] = ("needle", plan.needle_facts(experiment, run))
+    for run in experiment.runs_of("generate"):
+        for split in experiment.generate.splits if experiment.generate else []:
+            path = layout.generations(run, split).with_suffix(".json")
+            found[path] = ("rouge", plan.generate_facts(experiment, run, split))
+    for (judge, *_), path in judgement_summaries(experiment).items():
+        found[path] = ("judgement_summary", plan.judge_facts(experiment, judge))
+    for run in experiment.runs_of("benchmark"):
+        path = layout.benchmark(run).with_suffix(".json")
+        found[path] = ("benchmark", plan.benchmark_facts(experiment, run))
+    return found
 
 
 def _hashed(experiment: Experiment) -> list[Path]:

@@ -32,6 +32,7 @@ from synopsis.data.sequences import (
     training_sequences,
 )
 from synopsis.errors import DataError, InputError
+from synopsis.training import distributed
 from synopsis.training.trainable import choose_trainable
 from synopsis.training.trainer import SEQUENCES
 
@@ -89,8 +90,6 @@ def prepare(experiment: Experiment, run: str) -> Prepared:
     if isinstance(subject, Model):
         assert subject.pretraining is not None
         training: Optimisation = subject.pretraining
-        if training.lora is not None:
-            raise InputError(f"models.{run}.pretraining.lora: a model from scratch has no weights to adapt")
         model, weights = _new_model(subject, tokenizer), None
         data = _sequences(experiment, subject.pretraining, base, subject.pretraining.pack_documents)
     else:
@@ -101,6 +100,7 @@ def prepare(experiment: Experiment, run: str) -> Prepared:
         model = _compressor(weights, subject, tokenizer)
         data = _data(experiment, subject, tokenizer, model)
     _check_tokenizer(model, tokenizer, base)
+    _check_step(data, training)
     _check_labels(data)
     choose_trainable(model, training)
     if training.gradient_checkpointing:
@@ -265,6 +265,16 @@ def _instructions(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     collate = partial(collate_seq2seq if seq2seq else collate_padded, pad=pad)
     return _Data(train, validation, collate, train.mean_tokens, [path])
+
+
+def _check_step(data: _Data, training: Optimisation) -> None:
+    """DataError when one optimizer step wants more sequences than there are: it would silently be a smaller one."""
+    held, wanted = len(data.train), training.sequences(distributed.world_size())
+    if held < wanted:
+        raise DataError(
+            f"{', '.join(map(str, data.inputs))}: found {held} training sequences; expected at least {wanted}, "
+            "those of one optimizer step (batch_size x gradient_accumulation x processes, or sequences_per_step)"
+        )
 
 
 def _check_labels(data: _Data) -> None:

@@ -99,6 +99,10 @@ def _add_low_rank(model: Any, lora: LowRank) -> None:
         raise InputError(
             f"lora.targets: the model has no linear layer {', '.join(missing)}; it has {', '.join(sorted(linear))}"
         )
+    if lora.rank > model.config.hidden_size:
+        raise InputError(
+            f"lora.rank: found {lora.rank}; expected at most {model.config.hidden_size}, the model's width"
+        )
     inject_adapter_in_model(_settings(lora), model)
 
 
