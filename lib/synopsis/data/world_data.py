@@ -31,7 +31,7 @@ def prepare_world_tokenizer(experiment: Experiment, model: str) -> Path:
     from tokenizers.pre_tokenizers import Sequence, Split
     from transformers import PreTrainedTokenizerFast
 
-    provenance = Provenance(experiment.facts(model))
+    provenance = Provenance(prepare_facts(experiment, "tokenizer", model))
     words = ["<pad>", "<unk>", "</s>", *World().vocabulary]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Sequence([Split(Regex(" +"), "removed"), Split(Regex(r"\n\n|\n"), "isolated")])
