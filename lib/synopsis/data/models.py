@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from synopsis.artifacts import Layout, Provenance, atomic_directory, file_hash, write_json
+from synopsis.auto_classes import reason_of
 from synopsis.config import Experiment, GgufSource, Model
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
@@ -182,8 +183,8 @@ def _load(name: str, origin: _Origin) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments)
         model = auto.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments, **origin.weights)
     except Exception as error:  # what libraries raise for damaged, foreign or unsafe files has no common class
-        reason = " ".join(str(error).split())[:400]
-        raise DataError(f"model '{name}': {origin.name} cannot be read: {type(error).__name__}: {reason}") from error
+        found = f"{type(error).__name__}: {reason_of(error)[:400]}"
+        raise DataError(f"model '{name}': {origin.name} cannot be read: {found}") from error
     # Unpacked GGUF weights are plain numbers; a model that still calls itself quantised would refuse to be saved.
     if "gguf_file" in origin.arguments and hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

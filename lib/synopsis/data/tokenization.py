@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from synopsis.auto_classes import reason_of
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 THREADS_VARIABLE = "SYNOPSIS_THREADS"
@@ -68,9 +69,9 @@ def load_tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; the stage 'prepare' of its model has not run")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder}: holds no tokenizer that can be read: {error}") from None
+        raise ArtifactError(f"{folder}: holds no tokenizer that can be read: {reason_of(error)}") from None
 
 
 def vocabulary_size(tokenizer: Any) -> int:

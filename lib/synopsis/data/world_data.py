@@ -15,6 +15,7 @@ from synopsis.artifacts import Layout, Provenance, atomic_directory, write_json
 from synopsis.config import Experiment
 from synopsis.config_data import WorldCorpus, WorldInstructions
 from synopsis.data.prompts import input_part, instruction_part
+from synopsis.data.tokenization import load_tokenizer
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
 
@@ -44,13 +45,12 @@ def prepare_world_tokenizer(experiment: Experiment, model: str) -> Path:
 def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Path:
     """Tokenised documents of every split, with the kind of each token (see `synopsis.data.world.KINDS`)."""
     from datasets import Dataset, DatasetDict, Features, List, Value
-    from transformers import AutoTokenizer
 
     settings = experiment.corpora[corpus]
     assert isinstance(settings, WorldCorpus)
     layout = Layout(experiment)
     provenance = Provenance(experiment.facts(settings), inputs=[layout.tokenizer(model)], seed=settings.seed)
-    vocabulary = AutoTokenizer.from_pretrained(layout.tokenizer(model)).get_vocab()
+    vocabulary = load_tokenizer(layout.tokenizer(model)).get_vocab()
     columns = {
         "input_ids": List(Value("int32")),
         "kind": List(Value("int8")),
