@@ -13,48 +13,77 @@ from synopsis.cli_options import (
     Dtype,
     GistTokens,
     Json,
+    MaxNewTokens,
     SegmentLength,
     Setting,
     figures,
     plain_logs,
     values_of,
 )
+from synopsis.errors import InputError
 
 
 def compress(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Folder or hub id of an AutoCompressor, an RMT or a gist model.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write the context to (safetensors).")],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; - for standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read the text from this file (- for standard input).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write the context to (safetensors).")] = None,
+    question: Annotated[
+        str | None,
+        typer.Option("--input", metavar="TEXT", help="Answer this, after the context and after the text itself."),
+    ] = None,
+    max_new_tokens: MaxNewTokens = None,
     segment_length: SegmentLength = None,
     tokens: GistTokens = None,
     base: Base = None,
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
-    """Compress a text (AutoCompressor) or an instruction (gist model) into a file that `generate --context` reads.
+    """Compress a text (AutoCompressor) or an instruction (gist model), for one --input or for `generate --context`.
 
     \b
+      synopsis compress MODEL "Translate into French." --input "Where is the station?"
       synopsis compress MODEL "A text to remember." --out text.safetensors
       synopsis compress MODEL --file book.txt --segment-length 1024 --out book.safetensors --json
       cat book.txt | synopsis compress MODEL - --out book.safetensors
 
     Tells how many tokens became how many vectors, and what they take: as keys and values of all tokens, in the file,
-    and in the cache of the model that goes on from them.
+    and in the cache of the model that goes on from them. With --input also what was compressed, and what the model
+    answers with and without compression.
     """
+    if out is None and question is None:
+        raise InputError("compress: expected --out FILE, --input TEXT, or both")
+    if question is None and max_new_tokens is not None:
+        raise InputError("compress: --max-new-tokens goes with --input")
     plain_logs()
     from synopsis import compressing
 
     content = compressing.read_text(text, file, "the text")
-    compressing.check_out(out)
-    done = compressing.compress_text(*compressing.open_model(model, base, dtype), content, segment_length, tokens)
-    done.context.save(out)
+    if out is not None:
+        compressing.check_out(out)
+    loaded, tokenizer = compressing.open_model(model, base, dtype)
+    done = compressing.compress_text(loaded, tokenizer, content, segment_length, tokens)
+    found, lines = done.facts(), str(done).splitlines()
+    if question is not None:
+        answers = compressing.compare(loaded, tokenizer, question, done, max_new_tokens)
+        found |= answers
+        shown = answers | {"compressed": shortened(answers["compressed"])}
+        lines += [f"{name.replace('_', ' ')}: {text}" for name, text in shown.items()]
+    if out is not None:
+        done.context.save(out)
+        found["out"] = str(out)
+        lines.append(f"written to {out}")
     if as_json:
-        figures({**done.facts(), "out": str(out)}, as_json)
+        figures(found, as_json)
     else:
-        print(f"{done}\nwritten to {out}")
+        print("\n".join(lines))
+
+
+def shortened(text: str, ends: int = 120) -> str:
+    """The text, or its two ends where it is long."""
+    return text if len(text) <= 2 * ends else f"{text[:ends]} ... {text[-ends:]}"
 
 
 def answer_questions(

@@ -41,17 +41,22 @@ NEW_TOKENS = 64
 class Compressed:
     """A context and what it replaces.
 
-    segments: tokens read in each forward pass; bytes_before: keys and values of all the tokens (and the encoder's
-    outputs of a T5); bytes_after: the context itself; bytes_in_use: its vectors in the cache of a later call.
+    ids: what was compressed; segments: tokens read in each forward pass; bytes_before: keys and values of all the
+    tokens (and the encoder's outputs of a T5); bytes_after: the context itself; bytes_in_use: its vectors in the cache
+    of a later call.
     """
 
     context: CompressedContext
-    tokens: int
+    ids: list[int]
     vectors: int
     segments: list[int]
     bytes_before: int
     bytes_after: int
     bytes_in_use: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
 
     def facts(self) -> dict[str, Any]:
         """The numbers, with the ratios that people ask for; a ratio to no vector at all is None."""
@@ -166,7 +171,7 @@ def compress_text(
     vectors, of_a_token = int(context.attention_mask.sum()), _bytes_of_a_token(model, context)
     return Compressed(
         context=context,
-        tokens=len(ids),
+        ids=ids,
         vectors=vectors,
         segments=segments,
         bytes_before=len(ids) * of_a_token,
@@ -250,9 +255,32 @@ def ask(
     limit = _room(model, max(map(len, prompts)), context, max_new_tokens)
     new = _greedy(model, tokenizer, prompts, context, limit)
     return [
-        Answer(question, str(tokenizer.decode(ids, skip_special_tokens=True)).strip(), len(prompt), len(ids))
+        Answer(question, _words(tokenizer, ids), len(prompt), len(ids))
         for question, prompt, ids in zip(questions, prompts, new, strict=True)
     ]
+
+
+def compare(
+    model: Any, tokenizer: Any, question: str, compressed: Compressed, max_new_tokens: int | None = None
+) -> dict[str, str]:
+    """What was compressed, and the greedy answers to a question with and without compression.
+
+    Without compression the model reads all the tokens, and no mask hides any. InputError as of `ask`; where only the
+    tokens need more positions than the model has, that stands in the place of the answer.
+    """
+    answers = {"compressed": str(tokenizer.decode(compressed.ids)), "input": question}
+    (answer,) = ask(model, tokenizer, [question], compressed.context, max_new_tokens)
+    answers["with_compression"] = answer.answer
+    prompt, options = [*compressed.ids, *_prompt(model, tokenizer, question, True)], {}
+    if isinstance(model, GistMixin):
+        seen = torch.ones(1, 1, len(prompt), len(prompt), dtype=torch.long, device=model.device)
+        options = {"attention_mask" if model.config.is_encoder_decoder else "attention_mask_gist": seen}
+    try:
+        (ids,) = _greedy(model, tokenizer, [prompt], None, _room(model, len(prompt), None, max_new_tokens), **options)
+        answers["without_compression"] = _words(tokenizer, ids)
+    except InputError as error:
+        answers["without_compression"] = f"({error})"
+    return answers
 
 
 def check_context(model: Any, context: CompressedContext, source: str | Path = "the context") -> None:
@@ -296,7 +324,12 @@ def _room(model: Any, longest: int, context: CompressedContext | None, wanted: i
 
 
 def _greedy(
-    model: Any, tokenizer: Any, prompts: list[list[int]], context: CompressedContext | None, limit: int
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    context: CompressedContext | None,
+    limit: int,
+    **options: Any,
 ) -> list[list[int]]:
     """New tokens of each prompt, up to the end of text."""
     settings = model.generation_config
@@ -304,22 +337,25 @@ def _greedy(
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     pad = next((token for token in (settings.pad_token_id, tokenizer.pad_token_id, *ends) if token is not None), 0)
     batch = collate_padded([{"input_ids": ids, "labels": ids} for ids in prompts], pad)
-    options = {} if context is None else {"context": context}
+    options |= {} if context is None else {"context": context}
     with torch.no_grad(), quiet():
         out = model.generate(
             batch["input_ids"].to(model.device),
-            attention_mask=batch["attention_mask"].to(model.device),
             max_new_tokens=limit,
             do_sample=False,
             pad_token_id=pad,
             eos_token_id=ends or None,
-            **options,
+            **{"attention_mask": batch["attention_mask"].to(model.device), **options},
         )
     # A decoder repeats the prompt; an encoder-decoder starts with one token of its own.
     start = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
     rows = out[:, start:].tolist()
     stops = [next((place for place, token in enumerate(row) if token in ends), len(row)) for row in rows]
     return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
+
+
+def _words(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

@@ -53,7 +53,7 @@ class Dimensions:
         KeyError when a number is missing.
         """
         values = config if isinstance(config, Mapping) else config.to_dict()
-        kind = str(values.get("model_type", ""))
+        kind = str(values.get("base_model_type", values.get("model_type", "")))
         if kind == "t5":
             return _t5(values)
         if kind == "opt":

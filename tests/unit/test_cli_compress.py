@@ -263,6 +263,60 @@ def test_an_answer_is_as_long_as_there_are_positions(models: Models, call: Call,
     )
 
 
+# ------------------------------------------------------------------------------------------------ compress with --input
+
+
+def test_an_instruction_and_its_input_in_one_step(models: Models, call: Call, tmp_path: Path) -> None:
+    words = ["compress", models.gist, INSTRUCTION, "--input", "fox owl", "--max-new-tokens", 5]
+    model, whole = load(models.gist, "cpu"), [*COMPRESSED, GIST, GIST]
+    plain = LlamaForCausalLM.from_pretrained(models.gist).eval()  # sees the instruction
+    answers = [seen(greedy(one, whole + REST, 5)) for one in (model, plain)]
+    code, printed, _ = call(*words)
+    assert code == 0 and answers[0] != answers[1]
+    lines = printed.splitlines()
+    assert lines[0].startswith(f"{len(whole)} tokens -> 2 vectors")
+    assert "\n".join(lines[2:4]) == f"compressed: {world_tokenizer().decode(whole)}"
+    assert lines[4:] == [
+        "input: fox owl",
+        f"with compression: {answers[0]}",
+        f"without compression: {answers[1]}",
+    ]
+    told = json.loads(call(*words, "--json", "--out", tmp_path / "context")[1])
+    assert [told["with_compression"], told["without_compression"]] == answers and told["vectors"] == 2
+    assert told["out"] == str(tmp_path / "context") and CompressedContext.load(tmp_path / "context").length == 2
+
+
+def test_a_text_and_its_question_in_one_step(models: Models, call: Call) -> None:
+    words = ["compress", models.summary, STORY, "--input", "calm bear", "--segment-length", 8, "--max-new-tokens", 3]
+    model, ids = load(models.summary, "cpu"), STORY_IDS + ids_of("calm bear")
+    with_, without = seen(greedy(model, ids, 3, segment_lengths=[8, 8])), seen(greedy(model, ids, 3))
+    code, printed, _ = call(*words)
+    assert code == 0 and with_ != without
+    assert printed.splitlines()[2:] == [
+        f"compressed: {STORY}",
+        "input: calm bear",
+        f"with compression: {with_}",
+        f"without compression: {without}",
+    ]
+    # 48 tokens and two more do not fit into 20 positions without compression.
+    longer = call("compress", models.rmt, " ".join([STORY] * 3), "--input", "calm bear", "--max-new-tokens", 3)[1]
+    assert "exceed the 20 positions of this model" in longer.splitlines()[-1]
+    assert longer.splitlines()[2].startswith(f"compressed: {STORY} ") and " ... " in longer.splitlines()[2]
+
+
+@pytest.mark.parametrize("name", ["t5", "neg_control"])
+def test_without_compression_nothing_is_hidden(name: str, models: Models, call: Call) -> None:
+    folder = getattr(models, name)
+    told = json.loads(call("compress", folder, INSTRUCTION, "--input", "fox owl", "--max-new-tokens", 5, "--json")[1])
+    shown = load(folder, "cpu", gist_condition="pos_control")
+    if name == "t5":
+        ids = torch.tensor([[*COMPRESSED, GIST, *ids_of("| Input: fox owl"), 2]])
+        expected = seen(shown.generate(ids, max_new_tokens=5, do_sample=False)[0, 1:].tolist())
+    else:
+        expected = seen(greedy(shown, [*COMPRESSED, GIST, *REST], 5))
+    assert told["without_compression"] == expected != told["with_compression"]
+
+
 # -------------------------------------------------------------------------------------------------------------- convert
 
 
@@ -330,6 +384,8 @@ def test_convert_refuses(words: list[str], told: str, models: Models, call: Call
         (["{summary}", "fox", "--dtype", "float8"], "dtype 'float8': expected one of float32, bfloat16, float16"),
         (["{summary}", "fox", "--base", "{plain}"], "is a whole model, neither a weight diff nor an adapter"),
         (["{summary}", "fox", "--out", "{root}"], "{root}: is a folder; expected the name of a file"),
+        (["{summary}", "fox", "--max-new-tokens", "3"], "--max-new-tokens goes with --input"),
+        (["{summary}", "fox", "--input", " "], "a question is empty"),
     ],
 )
 def test_compress_refuses(words: list[str], told: str | None, models: Models, call: Call, tmp_path: Path) -> None:
@@ -341,6 +397,11 @@ def test_compress_refuses(words: list[str], told: str | None, models: Models, ca
         return
     assert (code, printed) == (2, "") and told.format(**vars(models)) in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compress_is_for_something(models: Models, call: Call) -> None:
+    code, printed, error = call("compress", models.summary, "fox")
+    assert (code, printed) == (2, "") and "compress: expected --out FILE, --input TEXT, or both" in error
 
 
 def test_a_text_that_is_no_text(models: Models, call: Call, tmp_path: Path) -> None:

@@ -273,6 +273,8 @@ def test_a_mask_that_is_given_comes_before_the_condition() -> None:
         with torch.no_grad():
             expected = plain_of(model)(ids, attention_mask=mask_by_hand(row, condition, len(row), len(row))).logits
         torch.testing.assert_close(model(ids, attention_mask_gist=shown.long()).logits, expected, **TOLERANCE)
+        written = model.generate(ids, attention_mask_gist=shown.long(), **GREEDY)
+        assert int(written[0, len(row)]) == int(expected[0, -1].argmax())
 
 
 def test_prompts_without_gist_tokens_are_plain_ones() -> None:

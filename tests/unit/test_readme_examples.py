@@ -77,10 +77,11 @@ def test_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
             main()
         assert not end.value.code
         answers.append(capsys.readouterr().out)
-    compressed, story, instruction, noric = answers
+    compressed, story, instruction, noric, one_step = answers
     assert compressed.startswith("15 tokens -> 3 vectors, 5.0 tokens each\n")
     assert from_python["with the story"] == f"calm bear eats {story.strip()}"
     assert instruction.startswith("7 tokens -> 1 vector, 7.0 tokens each\n")
     questions = ("fox owl", "wolf bear hare")
     first_lines = dict(re.findall(r"^> (.*)\n(.*)$", noric, re.M))
     assert first_lines == {question: from_python[question] for question in questions}
+    assert f"with compression: {from_python['fox owl']}\nwithout compression: " in one_step

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from synopsis.auto_classes import own_configuration
 from synopsis.compressors.attention import attention_masks, causal, sliding_window
 from synopsis.compressors.context import CompressedContext, fingerprint, settings_of
 from synopsis.compressors.loss import next_token_loss
@@ -27,6 +28,9 @@ class ContextMixin(Model):
     A family says in `_context_cache` how its context becomes the keys and values of k positions; decoding from those
     is then the same for all: the k positions stand first in the cache, and each row goes on at its own position.
     """
+
+    def __init__(self, config: Any):
+        super().__init__(own_configuration(config, type(self).config_class))
 
     def compress(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any

@@ -246,6 +246,8 @@ class GistMixin(ContextMixin):
         mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
         self._check_rows(mask)
         shown = self._shown(inputs, attention_mask_gist)
+        if shown is None and attention_mask_gist is not None and self._shown(inputs, None) is not None:
+            shown = attention_mask_gist.bool()  # that shows all; a plain pass would hide what the condition hides
         if shown is None:
             return super().generate(inputs, attention_mask=attention_mask, **options)
         if not bool(mask[:, -1].all()):

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, T5ForConditionalGeneration
+from transformers import DynamicCache, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from synopsis.auto_classes import configuration_class
 from synopsis.compressors import gist_published as published
 from synopsis.compressors.attention import attention_masks
 from synopsis.compressors.context import CompressedContext
@@ -29,10 +30,15 @@ from synopsis.compressors.masks import gist_span
 ENCODER_SIDE = ("cross_attention_mask", "gist_activations", "inputs_embeds")
 ENCODER_FLAGS = ("output_attentions", "output_hidden_states")
 
+GistT5ForConditionalGenerationConfig: Any = configuration_class(
+    "gist", T5Config, "GistT5ForConditionalGeneration", __name__
+)
+
 
 class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
     """T5 with gist tokens; reads gist_token_id, gist_condition, gist_tokens from the configuration."""
 
+    config_class = GistT5ForConditionalGenerationConfig
     encoder: Any
     accepts_loss_kwargs = False  # T5's loss is the mean of a batch: a trainer averages the batches that it accumulates
     _supports_flex_attn = False  # transformers' reads T5's bias, made once for all rows, at the number of each row

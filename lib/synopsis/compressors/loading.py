@@ -34,6 +34,7 @@ from transformers import (
 from transformers.utils import logging
 
 from synopsis.artifacts import PROVENANCE, TOKENIZER_FILES, check_outputs
+from synopsis.auto_classes import reason_of
 from synopsis.compressors import adapters, weight_diff
 from synopsis.compressors.attention import check_attention
 from synopsis.compressors.published import SETTINGS, complete, kind_of
@@ -140,6 +141,7 @@ def build(
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # told below with their names
+                trust_remote_code=False,
                 **options,
             )
     except (OSError, ValueError, RuntimeError) as error:
@@ -167,9 +169,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     reader: Any = LlamaTokenizer if named == "LLaMATokenizer" else AutoTokenizer
     try:
         with quiet():
-            return reader.from_pretrained(path)
+            return reader.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"{path}: no tokenizer can be loaded: {reason_of(error)}") from error
 
 
 def default_device() -> torch.device:
@@ -232,9 +234,12 @@ def _must_be_whole(folder: Path) -> None:
 def _configuration(path: str | Path, folder: Path) -> Any:
     try:
         with quiet():
-            return AutoConfig.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise refused(path, f"config.json: {str(error).splitlines()[0]}") from error
+        raise refused(path, f"config.json: {reason_of(error)}") from error
+    if getattr(config, "auto_map", None):
+        say(f"{path}: its own Python code (auto_map) is not run; it is read as transformers' {config.model_type}")
+    return config
 
 
 def _base_of_adapter(folder: Path, base: str | Path | None) -> Path:

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM
 
+from synopsis.auto_classes import configuration_class
 from synopsis.compressors.autocompressor import AutoCompressorMixin
 
 NO_POSITION = -1
 """Position of soft prompts, summary tokens and padding: row 1 of the table, which training leaves as it is."""
+OPTAutoCompressorModelConfig = configuration_class("summary", OPTConfig, "OPTAutoCompressorModel", __name__)
 
 
 class OPTAutoCompressorModel(AutoCompressorMixin, OPTForCausalLM):  # type: ignore[misc]
     """AutoCompressor, RMT or full attention on OPT; published as AutoCompressorModel."""
 
-    config_class = OPTConfig
+    config_class = OPTAutoCompressorModelConfig
 
     def __init__(self, config: Any):
         super().__init__(config)

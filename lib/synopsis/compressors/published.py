@@ -69,6 +69,8 @@ def kind_of(config: Any, weights: Mapping[str, Tensor] | None = None, folder: Pa
 
     A configuration with a `summary_length` of 0 (full attention) is of the summary kind.
     """
+    if hasattr(config, "compressor_kind"):  # a folder of ours
+        return str(config.compressor_kind)
     classes = getattr(config, "architectures", None) or ()
     if getattr(config, "gist_token_id", None) is not None:
         return "gist"

@@ -14,9 +14,10 @@ import inspect
 from functools import cache
 from typing import Any
 
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from synopsis.auto_classes import configuration_class
 from synopsis.errors import InputError
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt")
@@ -38,14 +39,24 @@ LOGIT_CHANGES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "output_
 
 @cache
 def compressor_class(kind: str, architecture: str) -> Any:
-    """The class of a kind (`summary` or `gist`) on an architecture; InputError says why there is none."""
-    if (kind, architecture) in EXPLICIT:
-        return _named(EXPLICIT[kind, architecture])
+    """The class of a kind (`summary` or `gist`) on an architecture; InputError says why there is none.
+
+    From then on transformers' Auto classes give it for configurations of its own class.
+    """
+    cls: Any = _named(EXPLICIT[kind, architecture]) if (kind, architecture) in EXPLICIT else _made(kind, architecture)
+    auto: Any = AutoModelForSeq2SeqLM if cls.config_class.is_encoder_decoder else AutoModelForCausalLM
+    auto.register(cls.config_class, cls)
+    return cls
+
+
+def _made(kind: str, architecture: str) -> Any:
+    """A class that the general mixin is enough for."""
     base = _causal_class(kind, architecture)
     stem = base.__name__.removesuffix("ForCausalLM")
     name = f"{stem}AutoCompressorModel" if kind == "summary" else f"Gist{base.__name__}"
     what = "AutoCompressor, RMT or full attention" if kind == "summary" else "Gist tokens"
-    body = {"__doc__": f"{what} on {base.__name__}.", "__module__": __name__, "config_class": base.config_class}
+    config_class = configuration_class(kind, base.config_class, name, __name__)
+    body = {"__doc__": f"{what} on {base.__name__}.", "__module__": __name__, "config_class": config_class}
     return type(name, (_named(MIXINS[kind]), base), body)
 
 
@@ -114,5 +125,5 @@ def _causal_class(kind: str, architecture: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """A class by its name, so that models can be pickled."""
-    return class_by_name(name)
+    """A class or its configuration's by its name, so that models can be pickled."""
+    return class_by_name(name.removesuffix("Config")).config_class if name.endswith("Config") else class_by_name(name)

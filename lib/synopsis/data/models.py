@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, check_outputs, file_hash, write_json
+from synopsis.auto_classes import reason_of
 from synopsis.config import Experiment, GgufSource, Model
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
@@ -196,8 +197,8 @@ def _load(name: str, origin: _Origin) -> tuple[Any, Any]:
             _keep_pre_tokenisation(name, Path(origin.name, origin.arguments["gguf_file"]), tokenizer)
         model = auto.from_pretrained(origin.name, trust_remote_code=False, **origin.arguments, **origin.weights)
     except Exception as error:  # what libraries raise for damaged, foreign or unsafe files has no common class
-        reason = " ".join(str(error).split())[:400]
-        raise DataError(f"model '{name}': {origin.name} cannot be read: {type(error).__name__}: {reason}") from error
+        found = f"{type(error).__name__}: {reason_of(error)[:400]}"
+        raise DataError(f"model '{name}': {origin.name} cannot be read: {found}") from error
     # Unpacked GGUF weights are plain numbers; a model that still calls itself quantised would refuse to be saved.
     if "gguf_file" in origin.arguments and hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from synopsis.artifacts import PROVENANCE, TOKENIZER_FILES, check_outputs
+from synopsis.auto_classes import reason_of
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 THREADS_VARIABLE = "SYNOPSIS_THREADS"
@@ -70,9 +71,9 @@ def load_tokenizer(folder: Path) -> Any:
         raise ArtifactError(f"{folder}: no such folder; the stage 'prepare' of its model has not run")
     check_outputs(folder / PROVENANCE, TOKENIZER_FILES)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder}: holds no tokenizer that can be read: {error}") from None
+        raise ArtifactError(f"{folder}: holds no tokenizer that can be read: {reason_of(error)}") from None
 
 
 def vocabulary_size(tokenizer: Any) -> int:

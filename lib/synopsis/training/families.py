@@ -145,7 +145,7 @@ def _new_model(subject: Model, tokenizer: PreTrainedTokenizerBase) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return AutoModelForCausalLM.from_config(config, **_attention(subject.pretraining))
+    return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **_attention(subject.pretraining))
 
 
 def _compressor(weights: Path, subject: Compressor, tokenizer: PreTrainedTokenizerBase) -> Any:
