@@ -25,7 +25,7 @@ from synopsis.config_data import Corpus, Instructions
 from synopsis.config_files import JudgeDefinition, Task
 from synopsis.config_needle import Needle
 from synopsis.config_training import InstructionTraining, LanguageModelTraining, SegmentTraining
-from synopsis.config_types import Clash, Contradiction, Distinct, Name, Seed, Strict
+from synopsis.config_types import Clash, Contradiction, Distinct, Folder, Name, Seed, Strict
 
 # -------------------------------------------------------------------------------------------------------- models
 
@@ -260,8 +260,8 @@ class Experiment(Strict):
 
     name: Name
     """Results go to results/<name>."""
-    results: Annotated[str, Field(min_length=1)] = "results"
-    """Folder of all results."""
+    results: Folder = "results"
+    """Folder of all results; `~` is the home folder."""
     title: str = ""
     training_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] = Field(default=[0])
     evaluation_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] = Field(default=[0])
