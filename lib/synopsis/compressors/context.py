@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from synopsis.artifacts import atomic_file
@@ -136,8 +136,9 @@ class CompressedContext:
     def save(self, path: str | Path) -> None:
         """One safetensors file; the fingerprint stands in its header."""
         tensors = {key: tensor.contiguous().clone() for key, tensor in self._tensors().items()}
+        content = save(tensors, metadata={"format": FORMAT, "fingerprint": self.fingerprint})
         with atomic_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": FORMAT, "fingerprint": self.fingerprint})
+            temporary.write_bytes(content)  # the errors of safetensors' own writing hide that the disk is full
 
     @staticmethod
     def load(path: str | Path) -> CompressedContext:
