@@ -10,6 +10,10 @@ CORES ?= all
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
+# A Snakemake that was killed leaves its lock behind; one that fails does not.
+LOCKED = [ -z "$$(ls -A .snakemake/locks 2>/dev/null)" ] || echo "Where no other Snakemake works here, type:" \
+  "$(BIN)/snakemake --unlock --configfile config/$@.yaml && make $@" >&2
+
 .PHONY: setup demo smollm2 smollm2_icl test lint browser clean
 .DEFAULT_GOAL := demo
 
@@ -23,11 +27,12 @@ setup: .venv/ready
 
 # `--quiet rules host` leaves the lines to read: what each stage says, and "3 of 51 steps (6%) done".
 demo smollm2 smollm2_icl: setup
-	@$(BIN)/snakemake --cores $(CORES) --configfile config/$@.yaml --quiet rules host reason
+	@$(BIN)/snakemake --cores $(CORES) --configfile config/$@.yaml --quiet rules host reason \
+	  || { code=$$?; $(LOCKED); exit $$code; }
 	@if [ ! results/$@/report.html -nt results/$@/scores.parquet ]; then \
 	  $(BIN)/snakemake --configfile config/$@.yaml --quiet all --report results/$@/report.html; fi
 	@$(BIN)/synopsis summary --config config/$@.yaml
-	@echo "Report: $(CURDIR)/results/$@/report.html"
+	@echo "Report: $$PWD/results/$@/report.html"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synopsis.errors import ArtifactError, SynopsisError
+from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 if TYPE_CHECKING:
     from synopsis.config import Experiment
@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def root(self) -> Path:
-        return Path(self.experiment.results) / self.experiment.name
+        return Path(os.path.expanduser(self.experiment.results)) / self.experiment.name
 
     def tokenizer(self, model: str) -> Path:
         """Folder of a model's tokenizer: beside the weights of a loaded model, made by `prepare` otherwise."""
@@ -128,14 +128,14 @@ class Layout:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; at the end of the block flush it to disk and rename it to `path`.
 
-    When the block fails, what was at `path` stays as it was. Raises SynopsisError when the disk is full or the place
-    cannot be written.
+    When the block fails, what was at `path` stays as it was. Raises SynopsisError when the disk is full, InputError
+    when the place cannot be written.
     """
     path = Path(path)
     temporary = _beside(path)
     try:
         with told_when_full(path):
-            _make_room(path)
+            make_room(path)
             yield temporary
             _flush(temporary)
             os.replace(temporary, path)
@@ -155,7 +155,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     temporary, former = _beside(path), _beside(path)
     try:
         with told_when_full(path):
-            _make_room(path)
+            make_room(path)
             temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
@@ -175,16 +175,16 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _make_room(path: Path) -> None:
-    """Make the folder that `path` lies in."""
+def make_room(path: str | Path) -> None:
+    """Make the folder that `path` lies in; InputError when it cannot be made or allows no new files."""
+    folder = Path(path).parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with told_when_full(path):
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in FULL:
-            raise
-        raise SynopsisError(f"{path}: its folder cannot be made: {error.strerror} ({error.filename})") from None
-    if not os.access(path.parent, os.W_OK):
-        raise SynopsisError(f"{path}: cannot be written: {path.parent} allows no new files")
+        raise InputError(f"{path}: its folder cannot be made: {error.strerror} ({error.filename})") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: cannot be written: {folder} allows no new files")
 
 
 def _beside(path: Path) -> Path:

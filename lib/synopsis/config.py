@@ -30,6 +30,7 @@ from synopsis.config_types import (
     Clash,
     Contradiction,
     Distinct,
+    Folder,
     Name,
     NonNegativeInt,
     Positions,
@@ -274,8 +275,8 @@ class Experiment(Strict):
 
     name: Name
     """Results go to results/<name>."""
-    results: Annotated[str, Field(min_length=1)] = "results"
-    """Folder of all results."""
+    results: Folder = "results"
+    """Folder of all results; `~` is the home folder."""
     title: str = ""
     training_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] = Field(default=[0])
     evaluation_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] = Field(default=[0])

@@ -12,17 +12,21 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 URL = r"^https?://"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 WORDS = r"\S"
+FOLDER = r"^[^\x00-\x1f\x7f-\x9f{}]+$"
+"""Snakemake takes braces for wildcards."""
 PATTERNS = {
     NAME: "a name of letters, digits, '_', '-' and '.' that begins with a letter or a digit",
     URL: "an address that begins with http:// or https://",
     VARIABLE: "the name of an environment variable (letters, digits and '_')",
     WORDS: "a text that is not white space alone",
+    FOLDER: "the path of a folder (no line breaks, no other control characters, no braces)",
 }
 """What a text must look like, in words."""
 
 NAME_LENGTH = 100
 Name = Annotated[str, Field(pattern=NAME, max_length=NAME_LENGTH)]
 """Names become file names, hence their length."""
+Folder = Annotated[str, Field(min_length=1, pattern=FOLDER)]
 LARGEST = 10**9
 """No number of an experiment is larger: what is above it is a slip, and its products would not fit 64 bits."""
 PositiveInt = Annotated[int, Field(ge=1, le=LARGEST)]

@@ -6,16 +6,20 @@ parameter of the job, so a changed setting makes exactly those jobs run again th
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from synopsis.artifacts import Layout
 from synopsis.config import Experiment, GistCompressor, Model
 from synopsis.config_data import WORLD_VERSION, TextCorpus
+from synopsis.errors import InputError
 
 SCHEDULE_ONLY = {"checkpoint_every", "keep_checkpoints", "log_every", "compile", "attention"}
 """Fields of a training section that change when something is written and not what is learned."""
@@ -101,6 +105,17 @@ def training_inputs(experiment: Experiment, run: str) -> list[Path]:
     else:
         data = layout.corpus(subject.training.corpus, base)
     return [layout.model(base), data, layout.tokenizer(base)]
+
+
+def check_submitted(options: Iterable[tuple[str, Any]]) -> None:
+    """InputError for a value of Snakemake's command line that the jobs of a cluster would not get as it is.
+
+    Snakemake repeats its options in the command that it submits, without quoting them for the shells on the way.
+    """
+    for option, value in options:
+        if re.search(r"[$`'\\]", json.dumps(value, ensure_ascii=False)):  # where quotes stand behind a backslash
+            wanted = "a text without quotes, '$', '`' and '\\' when jobs are submitted"
+            raise InputError(f"{option}: found {value!r}; expected {wanted}; a file for --configfile may hold any text")
 
 
 def find_own_commands() -> None:

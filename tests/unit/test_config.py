@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from experiment_text import TASK, TEXT, faults, spoilt, write
+from synopsis.artifacts import Layout
 from synopsis.config import JudgeDefinition, Task, json_schema, load_experiment
 from synopsis.config_checks import SUPPORTED
 from synopsis.config_data import WorldCorpus
@@ -308,3 +309,9 @@ def test_the_sequences_of_a_step_do_not_follow_from_the_processes():
     for processes in (3, 16):
         with pytest.raises(InputError, match=f"sequences_per_step 32: found {processes} processes of batch_size 4"):
             fixed.accumulation(processes)
+
+
+def test_the_home_folder_of_results_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    experiment = load_experiment(write(tmp_path, spoilt(("name: small", "name: small\nresults: ~/my results"))))
+    assert Layout(experiment).root == tmp_path / "my results" / "small"

@@ -57,7 +57,11 @@ ONE_FAULT = [
     ("name: small", "name: -x", "name: found '-x'; expected a name"),
     ("name: small", "name: a/b", "name: found 'a/b'; expected a name"),
     ("name: small", f"name: {'n' * 5000}", "...; expected at most 100 characters"),
-    ("name: small", "name: small\nresults: ''", "results: found ''; expected a text that is not empty"),
+    ("name: small", "name: small\nresults: ''", "no braces) that is not empty"),
+    ("name: small", 'name: small\nresults: "a\\0"', "results: found 'a\\x00'; expected the path of a folder (no line"),
+    ("name: small", 'name: small\nresults: "a\\nb"', "results: found 'a\\nb'; expected the path of a folder (no line"),
+    ("name: small", 'name: small\nresults: "a\\n"', "results: found 'a\\n'; expected the path of a folder (no line"),
+    ("name: small", "name: small\nresults: r{run}", "results: found 'r{run}'; expected the path of a folder (no line"),
     (
         "scored_tokens: 30",
         "scored_tokens: thirty",

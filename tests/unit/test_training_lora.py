@@ -81,6 +81,7 @@ def test_rows_that_do_not_fit_the_base_are_told(tmp_path: Path) -> None:
     (place,) = settings["trainable_token_indices"]["model.embed_tokens"]
     settings["trainable_token_indices"]["model.embed_tokens"] = [place, place + 1]
     (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "provenance.json").unlink()  # it holds the hash of what was written
     with pytest.raises(ArtifactError, match=r"1 rows of model\.embed_tokens\.weight for 2 tokens"):
         load(folder)
 

@@ -6,6 +6,7 @@ Each story is a test; since they wait for processes most of the time, two of the
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 from running import (
     CONFIG,
+    PROGRAMS,
+    ROOT,
     WAIT_SECONDS,
     Finished,
     Project,
@@ -176,6 +179,14 @@ def killed_snakemake_says_how_to_unlock_and_plans_the_rest(project: Project) -> 
     assert locked.returncode == 1
     assert "cannot be locked" in locked.stderr and "--unlock" in locked.stderr
     assert "Traceback" not in locked.stderr
+    # The same with what `make demo` prints and hides.
+    shutil.copy2(ROOT / "Makefile", project.folder)
+    shutil.copy2(project.folder / CONFIG, project.folder / "config/demo.yaml")
+    (project.folder / ".venv").symlink_to(PROGRAMS.parent)
+    made = project.run("make", "--old-file", ".venv/ready", "demo")
+    assert made.returncode == 2 and "cannot be locked" in made.stderr and "Traceback" not in made.stderr
+    typed = ".venv/bin/snakemake --unlock --configfile config/demo.yaml && make demo"
+    assert made.stderr.splitlines()[-2].endswith(f"type: {typed}"), made.stderr
     assert project.snakemake("--unlock").returncode == 0
     assert project.plan(TARGET) == {"train": 1}, "a half-done job is planned without further options"
 

@@ -1,7 +1,11 @@
-"""A disk that fills up: a message, nothing half-written, and the same command goes on once there is room."""
+"""A disk that fills up: a message, nothing half-written, and the same command goes on once there is room.
+
+And folders that cannot be written at all.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Project, leftovers, remove
+from running import CONFIG, Project, leftovers, remove
 
 RUN = "autocompressor-s0"
 ROOM = 330
@@ -71,3 +75,58 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_once_there_is_room(sma
         assert (path / "provenance.json").exists()
         if command == train:
             assert "goes on from results/micro/checkpoints" in done.stderr
+
+
+def test_a_context_that_does_not_fit_is_one_message_and_no_file(small_disk: Project) -> None:
+    disk = small_disk.folder / "results"
+    resize(disk, used(disk))
+    model, out = "results/micro/models/gist-1-s0", "results/noric.safetensors"
+    done = small_disk.run("synopsis", "compress", model, "Say these in Noric", "--out", out)
+    assert done.returncode == 1
+    *_, message = done.stderr.splitlines()
+    assert message.startswith(f"synopsis: {out}: the disk is full") and "Traceback" not in done.stderr
+    assert not (small_disk.folder / out).exists() and leftovers(disk) == []
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    command = ["mount", "--bind", str(folder), str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a folder cannot be made read-only here (that takes the rights of root)")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def refused(project: Project, config: str) -> str:
+    """The one message of a Snakemake that starts no job."""
+    done = project.snakemake(config=config)
+    output = done.stdout + done.stderr
+    assert done.returncode == 2, output
+    assert "Traceback" not in output and "Error" not in output
+    (message,) = [line for line in output.splitlines() if line.startswith("synopsis: ")]
+    assert not list((project.folder / ".snakemake").glob("locks/*")), "a lock that stays"
+    return message
+
+
+def test_read_only_results_are_told_before_the_first_job(copied: Project) -> None:
+    for part in ("tables", "figures"):
+        shutil.rmtree(copied.results / part)
+    new = copied.experiment(lambda content: content.update(name="new"), "new")
+    with read_only(copied.folder / "results"):
+        assert (
+            refused(copied, CONFIG)
+            == "synopsis: results/micro/logs: cannot be written: results/micro allows no new files"
+        )
+        message = "results/new/logs: its folder cannot be made: Read-only file system (results/new)"
+        assert refused(copied, new) == f"synopsis: {message}"
+        assert copied.plan() == {"report": 1}, "a dry run writes no results"
+
+
+def test_a_read_only_working_folder_is_told(tmp_path: Path) -> None:
+    project = Project.new(tmp_path)
+    with read_only(tmp_path):
+        message = ".snakemake/locks: its folder cannot be made: Read-only file system (.snakemake)"
+        assert refused(project, CONFIG) == f"synopsis: {message}"

@@ -22,4 +22,4 @@ rule benchmark:
     params:
         facts=lambda w: plan.benchmark_facts(EXPERIMENT, w.run),
     shell:
-        "synopsis --log {log} benchmark {resources.config} {wildcards.run}"
+        "synopsis --log {log:q} benchmark {resources.config} {wildcards.run:q}"

@@ -1,14 +1,15 @@
 # Reads and checks the experiment before the DAG is built, and names what the rules share.
+import contextlib
 import json
 import re
 import shlex
 import sys
 
 from synopsis import plan
-from synopsis.artifacts import Layout
+from synopsis.artifacts import Layout, make_room
 from synopsis.config import load_experiment
 from synopsis.config_yaml import parse_value
-from synopsis.errors import SynopsisError
+from synopsis.errors import InputError, SynopsisError
 from synopsis.reporting.files import report_files, report_item, score_inputs
 
 CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
@@ -37,12 +38,24 @@ def typed(value, origin):
     return parse_value(value, origin) if isinstance(value, str) else value
 
 
-try:
+@contextlib.contextmanager
+def one_message():
+    """What is wrong, without a traceback."""
+    try:
+        yield
+    except SynopsisError as error:
+        print(f"synopsis: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+with one_message():
+    if set("{}") & set(workflow.basedir):
+        raise InputError(
+            f"{workflow.basedir}: found braces; expected a folder without them: Snakemake takes them for wildcards"
+        )
+    make_room(".snakemake/locks")
     OVERRIDES = dict(flat(workflow.config_settings.config))
     EXPERIMENT = load_experiment(*CONFIG_FILES, overrides=OVERRIDES)
-except SynopsisError as error:
-    print(f"synopsis: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
 
 # The front page of the HTML report reads these.
 config.setdefault("name", EXPERIMENT.name)
@@ -60,6 +73,20 @@ CONFIG = shlex.join(
         for word in ("--set", f"{key}={json.dumps(value)}")
     ]
 )
+
+
+# Before the first job, and not in a dry run or where nothing is to be done: finished results may be read-only.
+onstart:
+    with one_message():
+        if workflow.non_local_exec:
+            plan.check_submitted(
+                [
+                    *((f"--config {key}", value) for key, value in OVERRIDES.items()),
+                    *(("--configfile", file) for file in CONFIG_FILES),
+                    ("--snakefile", str(workflow.main_snakefile)),
+                ]
+            )
+        make_room(LOGS)
 
 
 def one_of(names):

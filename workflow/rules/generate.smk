@@ -21,4 +21,4 @@ rule generate:
     params:
         facts=lambda w: plan.generate_facts(EXPERIMENT, w.run, w.split),
     shell:
-        "synopsis --log {log} generate {resources.config} {wildcards.run} {wildcards.split}"
+        "synopsis --log {log:q} generate {resources.config} {wildcards.run:q} {wildcards.split:q}"

@@ -26,4 +26,4 @@ rule icl:
     params:
         facts=lambda w: plan.icl_facts(EXPERIMENT, w.run, w.dataset, int(w.seed)),
     shell:
-        "synopsis --log {log} icl {resources.config} {wildcards.run} {wildcards.dataset} --seed {wildcards.seed}"
+        "synopsis --log {log:q} icl {resources.config} {wildcards.run:q} {wildcards.dataset:q} --seed {wildcards.seed:q}"

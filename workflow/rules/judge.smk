@@ -21,4 +21,4 @@ rule judge:
     params:
         facts=lambda w: plan.judge_facts(EXPERIMENT, w.judge),
     shell:
-        "synopsis --log {log} judge {resources.config} {wildcards.judge} {wildcards.a} {wildcards.b} {wildcards.split}"
+        "synopsis --log {log:q} judge {resources.config} {wildcards.judge:q} {wildcards.a:q} {wildcards.b:q} {wildcards.split:q}"

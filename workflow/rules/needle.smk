@@ -21,4 +21,4 @@ rule needle:
     params:
         facts=lambda w: plan.needle_facts(EXPERIMENT, w.run),
     shell:
-        "synopsis --log {log} needle {resources.config} {wildcards.run}"
+        "synopsis --log {log:q} needle {resources.config} {wildcards.run:q}"

@@ -23,4 +23,4 @@ rule perplexity:
     params:
         facts=lambda w: plan.perplexity_facts(EXPERIMENT, w.run),
     shell:
-        "synopsis --log {log} perplexity {resources.config} {wildcards.run}"
+        "synopsis --log {log:q} perplexity {resources.config} {wildcards.run:q}"

@@ -19,7 +19,7 @@ rule prepare_model:
     params:
         facts=lambda w: plan.prepare_facts(EXPERIMENT, "model", w.model),
     shell:
-        "synopsis --log {log} prepare {resources.config} model {wildcards.model}"
+        "synopsis --log {log:q} prepare {resources.config} model {wildcards.model:q}"
 
 
 rule prepare_tokenizer:
@@ -40,7 +40,7 @@ rule prepare_tokenizer:
     params:
         facts=lambda w: plan.prepare_facts(EXPERIMENT, "tokenizer", w.model),
     shell:
-        "synopsis --log {log} prepare {resources.config} tokenizer {wildcards.model}"
+        "synopsis --log {log:q} prepare {resources.config} tokenizer {wildcards.model:q}"
 
 
 rule prepare_corpus:
@@ -63,7 +63,7 @@ rule prepare_corpus:
     params:
         facts=lambda w: plan.prepare_facts(EXPERIMENT, "corpus", w.corpus),
     shell:
-        "synopsis --log {log} prepare {resources.config} corpus {wildcards.corpus} {wildcards.model}"
+        "synopsis --log {log:q} prepare {resources.config} corpus {wildcards.corpus:q} {wildcards.model:q}"
 
 
 rule prepare_instructions:
@@ -82,7 +82,7 @@ rule prepare_instructions:
     params:
         facts=lambda w: plan.prepare_facts(EXPERIMENT, "instructions", w.instructions),
     shell:
-        "synopsis --log {log} prepare {resources.config} instructions {wildcards.instructions}"
+        "synopsis --log {log:q} prepare {resources.config} instructions {wildcards.instructions:q}"
 
 
 rule prepare_task:
@@ -101,4 +101,4 @@ rule prepare_task:
     params:
         facts=lambda w: plan.prepare_facts(EXPERIMENT, "task", w.dataset),
     shell:
-        "synopsis --log {log} prepare {resources.config} task {wildcards.dataset}"
+        "synopsis --log {log:q} prepare {resources.config} task {wildcards.dataset:q}"

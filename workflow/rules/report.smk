@@ -17,4 +17,4 @@ rule report:
         mem_mb=2000,
         runtime=30,
     shell:
-        "synopsis --log {log} report {resources.config}"
+        "synopsis --log {log:q} report {resources.config}"

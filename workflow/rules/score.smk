@@ -18,4 +18,4 @@ rule score:
         mem_mb=2000,
         runtime=30,
     shell:
-        "synopsis --log {log} score {resources.config}"
+        "synopsis --log {log:q} score {resources.config}"

@@ -24,7 +24,7 @@ rule pretrain:
     params:
         facts=lambda w: plan.train_facts(EXPERIMENT, w.run),
     shell:
-        "{resources.start} synopsis --log {log} train {resources.config} {wildcards.run}"
+        "{resources.start} synopsis --log {log:q} train {resources.config} {wildcards.run:q}"
 
 
 rule train:
@@ -48,4 +48,4 @@ rule train:
     params:
         facts=lambda w: plan.train_facts(EXPERIMENT, w.run),
     shell:
-        "{resources.start} synopsis --log {log} train {resources.config} {wildcards.run}"
+        "{resources.start} synopsis --log {log:q} train {resources.config} {wildcards.run:q}"

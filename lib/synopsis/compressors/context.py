@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from synopsis.artifacts import atomic_file
@@ -137,8 +137,9 @@ class CompressedContext:
         """One safetensors file; the fingerprint and a hash of the tensors stand in its header."""
         tensors = {key: tensor.contiguous().clone() for key, tensor in self._tensors().items()}
         facts = {"format": FORMAT, "fingerprint": self.fingerprint, "sha256": _hash(tensors)}
+        content = save(tensors, metadata=facts)
         with atomic_file(path) as temporary:
-            save_file(tensors, temporary, metadata=facts)
+            temporary.write_bytes(content)  # the errors of safetensors' own writing hide that the disk is full
 
     @staticmethod
     def load(path: str | Path) -> CompressedContext:
