@@ -81,7 +81,10 @@ onstart:
         if workflow.non_local_exec:
             plan.check_submitted(
                 [
-                    *((f"--config {key}", value) for key, value in OVERRIDES.items()),
+                    *(
+                        (f"--config {key}", value)
+                        for key, value in OVERRIDES.items()
+                    ),
                     *(("--configfile", file) for file in CONFIG_FILES),
                     ("--snakefile", str(workflow.main_snakefile)),
                 ]
