@@ -160,7 +160,21 @@ def test_two_processes_learn_what_one_learns(
     assert said.count(" tokens/s, ") == 1, "progress of one process alone"
     assert said.count("train_loss: ") == 1, "figures of one process alone"
     report = json.loads((setup.model(name, run) / "provenance.json").read_text())
-    assert report["processes"] == 2
+    accumulation = training.get("gradient_accumulation", 1)
+    assert (report["processes"], report["sequences_per_step"]) == (2, 8 * accumulation)
+    assert said.count(f" = {8 * accumulation} sequences a step: the result depends on the number of processes") == 1
+
+
+@pytest.mark.parametrize("run", ["autocompressor-s0", "gist-1-s0"])
+def test_a_fixed_number_of_sequences_is_the_same_run_in_any_number_of_processes(setup: Setup, run: str) -> None:
+    """Drawn segments, unequal numbers of labels, and data (64 and 16 or 8 sequences) that end within a batch."""
+    training = {"batch_size": 6, "sequences_per_step": 12}
+    alone = setup.alone(run, "fixed-alone", **training)
+    said = finished(setup.together(run, "fixed", **training))
+    assert_same_run(alone, setup.model("fixed", run))
+    assert "depends on the number of processes" not in said
+    report = json.loads((setup.model("fixed", run) / "provenance.json").read_text())
+    assert (report["processes"], report["sequences_per_step"]) == (2, 12)
 
 
 def test_a_run_that_loses_a_process_learns_what_one_that_does_not_learns(setup: Setup) -> None:
