@@ -95,6 +95,12 @@ class CompressorTrainer(Trainer):
         self.losses = Losses()
         self.add_callback(self.losses)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in the Trainer, which says 1 for its accumulation where DeepSpeed's settings say what it is."""
+        super().create_accelerator_and_postprocess()
+        if self.is_deepspeed_enabled:  # accelerate divides no loss by it then
+            self.accelerator.gradient_accumulation_steps = self.args.gradient_accumulation_steps
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """The sequences left over at the end of an epoch would be shared out by the number of processes."""
         if self.sequences_per_step is None:
