@@ -114,7 +114,7 @@ def plan(
       synopsis plan FILE --size my-model=path/to/config.json --json
 
     Parameters, tokens, FLOPs and hours of each run, and the memory of a device by what it holds; nothing is downloaded.
-    Batches are those of the experiment for each process, so a step has more sequences with more --processes.
+    Without sequences_per_step in the experiment, a step has more sequences with more --processes.
 
     Hours follow from --mfu. Long segments on an H100 reach 0.3 to 0.45 at 7 billion parameters. Small batches of short
     rows reach far less: the published gist runs took 28 hours of an A100 (LLaMA-7B) and 100 (FLAN-T5-XXL), evaluation

@@ -44,7 +44,7 @@ class Optimisation(Strict):
     """Forward passes in an optimizer step."""
     sequences_per_step: PositiveInt | None = None
     """Sequences in an optimizer step over all processes, instead of `gradient_accumulation`, which follows from it
-    then: the run is the same whatever the number of GPUs."""
+    then: the run is the same whatever the number of GPUs, where it has no dropout."""
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: NonNegativeInt = 0

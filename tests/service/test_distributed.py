@@ -170,7 +170,21 @@ def test_two_processes_learn_what_one_learns(
     assert said.count(" tokens/s, ") == 1, "progress of one process alone"
     assert said.count("train_loss: ") == 1, "figures of one process alone"
     report = json.loads((setup.model(name, run) / "provenance.json").read_text())
-    assert report["processes"] == 2
+    accumulation = training.get("gradient_accumulation", 1)
+    assert (report["processes"], report["sequences_per_step"]) == (2, 8 * accumulation)
+    assert said.count(f" = {8 * accumulation} sequences a step: the result depends on the number of processes") == 1
+
+
+@pytest.mark.parametrize("run", ["autocompressor-s0", "gist-1-s0"])
+def test_a_fixed_number_of_sequences_is_the_same_run_in_any_number_of_processes(setup: Setup, run: str) -> None:
+    """Drawn segments, unequal numbers of labels, and data (64 and 16 or 8 sequences) that end within a batch."""
+    training = {"batch_size": 6, "sequences_per_step": 12}
+    alone = setup.alone(run, "fixed-alone", **training)
+    said = finished(setup.together(run, "fixed", **training))
+    assert_same_run(alone, setup.model("fixed", run))
+    assert "depends on the number of processes" not in said
+    report = json.loads((setup.model("fixed", run) / "provenance.json").read_text())
+    assert (report["processes"], report["sequences_per_step"]) == (2, 12)
 
 
 def test_a_run_that_loses_a_process_learns_what_one_that_does_not_learns(setup: Setup) -> None:
@@ -297,5 +311,20 @@ def test_spread_weights_learn_what_one_process_learns_and_become_an_ordinary_mod
         process.send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=SECONDS)[0] for process in first]
     assert [process.returncode for process in first] == [143, 143], "\n".join(said)
-    finished(*pair(program, *command, **environment))
+    said = finished(*pair(program, *command, **environment))
     assert_same_run(alone, setup.model(name, run))
+    assert "Gradient accumulation steps mismatch" not in said
+
+
+def test_deepspeed_accumulates_and_clips_as_the_run_says_where_its_file_does_not(setup: Setup) -> None:
+    """Each optimizer step takes both passes, unequal numbers of labels in them, and one step of the schedule."""
+    program, _, environment = small_zero3(setup)
+    (setup.folder / "zero2.json").write_text('{"zero_optimization": {"stage": 2}}')
+    run, training = "gist-1-s0", {"gradient_accumulation": 2, "max_grad_norm": 0.1, "warmup_steps": 2, "log_every": 1}
+    alone = setup.alone(run, "zero2-alone", **training)
+    command = setup.command(run, "zero2", deepspeed="zero2.json", **training)
+    said = finished(*pair(program, *command, **environment))
+    assert_same_run(alone, setup.model("zero2", run))
+    rates = [row[2] for row in curve(setup.model("zero2", run)) if row[1] == "learning_rate"]
+    assert rates == pytest.approx([3e-3 * share for share in (0, 1 / 2, 1, 3 / 4, 1 / 2, 1 / 4)])
+    assert "Gradient accumulation steps mismatch" not in said

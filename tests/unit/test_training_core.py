@@ -20,7 +20,7 @@ from synopsis.errors import ConfigError, DataError, InputError, SynopsisError
 from synopsis.training import families, stage
 from synopsis.training.trainer import CompressorTrainer, part_that_is_read
 from torch.nn.functional import cross_entropy
-from training_runs import LLAMA, OPT, autocompressor, experiment, gist, metrics, trained
+from training_runs import LLAMA, OPT, T5, autocompressor, experiment, gist, metrics, trained
 
 FULL: dict[str, Any] = {"family": "full_attention", "base": "base", "training": autocompressor()["training"]}
 
@@ -156,6 +156,22 @@ def test_each_step_draws_how_many_summary_tokens_it_uses(tmp_path: Path, monkeyp
     assert drawn == expected[12:]
     same(load(Layout(found).model("it-s0")), whole)
     assert whole.config.random_summary_length
+
+
+@pytest.mark.parametrize(
+    ("compressor", "config"),
+    [(autocompressor(random_summary_length=True), LLAMA), (gist(), T5)],
+    ids=["autocompressor", "gist-t5"],
+)
+def test_a_step_is_the_same_in_any_number_of_passes(compressor: dict[str, Any], config: Any, tmp_path: Path) -> None:
+    """Draws hold for a whole step, and its labels weigh the same in whatever pass they are."""
+    models = []
+    for rows in (5, 1):
+        training = {**compressor["training"], "batch_size": rows, "sequences_per_step": 5}
+        models.append(trained(tmp_path / str(rows), {**compressor, "training": training}, config))
+    same(*models, rtol=1e-4, atol=1e-5)
+    losses = [[row["loss"] for row in metrics(tmp_path / name) if "loss" in row] for name in ("5", "1")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_fewer_summary_tokens_are_a_prefix_of_all(tmp_path: Path) -> None:

@@ -317,7 +317,8 @@ def test_a_batch_that_the_processes_cannot_share_is_told(monkeypatch: pytest.Mon
 
 def test_a_file_that_says_the_same_as_the_run(tmp_path: Path) -> None:
     content = {"train_batch_size": 8, "gradient_clipping": 1, "bf16": {"enabled": False}, "scheduler": {"params": {}}}
-    assert read_deepspeed(file(tmp_path, content), training(), 2) == content
+    filled_in = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}
+    assert read_deepspeed(file(tmp_path, content), training(), 2) == {**content, **filled_in}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\ud800".encode("utf-8", "surrogatepass")])
@@ -332,7 +333,9 @@ def test_a_file_is_found_beside_the_experiment(tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (the extra 'scale')")
     path = file(tmp_path, {"zero_optimization": {"stage": 2}})
     wanted = training(deepspeed=path.name)
-    assert sharding(wanted, [tmp_path / "experiment.yaml"]) == {"deepspeed": {"zero_optimization": {"stage": 2}}}
+    found = sharding(wanted, [tmp_path / "experiment.yaml"])["deepspeed"]
+    assert found["zero_optimization"] == {"stage": 2}
+    assert found["gradient_clipping"] == "auto", "without the key DeepSpeed would not clip"
     with pytest.raises(InputError, match=r"training.deepspeed: there is no file spread.json"):
         sharding(wanted)
 

@@ -142,7 +142,7 @@ def rows(split: str, count: int) -> list[dict[str, str]]:
         return " ".join(WORDS[index] for index in torch.randint(5, len(WORDS), (number,), generator=generator))
 
     return [
-        {"id": f"{split}-{index}", "instruction": words(3), "input": words(index % 3), "output": words(2)}
+        {"id": f"{split}-{index}", "instruction": words(3), "input": words(index % 3), "output": words(1 + index % 3)}
         for index in range(count)
     ]
 

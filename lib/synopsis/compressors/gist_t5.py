@@ -25,6 +25,7 @@ from synopsis.compressors import gist_published as published
 from synopsis.compressors.attention import attention_masks
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.gist import GistMixin
+from synopsis.compressors.loss import IGNORED
 from synopsis.compressors.masks import gist_span
 
 ENCODER_SIDE = ("cross_attention_mask", "gist_activations", "inputs_embeds")
@@ -40,7 +41,6 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
 
     config_class = GistT5ForConditionalGenerationConfig
     encoder: Any
-    accepts_loss_kwargs = False  # T5's loss is the mean of a batch: a trainer averages the batches that it accumulates
     _supports_flex_attn = False  # transformers' reads T5's bias, made once for all rows, at the number of each row
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
@@ -64,6 +64,7 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
         labels: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **options: Any,
     ) -> Any:
         """One pass under the masks of the model's condition; the decoder's side and `options` are those of T5.
@@ -74,6 +75,7 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
         the caller is then in charge, and the decoder sees whatever cross_attention_mask (batch, k + T) does not hide.
 
         A row in which the decoder may see nothing (neg_control, and nothing follows) reads vectors of zeros.
+        num_items_in_batch: labels of the whole step, which the sum of these rows' losses is divided by.
         """
         if encoder_outputs is None:
             flags = {name: options[name] for name in ENCODER_FLAGS if name in options}
@@ -82,7 +84,7 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
             )
         elif cross_attention_mask is None:
             cross_attention_mask = attention_mask
-        return T5ForConditionalGeneration.forward(
+        out = T5ForConditionalGeneration.forward(
             self,
             attention_mask=cross_attention_mask,
             encoder_outputs=encoder_outputs,
@@ -91,6 +93,10 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
             decoder_attention_mask=decoder_attention_mask,
             **options,
         )
+        # T5's loss is the mean over these rows, which are a part of a step.
+        if labels is not None and num_items_in_batch is not None:
+            out.loss = out.loss * labels.ne(IGNORED).sum() / num_items_in_batch
+        return out
 
     def continue_from(
         self,

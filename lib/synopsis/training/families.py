@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +35,7 @@ from synopsis.data.sequences import (
 from synopsis.errors import DataError, InputError
 from synopsis.training import distributed
 from synopsis.training.trainable import choose_trainable
-from synopsis.training.trainer import SEQUENCES
+from synopsis.training.trainer import FILLER, SEQUENCES
 
 VALIDATION_EXAMPLES = 128
 
@@ -68,16 +69,21 @@ class Prepared:
 
 
 class Numbered(Dataset[tuple[int, Any]]):
-    """Examples with their numbers, so that a bad batch can be named."""
+    """Examples with their numbers, so that a bad batch can be named.
 
-    def __init__(self, examples: Any):
+    multiple_of: repeat the first examples, numbered FILLER, up to such a number of them.
+    """
+
+    def __init__(self, examples: Any, multiple_of: int = 1):
         self.examples = examples
+        self.length = math.ceil(len(examples) / multiple_of) * multiple_of
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return self.length
 
     def __getitem__(self, index: int) -> tuple[int, Any]:
-        return index, self.examples[index]
+        count = len(self.examples)
+        return index if index < count else FILLER, self.examples[index % count]
 
 
 def prepare(experiment: Experiment, run: str) -> Prepared:

@@ -24,6 +24,8 @@ from synopsis.progress import say
 from synopsis.training import distributed
 
 AUTO = "auto"
+FILLED_IN = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+"""Keys that a file may leave out: DeepSpeed would otherwise fail without a batch size and do without clipping."""
 GATHERS = "stage3_gather_16bit_weights_on_model_save"
 """DeepSpeed's leave to put ZeRO-3's parts of the weights together (in whatever dtype they have)."""
 
@@ -84,7 +86,7 @@ def read_deepspeed(path: Path, training: Optimisation, processes: int) -> dict[s
         faults.append(Fault(str(path), f"zero_optimization.{GATHERS}", json.dumps(gathers), wanted))
     if faults:
         raise ConfigError(faults)
-    return settings
+    return {**dict.fromkeys(FILLED_IN, AUTO), **settings}
 
 
 def _said_by_run(training: Optimisation, processes: int) -> Iterator[tuple[str, Any, str]]:

@@ -97,7 +97,10 @@ def _train(
     provenance = Provenance(facts, inputs=prepared.inputs, seed=seed, dtype=training.dtype)
     folder = layout.checkpoints(run)
     metrics, stop = Metrics(folder / "metrics.jsonl"), StopOnSignal()
-    sequences = training.sequences(distributed.world_size())
+    processes = distributed.world_size()
+    sequences = training.sequences(processes)
+    if training.sequences_per_step is None and processes > 1 and distributed.is_first():
+        say(f"{run}: {_depends_on_processes(training, processes)}")
     tokens = prepared.tokens_per_sequence
     checkpoint = checkpoint_to_go_on_from(folder, facts)
     best = BestWeights(checkpoint)
@@ -106,9 +109,10 @@ def _train(
         model=prepared.model,
         args=_arguments(training, folder, seed, spread),
         train_dataset=Numbered(prepared.train),
-        eval_dataset=Numbered(prepared.validation),
+        eval_dataset=Numbered(prepared.validation, training.batch_size * processes if processes > 1 else 1),
         data_collator=prepared.collate_numbered,
         segment_training=training if isinstance(training, SegmentTraining) else None,
+        sequences_per_step=training.sequences_per_step,
         longest=_longest(prepared.model, subject),
         describe=prepared.describe,
         measured=speed.measured,
@@ -162,7 +166,9 @@ def _write(
         save_trained(prepared.model, temporary, training.lora, prepared.base, weights)
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
-        report = {"run": run, "processes": distributed.world_size(), **prepared.train.record(), **figures}
+        processes = distributed.world_size()
+        batch = {"processes": processes, "sequences_per_step": training.sequences(processes)}
+        report = {"run": run, **batch, **prepared.train.record(), **figures}
         write_json(temporary / PROVENANCE, "model", report, provenance.record(), [temporary])
 
 
@@ -215,6 +221,16 @@ def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
         **spread,
+    )
+
+
+def _depends_on_processes(training: Optimisation, processes: int) -> str:
+    parts = f"{processes} processes x batch_size {training.batch_size}"
+    if training.gradient_accumulation > 1:
+        parts += f" x gradient_accumulation {training.gradient_accumulation}"
+    return (
+        f"{parts} = {training.sequences(processes)} sequences a step: the result depends on the number of "
+        "processes; training.sequences_per_step fixes it"
     )
 
 

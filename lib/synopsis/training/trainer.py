@@ -6,15 +6,17 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
+from torch.utils.data import RandomSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
+from synopsis.compressors.loss import IGNORED
 from synopsis.config_training import SegmentTraining
 from synopsis.errors import SynopsisError
 from synopsis.training import distributed
@@ -22,8 +24,11 @@ from synopsis.training.segments import fixed_segment_lengths, random_segment_len
 from synopsis.training.trainable import is_partial, not_decayed, trained_state
 from synopsis.training.validation import metrics_of, named_for_people, segment_sums, whole_sums
 
+T = TypeVar("T")
 SEQUENCES = "sequences"
-"""Key of a batch: which sequences of the data it is made of, for messages."""
+"""Key of a batch: which sequences of the data it is made of."""
+FILLER = -1
+"""In place of a sequence's number: the row only fills a batch of the validation, and does not count."""
 
 
 class Losses(TrainerCallback, ExportableState):
@@ -61,10 +66,11 @@ class CompressorTrainer(Trainer):
     A substep's loss is propagated by itself; its soft prompt goes on to the next substep without gradient. The
     gradients of the substeps add up, and the reported loss is their mean. With random_summary_length each step draws
     how many summary tokens end its segments, from torch's generator, as the segment lengths are: a run that goes on
-    draws what it would have drawn.
+    draws what it would have drawn. All passes of a step share its draws, in whatever processes they run.
 
-    longest: tokens of a segment that fit the positions; describe: an index of the training data to words;
-    measured: figures for a logged row, such as tokens per second.
+    sequences_per_step: an epoch is filled up to whole steps of as many sequences; longest: tokens of a segment that fit
+    the positions; describe: an index of the training data to words; measured: figures for a logged row, such as tokens
+    per second.
     """
 
     model: Any
@@ -73,6 +79,7 @@ class CompressorTrainer(Trainer):
         self,
         *arguments: Any,
         segment_training: SegmentTraining | None = None,
+        sequences_per_step: int | None = None,
         longest: int = 0,
         describe: Callable[[int], str] = str,
         measured: Callable[[], dict[str, float]] = dict,
@@ -81,11 +88,26 @@ class CompressorTrainer(Trainer):
         options["compute_metrics"] = metrics_of
         super().__init__(*arguments, **options)
         self.segment_training, self.longest, self.describe = segment_training, longest, describe
-        self.measured = measured
+        self.measured, self.sequences_per_step = measured, sequences_per_step
+        self.draws: dict[str, Any] = {}
         if segment_training is not None:  # its rows have as many labels in each batch, and several losses a step
             self.model_accepts_loss_kwargs = False
         self.losses = Losses()
         self.add_callback(self.losses)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in the Trainer, which says 1 for its accumulation where DeepSpeed's settings say what it is."""
+        super().create_accelerator_and_postprocess()
+        if self.is_deepspeed_enabled:  # accelerate divides no loss by it then
+            self.accelerator.gradient_accumulation_steps = self.args.gradient_accumulation_steps
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The sequences left over at the end of an epoch would be shared out by the number of processes."""
+        if self.sequences_per_step is None:
+            return super()._get_train_sampler(train_dataset)
+        data: Any = self.train_dataset
+        steps = math.ceil(len(data) / self.sequences_per_step)
+        return RandomSampler(data, num_samples=steps * self.sequences_per_step)
 
     def train(self, *arguments: Any, **options: Any) -> TrainOutput:
         """As `Trainer.train`; `training_loss` is the mean over all steps of the run, those before a stop too."""
@@ -151,7 +173,7 @@ class CompressorTrainer(Trainer):
                     out = model(
                         **_sliced(inputs, part),
                         softprompt=softprompt,
-                        segment_lengths=self._lengths(part.stop - part.start, training),
+                        segment_lengths=self._lengths(part, training),
                         output_softprompt=not last,
                         **options,
                     )
@@ -164,7 +186,16 @@ class CompressorTrainer(Trainer):
         if not training.random_summary_length:
             return {}
         most = self.model.config.summary_length
-        return {"summary_length": int(torch.randint(1, most + 1, ()))}
+        return {"summary_length": self._drawn("summary", lambda: int(torch.randint(1, most + 1, ())))}
+
+    def _drawn(self, what: str, draw: Callable[[], T]) -> T:
+        """A draw of the first pass of a step, which holds for the others."""
+        if self.draws.get("step") != self.state.global_step:
+            self.draws = {"step": self.state.global_step}
+        if what not in self.draws:
+            self.draws[what] = draw()
+        drawn: T = self.draws[what]
+        return drawn
 
     @contextlib.contextmanager
     def _gradients_meet(self, model: Any, last: bool) -> Iterator[None]:
@@ -186,10 +217,11 @@ class CompressorTrainer(Trainer):
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
 
-    def _lengths(self, length: int, training: SegmentTraining) -> list[int]:
+    def _lengths(self, part: slice, training: SegmentTraining) -> list[int]:
+        length, count = part.stop - part.start, training.segments_per_substep
         if training.randomize_segments:
-            return random_segment_lengths(length, training.segments_per_substep, self.longest)
-        return training.segment_lengths or fixed_segment_lengths(length, training.segments_per_substep)
+            return self._drawn(str(part), lambda: random_segment_lengths(length, count, self.longest))
+        return training.segment_lengths or fixed_segment_lengths(length, count)
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Weight decay would change the rows of a matrix that are not trained."""
@@ -202,8 +234,12 @@ class CompressorTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The losses and numbers of labels of each row (see `synopsis.training.validation`), in place of logits."""
-        inputs.pop(SEQUENCES, None)
+        sequences = inputs.pop(SEQUENCES, None)
         inputs = self._prepare_inputs(inputs)
+        if sequences is not None:
+            labels = inputs.get("labels", inputs["input_ids"])
+            filler = (sequences == FILLER).to(labels.device)
+            inputs["labels"] = labels.masked_fill(filler[:, None], IGNORED)
         training = self.segment_training
         with torch.no_grad(), self.compute_loss_context_manager():
             if training is None:
