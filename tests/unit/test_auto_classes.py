@@ -17,6 +17,8 @@ from model_folders import GIST_FIELDS, WORDS, ids_of, write_folder
 from published_checkpoints import CHECKPOINTS
 from synopsis.auto_classes import MODEL_TYPE
 from synopsis.compressors import load
+from synopsis.dimensions import Dimensions
+from synopsis.run_costs import read_configuration
 from t5_models import t5_model
 from transformers import (
     AutoConfig,
@@ -137,6 +139,13 @@ def test_folders_of_the_version_before_load(name: str, tmp_path: Path) -> None:
     assert type(model) is type(made) and model.fingerprint() == made.fingerprint()
     model.save_pretrained(tmp_path / "new")
     assert json.loads((tmp_path / "new" / "config.json").read_text())["model_type"] == MODEL_TYPE
+
+
+@pytest.mark.parametrize("name", ["gist", "opt", "t5"])
+def test_sizes_are_read_from_our_folders(name: str, tmp_path: Path) -> None:
+    made = MADE[name]()
+    made.save_pretrained(tmp_path)
+    assert read_configuration(tmp_path) == Dimensions.of(made.config)
 
 
 def test_a_configuration_of_the_caller_stays_as_it_is() -> None:

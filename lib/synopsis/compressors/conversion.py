@@ -67,7 +67,7 @@ def convert(
 ) -> Converted:
     """Write the model of `source` (a folder or hub id) to the folder `destination`, whole or not at all.
 
-    to: `synopsis` for a folder that `load` and transformers read, `published` for one that the published code reads
+    to: `synopsis` for a folder of ours (see `synopsis.auto_classes`), `published` for one that the published code reads
     (AutoCompressor on OPT or Llama; gist on Llama or T5). base: of a source that is a weight diff or an adapter; with
     `to="published"` and a source that is a whole gist Llama, write a weight diff against it. checksum, revision and
     settings (gist_condition, gist_tokens, ...): as of `load`. file_format: of published folders, `bin` (what the
