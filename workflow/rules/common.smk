@@ -70,7 +70,7 @@ CONFIG = shlex.join(
     + [
         word
         for key, value in OVERRIDES.items()
-        for word in ("--set", f"{key}={json.dumps(value)}")
+        for word in ("--set", f"{key}={json.dumps(value, ensure_ascii=False)}")
     ]
 )
 
@@ -81,7 +81,10 @@ onstart:
         if workflow.non_local_exec:
             plan.check_submitted(
                 [
-                    *((f"--config {key}", value) for key, value in OVERRIDES.items()),
+                    *(
+                        (f"--config {key}", value)
+                        for key, value in OVERRIDES.items()
+                    ),
                     *(("--configfile", file) for file in CONFIG_FILES),
                     ("--snakefile", str(workflow.main_snakefile)),
                 ]
