@@ -17,6 +17,7 @@ def one_model(content: dict[str, Any]) -> None:
         del content[section]
     content["perplexity"]["runs"] = ["base"]
     content["results"] = FOLDER
+    content["title"] = "$(touch MARK)"
 
 
 def test_folders_of_any_name_hold_a_whole_run_and_none_of_it_is_a_command(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_folders_of_any_name_hold_a_whole_run_and_none_of_it_is_a_command(tmp_pa
     folder.mkdir()
     project = Project.new(folder)
     config = project.experiment(one_model, FOLDER)
-    done = project.snakemake("--config", "title='it is $(touch MARK)'", config=config)
+    done = project.snakemake(config=config)
     assert done.returncode == 0, done.stdout + done.stderr
     results = folder / FOLDER / "micro"
     assert "base" in (results / "tables" / "perplexity.md").read_text()
@@ -33,6 +34,10 @@ def test_folders_of_any_name_hold_a_whole_run_and_none_of_it_is_a_command(tmp_pa
     done = project.snakemake("--report", "report.html", config=config)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "$(touch MARK)" in (folder / "report.html").read_text()
+    other = "it's $(touch MARK) 😀"
+    done = project.snakemake("--config", f"results={other}", "--until", "prepare_tokenizer", config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / other / "micro" / "data" / "tokenizers" / "base").is_dir()
     assert not list(tmp_path.rglob("MARK"))
 
 

@@ -70,7 +70,7 @@ CONFIG = shlex.join(
     + [
         word
         for key, value in OVERRIDES.items()
-        for word in ("--set", f"{key}={json.dumps(value)}")
+        for word in ("--set", f"{key}={json.dumps(value, ensure_ascii=False)}")
     ]
 )
 
