@@ -284,14 +284,15 @@ def test_training_reaches_every_weight_and_nothing_that_is_hidden(kind: str) -> 
         model.get_gist_activations(ids, attention_mask=mask)
 
 
-def test_a_trainer_averages_the_batches_that_it_accumulates(tmp_path: Path) -> None:
+def test_a_trainer_averages_over_the_labels_of_the_batches_that_it_accumulates(tmp_path: Path) -> None:
+    """Three of the first row and one of the second."""
     model = t5_model("gist", "tied")
     rows = [
         {"input_ids": torch.tensor([5, GIST, 8, 9]), "labels": torch.tensor([11, 12, 1])},
         {"input_ids": torch.tensor([6, 7, GIST, 4]), "labels": torch.tensor([13, -100, -100])},
     ]
     losses = [model(row["input_ids"][None], labels=row["labels"][None]).loss for row in rows]
-    gradient = torch.autograd.grad(sum(losses) / 2, model.shared.weight)[0]
+    gradient = torch.autograd.grad((3 * losses[0] + losses[1]) / 4, model.shared.weight)[0]
     before = model.shared.weight.detach().clone()
     settings_of = {"optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
     steps = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1, "max_steps": 1}
