@@ -226,6 +226,8 @@ def test_wilson_interval_against_published_values() -> None:
     for (successes, trials), interval in expected.items():
         assert wilson_interval(successes, trials) == pytest.approx(interval, abs=5e-5)
     assert wilson_interval(0, 0) is None
+    for trials in range(1, 200):  # drawn as error bars, which must not be negative
+        assert wilson_interval(0, trials)[0] == 0 and wilson_interval(trials, trials)[1] == 1
 
 
 def test_recovered_percent_is_undefined_between_equal_controls() -> None:

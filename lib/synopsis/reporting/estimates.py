@@ -55,7 +55,8 @@ def wilson_interval(successes: float, trials: float) -> tuple[float, float] | No
     share, square = successes / trials, Z_95**2
     centre = (share + square / (2 * trials)) / (1 + square / trials)
     half = Z_95 / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # In exact numbers the share lies within; rounding can leave one of 0 or 1 outside.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def recovered_percent(value: float | None, negative: float | None, positive: float | None) -> float | None:
