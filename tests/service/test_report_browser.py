@@ -73,7 +73,8 @@ def open_report(path: Path, screenshots: Path) -> ReportPage:
         page = ReportPage(browser.title, body.text, categories)
         browser.save_screenshot(str(screenshots / "start.png"))
         for category in categories:
-            # From the start page anew for each category, as a person comes to it.
+            # From the start page anew for each category, as a person comes to it; nothing of the last one may be left.
+            browser.get("about:blank")
             browser.get(path.resolve().as_uri())
             _until(lambda: browser.find_elements("link text", category), f"the category {category}")[0].click()  # noqa: B023
             page.results += _look_at_results(browser, category, screenshots)
