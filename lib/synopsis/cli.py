@@ -182,7 +182,7 @@ def train(
 
     Started by torchrun or srun, each process is one of the run's; else the command starts as many as there are GPUs.
     SIGTERM, SIGINT and SIGUSR1 save a checkpoint and end with 128 + their number.
-    While another process trains the run, this one waits, and then takes its model or goes on from its checkpoints.
+    While another process trains the run, this one waits, and then takes its model or resumes from its checkpoints.
     """
     run, change = run_to_train(config, run, compressor, seed, change)
     experiment = read(config, change)

@@ -50,7 +50,7 @@ def compress(
       cat book.txt | synopsis compress MODEL - --out book.safetensors
 
     Tells how many tokens became how many vectors, and what they take: as keys and values of all tokens, in the file,
-    and in the cache of the model that goes on from them. With --input also what was compressed, and what the model
+    and in the cache of the model that continues from them. With --input also what was compressed, and what the model
     answers with and without compression.
     """
     if out is None and question is None:

@@ -216,8 +216,8 @@ def test_a_few_errors_are_counted_and_asked_again_by_the_next_run(tmp_path, serv
     summary = run_judge(experiment)
     assert (summary["tie"], summary["api_error"], summary["win_rate"]) == (7, 1, 0.5)
     assert service.prompts.count(f"do e3|(none)|{A} e3|{B} e3|{{}}") == 3, "max_retries is 2"
-    told = capsys.readouterr().err
-    assert "judge chat: 7/8 judgements, " in told and "1 judgements have no answer" in told
+    reported = capsys.readouterr().err
+    assert "judge chat: 7/8 judgements, " in reported and "1 judgements have no answer" in reported
     failed = [record for record in records(experiment) if record["state"] == "api_error"]
     assert len(failed) == 1 and "not now" in failed[0]["error"] and failed[0]["attempts"] == 3
 

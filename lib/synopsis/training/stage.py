@@ -4,7 +4,7 @@
 
 While it runs, checkpoints lie under checkpoints/<run>/; a killed run goes on from the newest whole one. At the
 end models/<run>/ appears at once, with metrics.jsonl and provenance.json in it, and the checkpoints go. The same
-command beside it waits and takes that model, or goes on from the checkpoints when the first one died.
+command beside it waits and takes that model, or resumes from the checkpoints when the first one died.
 """
 
 from __future__ import annotations
