@@ -198,11 +198,6 @@ def train(
     result = stage(experiment, run, config)
     if os.environ.get("RANK", "0") == "0":
         figures(result, as_json)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        # All is written. Threads of the communication libraries can abort a process that leaves in the ordinary way.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 @app.command(cls=Command)
@@ -455,28 +450,41 @@ def stop(number: int, frame: Any) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Run a subcommand; errors that a user can mend are told in one message, without a traceback."""
+    """Run a subcommand and exit; errors of the input are one message without a traceback."""
+    code = run_command()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # All is written. Threads of the communication libraries can abort a process that exits in the ordinary way,
+        # whatever its exit code was to be.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def run_command() -> int:
+    """The exit code of the command line."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     try:
         app(standalone_mode=True)
     except SynopsisError as error:
         print(f"synopsis: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Stopped:
+        return error.exit_code
+    except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print("synopsis: interrupted; finished results are kept", file=sys.stderr)
-        raise
+        return int(str(stopped.code))
     except BrokenPipeError:
         # Whoever reads the output has seen enough, as in `synopsis check ... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"synopsis: the disk is full: {error}; finished results are kept", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(0)
+        return 1
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    return 0
 
 
 if __name__ == "__main__":
