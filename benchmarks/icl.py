@@ -39,15 +39,15 @@ from compressors import Sizes, in_turns, run, speed, tokens
 from synopsis.compressors import compressor_class
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.loading import load, load_tokenizer, quiet
-from synopsis.config import Setting, Task
-from synopsis.config_files import fields_of
+from synopsis.config.files import Task, fields_of
 from synopsis.data.row_files import read_rows
 from synopsis.data.sources import MIRROR_VARIABLE
+from synopsis.engine.likelihood import OptionScores, Pair, read_prefix, score_options
 from synopsis.errors import InputError, SynopsisError
-from synopsis.evaluation.classification import Texts
-from synopsis.evaluation.demonstrations import demonstrations
-from synopsis.evaluation.likelihood import OptionScores, Pair, read_prefix, score_options
 from synopsis.progress import say
+from synopsis.stages.icl.classification import Texts
+from synopsis.stages.icl.demonstrations import demonstrations
+from synopsis.stages.icl.section import Setting
 from transformers import AutoModelForCausalLM
 
 KIND = "icl-benchmark"

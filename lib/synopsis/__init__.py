@@ -13,7 +13,7 @@ transformers' Auto classes and pipelines know model folders of ours.
 from importlib import import_module
 from typing import Any
 
-from synopsis.auto_classes import register
+from synopsis.compressors.auto_classes import register
 
 __version__ = "0.1.0"
 _HOMES = {

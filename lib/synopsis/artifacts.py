@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 if TYPE_CHECKING:
-    from synopsis.config import Experiment
+    from synopsis.config.experiment import Experiment
 
 FORMAT_VERSION = 1
 LONGEST_VALUE = 2**31 - 1

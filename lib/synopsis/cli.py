@@ -88,7 +88,7 @@ def check(config: Config, change: Set = None) -> None:
     experiment = read(config, change)
     print(f"{experiment.name}: no faults")
     for run in experiment.run_names:
-        print(f"  {run}  ({experiment.family_of(run)})")
+        print(f"  {run}  ({experiment.method_of(run)})")
 
 
 @app.command(cls=Command)
@@ -121,9 +121,9 @@ def plan(
     included, which is 0.04 and 0.006. Memory leaves out what CUDA and communication need, a few GB.
     """
     experiment = read(config, change)
-    from synopsis.cost_tables import as_json as record
-    from synopsis.cost_tables import as_text
-    from synopsis.run_costs import Machine, named_files, training_costs
+    from synopsis.costs.cost_tables import as_json as record
+    from synopsis.costs.cost_tables import as_text
+    from synopsis.costs.run_costs import Machine, named_files, training_costs
 
     machine = Machine(device, processes, mfu)
     costs = training_costs(experiment, machine, named_files(size or []), config)
@@ -137,7 +137,7 @@ def schema() -> None:
     \b
       synopsis schema > experiment.schema.json
     """
-    from synopsis.config import json_schema
+    from synopsis.config.experiment import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 
@@ -210,7 +210,7 @@ def perplexity(config: Config, run: Run, change: Set = None, as_json: Json = Fal
     experiment = read(config, change)
     check_run(experiment, run, "perplexity")
     offline()
-    from synopsis.evaluation.perplexity import perplexity as stage
+    from synopsis.stages.perplexity.run import perplexity as stage
 
     rows = stage(experiment, run)["rows"]
     chosen = [row for row in rows if row["domain"] == "all" or len({r["domain"] for r in rows}) == 1]
@@ -242,7 +242,7 @@ def icl(
     check_run(experiment, run, "icl")
     check_choice("dataset", dataset, experiment.icl.datasets)
     offline()
-    from synopsis.evaluation.icl import icl as stage
+    from synopsis.stages.icl.run import icl as stage
 
     settings = stage(experiment, run, dataset, seed)["settings"]
     measured = {name: result["accuracy"] for name, result in settings.items() if "error" not in result}
@@ -259,7 +259,7 @@ def needle(config: Config, run: Run, change: Set = None, as_json: Json = False) 
     experiment = read(config, change)
     check_run(experiment, run, "needle")
     offline()
-    from synopsis.evaluation.needle import needle as stage
+    from synopsis.stages.needle.run import needle as stage
 
     rows = stage(experiment, run)["rows"]
     cells = {f"length={row['length']}/depth={row['depth']:g}": row for row in rows}
@@ -308,7 +308,7 @@ def generate(
     check_run(experiment, run, "generate")
     check_choice("split", split, experiment.generate.splits)
     offline()
-    from synopsis.evaluation.generation import generate as stage
+    from synopsis.stages.generate.run import generate as stage
 
     result = stage(experiment, run, split)
     figures({key: result[key] for key in ("rouge1", "rouge2", "rougeL", "exact_match", "n")}, as_json)
@@ -338,7 +338,7 @@ def judge(
     for run in (a, b):
         check_run(experiment, run, "generate")
     check_choice("split", split, experiment.generate.splits)
-    from synopsis.judging.stage import judge as stage
+    from synopsis.stages.judge.run import judge as stage
 
     result = stage(experiment, name, a, b, split)
     figures({key: result[key] for key in ("win", "lose", "tie", "parse_error", "api_error", "win_rate")}, as_json)
@@ -356,7 +356,7 @@ def benchmark(config: Config, run: Run, change: Set = None, as_json: Json = Fals
     offline()
     from statistics import median
 
-    from synopsis.benchmarking.stage import benchmark as stage
+    from synopsis.stages.benchmark.run import benchmark as stage
 
     rows = stage(experiment, run)
     cases = dict.fromkeys((row["mode"], row["batch_size"], row["context_length"]) for row in rows)

@@ -58,7 +58,7 @@ def compress(
     if question is None and max_new_tokens is not None:
         raise InputError("compress: --max-new-tokens goes with --input")
     plain_logs()
-    from synopsis import compressing
+    from synopsis.compressors import texts as compressing
 
     content = compressing.read_text(text, file, "the text")
     if out is not None:
@@ -98,7 +98,7 @@ def answer_questions(
 ) -> None:
     """The form of `generate` that needs no experiment."""
     plain_logs()
-    from synopsis import compressing
+    from synopsis.compressors import texts as compressing
     from synopsis.compressors.context import CompressedContext
 
     questions = [compressing.read_text(text, None, "the question") if text == "-" else text for text in questions]
@@ -142,7 +142,7 @@ def convert(
     plain_logs()
     from dataclasses import asdict
 
-    from synopsis.compressors.conversion import convert as write
+    from synopsis.compressors.published.conversion import convert as write
 
     options: dict[str, Any] = {"base": base, "checksum": checksum, "revision": revision, "file_format": file_format}
     done = write(source, destination, to, **options, **values_of(setting))

@@ -108,7 +108,7 @@ OWN_TRAINING = "training."
 
 def read(config: list[Path], changes: list[str] | None) -> Any:
     """The experiment of a command line."""
-    from synopsis.config import load_experiment
+    from synopsis.config.experiment import load_experiment
 
     return load_experiment(*config, overrides=values_of(changes))
 
@@ -143,7 +143,7 @@ def run_to_train(
 
 def values_of(changes: list[str] | None) -> dict[str, Any]:
     """Key -> value of what stands behind --set."""
-    from synopsis.config_yaml import parse_value
+    from synopsis.config.yaml_files import parse_value
 
     overrides = {}
     for change in changes or []:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from published import Case, close
 from synopsis.compressors import compressor_class
-from synopsis.compressors.gist_published import GistActivations, remove_gist
 from synopsis.compressors.masks import CONDITIONS, gist_span, visible
+from synopsis.compressors.published.gist import GistActivations, remove_gist
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from published import Case, close
 from synopsis.compressors import GistT5ForConditionalGeneration
-from synopsis.compressors.gist_t5 import remove_gist
+from synopsis.compressors.gist.t5 import remove_gist
 from synopsis.compressors.masks import CONDITIONS
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration

@@ -10,12 +10,13 @@ import torch
 from published import NOT_CONFIGURATION, Golden, golden_sets, parameters, published_weights
 from safetensors.torch import load_file
 from synopsis.compressors import compressor_class
-from synopsis.config import InContextLearning, Setting, Task
+from synopsis.config.files import Task
+from synopsis.engine.likelihood import read_prefix
 from synopsis.errors import DataError
-from synopsis.evaluation.classification import Texts, classify
-from synopsis.evaluation.demonstrations import Prompt, demonstrations
-from synopsis.evaluation.icl import Job
-from synopsis.evaluation.likelihood import read_prefix
+from synopsis.stages.icl.classification import Texts, classify
+from synopsis.stages.icl.demonstrations import Prompt, demonstrations
+from synopsis.stages.icl.run import Job
+from synopsis.stages.icl.section import InContextLearning, Setting
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 DEMONSTRATION = 10

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from published import Golden
 from synopsis.artifacts import read_csv
-from synopsis.evaluation.rouge import ROUGE_TYPES, score_rouge, strip_special_tokens
+from synopsis.stages.generate.rouge import ROUGE_TYPES, score_rouge, strip_special_tokens
 
 PRINTED = 0.50001e-4
 """Half of the last of four decimals, and what binary numbers add to it."""

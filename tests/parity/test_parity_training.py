@@ -10,7 +10,7 @@ import pytest
 import torch
 from published import Case, Golden, close, close_gradient, shifts_scores
 from synopsis.compressors import compressor_class
-from synopsis.config_training import SegmentTraining
+from synopsis.config.training import SegmentTraining
 from synopsis.data.sequences import collate_padded
 from synopsis.training.segments import random_segment_lengths
 from synopsis.training.trainer import CompressorTrainer

@@ -10,8 +10,8 @@ import torch
 from published import Golden
 from safetensors.torch import load_file
 from synopsis import compressors
-from synopsis.compressors.weight_diff import frequencies, make_diff, recover, weight_sum
-from synopsis.compressors.weight_files import read_weights
+from synopsis.compressors.published.weight_diff import frequencies, make_diff, recover, weight_sum
+from synopsis.compressors.published.weight_files import read_weights
 from synopsis.errors import ArtifactError, InputError
 from torch import Tensor
 from transformers import AutoConfig

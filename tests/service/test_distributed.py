@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from synopsis.config import load_experiment
+from synopsis.config.experiment import load_experiment
 from synopsis.data.prepare import prepare
 from synopsis.errors import InputError
 from synopsis.training.launch import free_port, variables

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from synopsis.artifacts import Layout, read_json, write_csv, write_json
-from synopsis.config import Experiment, load_experiment
+from synopsis.config.experiment import Experiment, load_experiment
 from synopsis.errors import InputError, SynopsisError
-from synopsis.judging.stage import judge
+from synopsis.stages.judge.run import judge
 
 A, B, SPLIT, KEY = "gist-s0", "control-s0", "seen", "sk-very-secret-0123456789"
 COLUMNS = ["id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens"]
@@ -99,7 +99,7 @@ class ChatService:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatService]:
-    from synopsis.judging import chat
+    from synopsis.stages.judge import chat
 
     monkeypatch.setattr(chat, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(chat, "LONGEST_PAUSE_SECONDS", 0.5)
@@ -114,7 +114,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatService]:
 def make_experiment(folder: Path, service: ChatService, examples: int = 2, **definition: Any) -> Experiment:
     """An experiment whose runs wrote `<run> <n>` for `examples` examples, judged by the service."""
     training = {"instructions": "world", "steps": 1, "batch_size": 1, "learning_rate": 1e-3}
-    gist = {"family": "gist", "base": "base", "training": training}
+    gist = {"method": "gist", "base": "base", "training": training}
     content = {
         "name": "test",
         "results": str(folder / "results"),
@@ -375,7 +375,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, service):
     service.answer = hang_at_the_fifth
     experiment = make_experiment(tmp_path, service, examples=4, timeout_seconds=60)
     program = (
-        "import sys, synopsis.config as c; from synopsis.judging.stage import judge; "
+        "import sys, synopsis.config as c; from synopsis.stages.judge.run import judge; "
         f"judge(c.load_experiment(sys.argv[1]), 'chat', {A!r}, {B!r}, {SPLIT!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "experiment.yaml")])

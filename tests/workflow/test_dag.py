@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from running import CONFIG, ROOT, Finished, Project, leftovers, planned
-from synopsis.config import load_experiment
+from synopsis.config.experiment import load_experiment
 from synopsis.reporting.files import report_files
 from synopsis.reporting.scores import score
 
@@ -169,7 +169,7 @@ def another_training_seed(content: dict[str, Any]) -> None:
 
 
 def another_compressor(content: dict[str, Any]) -> None:
-    content["compressors"]["rmt"] = {**content["compressors"]["autocompressor"], "family": "rmt"}
+    content["compressors"]["rmt"] = {**content["compressors"]["autocompressor"], "method": "rmt"}
     content["icl"]["runs"].append("rmt")
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from running import ROOT, Project
-from synopsis.config import Experiment, GistCompressor, SummaryCompressor, load_experiment
-from synopsis.cost_tables import jobs
-from synopsis.run_costs import Machine, training_costs
+from synopsis.compressors.gist.section import GistCompressor
+from synopsis.compressors.summary.section import SummaryCompressor
+from synopsis.config.experiment import Experiment, load_experiment
+from synopsis.costs.cost_tables import jobs
+from synopsis.costs.run_costs import Machine, training_costs
 
 FOLDER = ROOT / "config" / "paper"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -98,8 +100,8 @@ def test_sequences_are_cut_as_published(
     assert isinstance(given, SummaryCompressor)
     training = given.training
     assert (training.segments, training.substeps, training.sequence_length) == (steps_of_compression, substeps, length)
-    assert given.summary_length == 50 and training.randomize_segments == (given.family == "autocompressor")
-    if given.family == "rmt":
+    assert given.summary_length == 50 and training.randomize_segments == (given.method == "autocompressor")
+    if given.method == "rmt":
         assert length / steps_of_compression == 2048
 
 
@@ -141,7 +143,7 @@ def test_perplexity_compresses_no_more_than_training_did(name: str) -> None:
     steps = -(-max(section.context_lengths) // section.tokens_per_step)
     for run in experiment.runs_of("perplexity"):
         subject = experiment.subject(run)
-        if isinstance(subject, SummaryCompressor) and subject.family == "autocompressor":
+        if isinstance(subject, SummaryCompressor) and subject.method == "autocompressor":
             assert steps < subject.training.segments
 
 

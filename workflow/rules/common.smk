@@ -5,10 +5,10 @@ import re
 import shlex
 import sys
 
-from synopsis import plan
+from synopsis.stages import plan
 from synopsis.artifacts import Layout, make_room
-from synopsis.config import load_experiment
-from synopsis.config_yaml import parse_value
+from synopsis.config.experiment import load_experiment
+from synopsis.config.yaml_files import parse_value
 from synopsis.errors import InputError, SynopsisError
 from synopsis.reporting.files import report_files, report_item, score_inputs
 

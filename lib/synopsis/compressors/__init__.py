@@ -1,28 +1,31 @@
 """The models that compress their context. Import from here, or load any of them with `synopsis.load`.
 
-Classes of single architectures are made when they are asked for: `from synopsis.compressors import
-MistralAutoCompressorModel, GistQwen3ForCausalLM` (see `synopsis.compressors.registry`).
+Names are imported when they are used, since torch takes a second. So are the classes of single architectures, which are
+made when they are asked for: `from synopsis.compressors import MistralAutoCompressorModel, GistQwen3ForCausalLM` (see
+`synopsis.compressors.registry`).
 """
 
+from importlib import import_module
 from typing import Any
 
-from synopsis.compressors.autocompressor import AutoCompressorMixin, SummaryOutput
-from synopsis.compressors.context import CompressedContext
-from synopsis.compressors.gist import GistMixin
-from synopsis.compressors.loading import load, load_tokenizer
-from synopsis.compressors.registry import class_by_name, compressor_class
-
-__all__ = [
-    "AutoCompressorMixin",
-    "CompressedContext",
-    "GistMixin",
-    "SummaryOutput",
-    "compressor_class",
-    "load",
-    "load_tokenizer",
-]
+_HOMES = {
+    "AutoCompressorMixin": "synopsis.compressors.summary.model",
+    "SummaryOutput": "synopsis.compressors.summary.model",
+    "CompressedContext": "synopsis.compressors.context",
+    "GistMixin": "synopsis.compressors.gist.model",
+    "load": "synopsis.compressors.loading",
+    "load_tokenizer": "synopsis.compressors.loading",
+    "compressor_class": "synopsis.compressors.registry",
+}
+_CLASSES = ("AutoCompressorModel", "ForCausalLM", "ForConditionalGeneration")
+"""How the names of the models' classes end."""
 
 
 def __getattr__(name: str) -> Any:
-    # The published name of the OPT model, and the classes of all architectures.
-    return class_by_name("OPTAutoCompressorModel" if name == "AutoCompressorModel" else name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name.endswith(_CLASSES):
+        # The published name of the OPT model, and the classes of all architectures.
+        wanted = "OPTAutoCompressorModel" if name == "AutoCompressorModel" else name
+        return import_module("synopsis.compressors.registry").class_by_name(wanted)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

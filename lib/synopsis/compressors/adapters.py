@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synopsis.compressors.weight_files import read_adapter, refused
+from synopsis.compressors.published.weight_files import read_adapter, refused
 
 CONFIGURATION = "adapter_config.json"
 FACTOR = re.compile(r"^(?P<module>.*)\.lora_(?P<side>[AB])(\.[^.]+)?\.weight$")

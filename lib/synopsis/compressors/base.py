@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from synopsis.auto_classes import own_configuration
 from synopsis.compressors.attention import attention_masks, causal, sliding_window
+from synopsis.compressors.auto_classes import own_configuration
 from synopsis.compressors.context import CompressedContext, fingerprint, settings_of
 from synopsis.compressors.loss import next_token_loss
 
@@ -25,7 +25,7 @@ ONE_ROW_ONCE = ("num_beams", "num_return_sequences")
 class ContextMixin(Model):
     """Adds `prefix_cache`, `continue_from` and `generate(context=)` to a causal language model of transformers.
 
-    A family says in `_context_cache` how its context becomes the keys and values of k positions; decoding from those
+    A method says in `_context_cache` how its context becomes the keys and values of k positions; decoding from those
     is then the same for all: the k positions stand first in the cache, and each row goes on at its own position.
     """
 
@@ -34,7 +34,7 @@ class ContextMixin(Model):
 
     def compress(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
-    ) -> CompressedContext:  # pragma: no cover - every family has its own
+    ) -> CompressedContext:  # pragma: no cover - every method has its own
         raise TypeError(f"{type(self).__name__} cannot compress")
 
     # ------------------------------------------------------------------------------------------------------ contexts

@@ -1,4 +1,4 @@
-"""CompressedContext: what a later call needs instead of the original tokens, for every family."""
+"""CompressedContext: what a later call needs instead of the original tokens, for every method."""
 
 from __future__ import annotations
 

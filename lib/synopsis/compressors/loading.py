@@ -1,12 +1,12 @@
-"""From a folder or hub id to a model: the family and class follow from what is in it, never from its name.
+"""From a folder or hub id to a model: the method and class follow from what is in it, never from its name.
 
     model = load("results/demo/models/autocompressor-s0")
     model = load("princeton-nlp/RMT-2.7b-8k", dtype=torch.bfloat16)         # published checkpoints load as they are
     model = load("adapter-folder", base="Llama-2-7b-hf")                    # LoRA is merged into its base
     model = load("llama-7b-gist-1", base="llama-7b")                        # a weight diff: recovered, and verified
 
-Published configurations say little: `synopsis.compressors.published` tells what is read from the weights' names and
-the tokenizer instead.
+Published configurations say little: `synopsis.compressors.published.names` says what is read from the weights' names
+and the tokenizer instead.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from transformers import (
 from transformers.utils import logging
 
 from synopsis.artifacts import PROVENANCE, TOKENIZER_FILES, check_outputs
-from synopsis.auto_classes import reason_of
-from synopsis.compressors import adapters, weight_diff
+from synopsis.compressors import adapters
 from synopsis.compressors.attention import check_attention
-from synopsis.compressors.published import SETTINGS, complete, kind_of
+from synopsis.compressors.auto_classes import reason_of
+from synopsis.compressors.published import weight_diff
+from synopsis.compressors.published.names import SETTINGS, complete, kind_of
+from synopsis.compressors.published.weight_files import has_weights, read_weights, refused
 from synopsis.compressors.registry import compressor_class
-from synopsis.compressors.weight_files import has_weights, read_weights, refused
 from synopsis.errors import ArtifactError, InputError
 from synopsis.progress import say
 

@@ -17,21 +17,21 @@ from typing import Any
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from synopsis.auto_classes import configuration_class
+from synopsis.compressors.auto_classes import configuration_class
 from synopsis.errors import InputError
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt")
 """Decoders that both kinds are tested on."""
 
 EXPLICIT: dict[tuple[str, str], str] = {
-    ("summary", "opt"): "synopsis.compressors.opt:OPTAutoCompressorModel",
-    ("gist", "t5"): "synopsis.compressors.gist_t5:GistT5ForConditionalGeneration",
+    ("summary", "opt"): "synopsis.compressors.summary.opt:OPTAutoCompressorModel",
+    ("gist", "t5"): "synopsis.compressors.gist.t5:GistT5ForConditionalGeneration",
 }
 """(kind, architecture) -> class, where the general mixin is not enough."""
 
 MIXINS = {
-    "summary": "synopsis.compressors.autocompressor:AutoCompressorMixin",
-    "gist": "synopsis.compressors.gist:GistMixin",
+    "summary": "synopsis.compressors.summary.model:AutoCompressorMixin",
+    "gist": "synopsis.compressors.gist.model:GistMixin",
 }
 LOGIT_CHANGES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier_scale")
 """Fields of configurations by which a class changes its logits after its head."""

@@ -34,16 +34,16 @@ from synopsis.artifacts import (
     write_json,
     write_text,
 )
-from synopsis.config import Experiment
-from synopsis.config_data import TextCorpus, TextDomain
+from synopsis.config.data import TextCorpus, TextDomain
+from synopsis.config.experiment import Experiment
 from synopsis.data import shards as shards_on_disk
 from synopsis.data.documents import IdReader, TextReader
 from synopsis.data.shards import Shards, assemble, corpus_features
 from synopsis.data.sources import FetchError, Source, find_source
 from synopsis.data.tokenization import Tokenization, available_processes, vocabulary_size
 from synopsis.errors import ArtifactError, DataError
-from synopsis.plan import prepare_facts
 from synopsis.progress import say, track
+from synopsis.stages.plan import prepare_facts
 
 if TYPE_CHECKING:
     from datasets import Dataset

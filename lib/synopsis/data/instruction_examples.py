@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from synopsis.config import GistCompressor
+from synopsis.compressors.gist.section import GistCompressor
 from synopsis.data.gist_collators import GistCollator, GistSeq2SeqCollator
 from synopsis.data.sequences import IGNORED
 from synopsis.errors import DataError

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from synopsis.artifacts import Layout, Provenance, read_json, write_json
-from synopsis.config import Experiment
-from synopsis.config_data import AlpacaPlus
+from synopsis.config.data import AlpacaPlus
+from synopsis.config.experiment import Experiment
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
-from synopsis.plan import prepare_facts
 from synopsis.progress import say
+from synopsis.stages.plan import prepare_facts
 
 COLUMNS = ("instruction", "input", "output")
 

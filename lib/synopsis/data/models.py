@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, check_outputs, file_hash, write_json
-from synopsis.auto_classes import reason_of
-from synopsis.config import Experiment, GgufSource, Model
+from synopsis.compressors.auto_classes import reason_of
+from synopsis.config.experiment import Experiment, GgufSource, Model
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
-from synopsis.plan import prepare_facts
 from synopsis.progress import say
+from synopsis.stages.plan import prepare_facts
 
 ROUND_TRIP = "The quick brown fox, aged 3½, isn't lazy.\n\tdef f(x): return x != 1\n"
 PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--quiet", "--retries", "1", "--timeout", "20")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from synopsis.config import Experiment
-from synopsis.config_data import WorldCorpus, WorldInstructions
+from synopsis.config.data import WorldCorpus, WorldInstructions
+from synopsis.config.experiment import Experiment
 from synopsis.errors import InputError
 
 KINDS = ("model", "tokenizer", "corpus", "instructions", "task")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from synopsis.config_data import Corpus, WorldCorpus
+from synopsis.config.data import Corpus, WorldCorpus
 from synopsis.data.prompts import input_part, instruction_part
 from synopsis.errors import DataError
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from synopsis.config import Experiment
+from synopsis.config.experiment import Experiment
 from synopsis.data.row_files import ROWS_AT_ONCE, Row, count_rows, is_text, read_rows, rows_of
 from synopsis.errors import DataError
 

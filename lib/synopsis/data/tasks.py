@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from synopsis.artifacts import Layout, Provenance, read_json, write_json
-from synopsis.config import Experiment, Task
-from synopsis.config_files import fields_of
+from synopsis.config.experiment import Experiment
+from synopsis.config.files import Task, fields_of
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
-from synopsis.plan import prepare_facts
 from synopsis.progress import say
+from synopsis.stages.plan import prepare_facts
 
 SUBSET = "_subset"
 """In the name of a copy that is only a part of its split: train_subset.jsonl."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from synopsis.artifacts import PROVENANCE, TOKENIZER_FILES, check_outputs
-from synopsis.auto_classes import reason_of
+from synopsis.compressors.auto_classes import reason_of
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 THREADS_VARIABLE = "SYNOPSIS_THREADS"

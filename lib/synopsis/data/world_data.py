@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, write_json
-from synopsis.config import Experiment
-from synopsis.config_data import WorldCorpus, WorldInstructions
+from synopsis.config.data import WorldCorpus, WorldInstructions
+from synopsis.config.experiment import Experiment
 from synopsis.data.prompts import input_part, instruction_part
 from synopsis.data.tokenization import load_tokenizer
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
-from synopsis.plan import prepare_facts
+from synopsis.stages.plan import prepare_facts
 
 SPLITS = ("train", "validation", "test")
 TRIPLES_PER_DOCUMENT = 12

@@ -15,11 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from synopsis.config import Experiment
+from synopsis.config.experiment import Experiment
 from synopsis.reporting.estimates import MISSING, Estimate
-from synopsis.reporting.icl_figure import icl_figure
-from synopsis.reporting.needle_figure import needle_figure
-from synopsis.reporting.perplexity_figures import perplexity_figure, perplexity_vectors_figure
 from synopsis.reporting.scores import BENCHMARK_METRICS
 from synopsis.reporting.style import (
     COLOURS,
@@ -40,6 +37,9 @@ from synopsis.reporting.summaries import (
     curves,
     rouges,
 )
+from synopsis.stages.icl.figure import icl_figure
+from synopsis.stages.needle.figure import needle_figure
+from synopsis.stages.perplexity.figures import perplexity_figure, perplexity_vectors_figure
 
 __all__ = ["build_figure", "save_figure"]
 
@@ -230,7 +230,7 @@ def training_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
 
 def _training_kind(experiment: Experiment, run: str) -> str:
     kinds = {"base": "models trained from scratch", "gist": "compressors of instructions"}
-    return kinds.get(experiment.family_of(run), "compressors of text")
+    return kinds.get(experiment.method_of(run), "compressors of text")
 
 
 def _number(value: float | None) -> float:

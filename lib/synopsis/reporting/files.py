@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synopsis.artifacts import Layout
-from synopsis.config import Experiment
-from synopsis.config_data import TextCorpus
+from synopsis.config.data import TextCorpus
+from synopsis.config.experiment import Experiment
 
 TABLE_FORMATS = ("csv", "md", "tex", "html")
 FIGURE_FORMATS = ("svg", "pdf", "png")
@@ -92,8 +92,8 @@ def table_names(experiment: Experiment) -> list[str]:
 def figure_names(experiment: Experiment) -> list[str]:
     """The figures of an experiment: those of its tables, and more of what has summary vectors or is trained."""
     names = [name for name in table_names(experiment) if name not in TABLES_ALONE]
-    families = {experiment.family_of(run) for run in experiment.runs_of("perplexity")}
-    if families & {"autocompressor", "rmt"}:
+    methods = {experiment.method_of(run) for run in experiment.runs_of("perplexity")}
+    if methods & {"autocompressor", "rmt"}:
         names.insert(names.index("perplexity") + 1, "perplexity_vectors")
     return [*names, "training"] if runs_with_metrics(experiment) else names
 

@@ -15,16 +15,16 @@ from pathlib import Path
 import pandas as pd
 
 from synopsis.artifacts import Layout, Provenance, write_json, write_text
-from synopsis.config import Experiment
+from synopsis.config.experiment import Experiment
 from synopsis.progress import say
 from synopsis.reporting.files import TABLE_FORMATS, figure_names, report_files
-from synopsis.reporting.icl_summaries import accuracies, speeds
-from synopsis.reporting.needle_summaries import retrievals
-from synopsis.reporting.perplexity_summaries import losses, overall
 from synopsis.reporting.rendering import Table, as_csv, as_html, as_latex, as_markdown, as_terminal_text
 from synopsis.reporting.scores import BENCHMARK_METRICS, ROUGE_METRICS, read_scores
 from synopsis.reporting.summaries import comparisons, costs, paired_costs, rouges
 from synopsis.reporting.tables import build_tables
+from synopsis.stages.icl.summaries import accuracies, speeds
+from synopsis.stages.needle.summaries import retrievals
+from synopsis.stages.perplexity.summaries import losses, overall
 
 WIDTH_WITHOUT_TERMINAL = 110
 RENDERERS: dict[str, Callable[[Table], str]] = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "html": as_html}

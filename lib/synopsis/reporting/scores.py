@@ -19,7 +19,6 @@ from typing import Any
 
 import pandas as pd
 
-from synopsis import plan
 from synopsis.artifacts import (
     FORMAT_VERSION,
     PROVENANCE,
@@ -32,19 +31,20 @@ from synopsis.artifacts import (
     write_json,
     write_text,
 )
-from synopsis.config import Experiment
+from synopsis.config.experiment import Experiment
 from synopsis.errors import ArtifactError
 from synopsis.progress import say
 from synopsis.reporting.files import judgement_summaries, runs_with_metrics, score_inputs
-from synopsis.reporting.icl_scores import accuracy_dictionary, icl_rows
-from synopsis.reporting.needle_scores import needle_rows
-from synopsis.reporting.perplexity_scores import perplexity_rows
 from synopsis.reporting.reading import json_lines, required
+from synopsis.stages import plan
+from synopsis.stages.icl.scores import accuracy_dictionary, icl_rows
+from synopsis.stages.needle.scores import needle_rows
+from synopsis.stages.perplexity.scores import perplexity_rows
 
 COLUMNS = (
     "run",
     "compressor",
-    "family",
+    "method",
     "training_seed",
     "stage",
     "dataset",
@@ -243,7 +243,7 @@ def _identity(experiment: Experiment, run: str, stage: str) -> Row:
     return {
         "run": run,
         "compressor": compressor,
-        "family": experiment.family_of(run),
+        "method": experiment.method_of(run),
         "training_seed": training_seed,
         "stage": stage,
     }

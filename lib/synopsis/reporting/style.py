@@ -1,4 +1,4 @@
-"""How figures look: colours by run family, markers, sizes, and saving that gives equal bytes for equal numbers."""
+"""How figures look: colours by run method, markers, sizes, and saving that gives equal bytes for equal numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from synopsis.artifacts import atomic_file
-from synopsis.config import Experiment
+from synopsis.config.experiment import Experiment
 from synopsis.reporting.files import FIGURE_FORMATS
 from synopsis.reporting.summaries import condition_of
 
@@ -41,7 +41,7 @@ MARKERS = {
 LineStyle = Literal["-", "--", "-.", ":"]
 VARIANT_LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":")
 LIGHTER_BY_VARIANT = 0.3
-"""How far each further compressor of one family goes towards white."""
+"""How far each further compressor of one method goes towards white."""
 
 RC: dict[Any, Any] = {
     "font.size": 9.0,
@@ -81,7 +81,7 @@ class SubjectStyle:
 
 
 def subject_styles(experiment: Experiment) -> dict[str, SubjectStyle]:
-    """Model or compressor -> style: the colour of its family, lighter for each further one of the same family.
+    """Model or compressor -> style: the colour of its method, lighter for each further one of the same method.
 
     The styles follow from the configuration, so a subject looks the same in every figure.
     """
@@ -106,7 +106,7 @@ def _lightened(colour: str, share: float) -> str:
 
 
 def _family(experiment: Experiment, subject: str) -> str:
-    return "base" if subject in experiment.models else experiment.compressors[subject].family
+    return "base" if subject in experiment.models else experiment.compressors[subject].method
 
 
 def new_figure(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from synopsis.config import Experiment, GistCompressor
+from synopsis.compressors.gist.section import GistCompressor
+from synopsis.config.experiment import Experiment
 from synopsis.reporting.estimates import Estimate, recovered_percent, wilson_interval
 from synopsis.reporting.grouping import counts, estimate, grouped, together, total
 from synopsis.reporting.scores import setting_fields

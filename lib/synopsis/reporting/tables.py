@@ -10,16 +10,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from synopsis.config import Experiment
+from synopsis.config.experiment import Experiment
 from synopsis.reporting.cells import OVER_TRAINING_SEEDS, count_text, errors_column, estimate_cell
 from synopsis.reporting.files import table_names
-from synopsis.reporting.icl_tables import icl_speed_table, icl_table
-from synopsis.reporting.needle_table import needle_table
-from synopsis.reporting.perplexity_tables import (
-    perplexity_detail_table,
-    perplexity_domain_table,
-    perplexity_table,
-)
 from synopsis.reporting.rendering import Cell, Column, Table
 from synopsis.reporting.scores import BENCHMARK_METRICS, ROUGE_METRICS
 from synopsis.reporting.summaries import (
@@ -28,6 +21,13 @@ from synopsis.reporting.summaries import (
     costs,
     paired_costs,
     rouges,
+)
+from synopsis.stages.icl.tables import icl_speed_table, icl_table
+from synopsis.stages.needle.table import needle_table
+from synopsis.stages.perplexity.tables import (
+    perplexity_detail_table,
+    perplexity_domain_table,
+    perplexity_table,
 )
 
 MEBIBYTE = 2**20

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from synopsis.artifacts import atomic_file, file_hash
-from synopsis.config_training import Optimisation
-from synopsis.estimates import mfu, training_flops_per_step
+from synopsis.config.training import Optimisation
+from synopsis.costs.estimates import mfu, training_flops_per_step
 from synopsis.progress import SECONDS_BETWEEN_LINES, say
 from synopsis.training import distributed
 from synopsis.training.trainer import newest_first

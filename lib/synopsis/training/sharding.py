@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from synopsis.config_training import Optimisation, SegmentTraining
+from synopsis.config.training import Optimisation, SegmentTraining
 from synopsis.errors import ConfigError, Fault, InputError
 from synopsis.progress import say
 from synopsis.training import distributed

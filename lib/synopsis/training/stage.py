@@ -32,11 +32,12 @@ from synopsis.artifacts import (
     told_when_full,
     write_json,
 )
-from synopsis.config import Experiment, Model, SummaryCompressor
-from synopsis.config_training import Optimisation, SegmentTraining
+from synopsis.compressors.summary.section import SummaryCompressor
+from synopsis.config.experiment import Experiment, Model
+from synopsis.config.training import Optimisation, SegmentTraining
 from synopsis.errors import ArtifactError, InputError, Interrupted
-from synopsis.plan import train_facts
 from synopsis.progress import say
+from synopsis.stages.plan import train_facts
 from synopsis.training import distributed
 from synopsis.training.best import BestWeights
 from synopsis.training.callbacks import (
@@ -48,8 +49,8 @@ from synopsis.training.callbacks import (
     checkpoint_to_go_on_from,
     utilisation,
 )
-from synopsis.training.families import Numbered, Prepared, prepare
 from synopsis.training.lock import RunLock, owned
+from synopsis.training.preparation import Numbered, Prepared, prepare
 from synopsis.training.sharding import sharding, whole_weights
 from synopsis.training.tracking import tracked
 from synopsis.training.trainable import save_trained

@@ -22,10 +22,10 @@ from transformers import TrainerCallback
 from transformers.integrations import WandbCallback
 
 from synopsis.artifacts import Layout
-from synopsis.config import Experiment, Tracking
+from synopsis.config.experiment import Experiment, Tracking
 from synopsis.errors import InputError
-from synopsis.plan import train_facts
 from synopsis.progress import say
+from synopsis.stages.plan import train_facts
 from synopsis.training import distributed
 
 OF_VALIDATION = ("loss/", "perplexity/")

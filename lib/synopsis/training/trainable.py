@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from synopsis.compressors.adapters import CONFIGURATION, FACTOR, TOKEN_ROWS, change_of
-from synopsis.compressors.published import SUMMARY_KEY
-from synopsis.config_training import LowRank, Optimisation, SegmentTraining
+from synopsis.compressors.published.names import SUMMARY_KEY
+from synopsis.config.training import LowRank, Optimisation, SegmentTraining
 from synopsis.errors import InputError
 
 PEFT_PREFIX = "base_model.model."

@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from synopsis.compressors.loss import IGNORED
-from synopsis.config_training import SegmentTraining
+from synopsis.config.training import SegmentTraining
 from synopsis.errors import SynopsisError
 from synopsis.training import distributed
 from synopsis.training.segments import fixed_segment_lengths, random_segment_lengths, substep_slices
@@ -61,7 +61,7 @@ class Losses(TrainerCallback, ExportableState):
 
 
 class CompressorTrainer(Trainer):
-    """Trains every family; with `segment_training` a step goes over substeps and segments.
+    """Trains every method; with `segment_training` a step goes over substeps and segments.
 
     A substep's loss is propagated by itself; its soft prompt goes on to the next substep without gradient. The
     gradients of the substeps add up, and the reported loss is their mean. With random_summary_length each step draws

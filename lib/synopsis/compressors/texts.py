@@ -1,0 +1,384 @@
+"""Texts become contexts and questions are asked after them: behind `synopsis compress` and `synopsis generate`.
+
+    model, tokenizer = open_model("princeton-nlp/AutoCompressor-Llama-2-7b-6k", dtype="bfloat16")
+    compressed = compress_text(model, tokenizer, text)              # AutoCompressors: segment by segment
+    compressed.context.save("context.safetensors")                  # CompressedContext.load reads it again
+    print(f"{compressed.tokens} tokens became {compressed.vectors} vectors")
+    first, second = ask(model, tokenizer, ["It was", "He went to"], compressed.context, max_new_tokens=12)
+    print(first.answer, second.answer)
+
+A gist model compresses an instruction, and a question is the input that the instruction is about; without a context a
+question is itself the instruction. All is laid out as in training (`synopsis.data.prompts`), T5 as published: without
+the cue for the output. Other models are asked as their tokenizer has it, and cannot compress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synopsis.compressors.context import CompressedContext
+from synopsis.compressors.gist.model import GistMixin
+from synopsis.compressors.loading import load, load_tokenizer, quiet
+from synopsis.compressors.summary.model import AutoCompressorMixin
+from synopsis.data.prompts import GIST_TOKEN, input_part
+from synopsis.data.sequences import collate_padded, encode, gist_prompt_ids
+from synopsis.errors import ArtifactError, DataError, InputError
+from synopsis.progress import say
+
+DTYPES = ("float32", "bfloat16", "float16")
+NEW_TOKENS = 64
+"""Length of an answer where none is asked for and the model's positions allow it."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A context and what it replaces.
+
+    ids: what was compressed; segments: tokens read in each forward pass; bytes_before: keys and values of all the
+    tokens (and the encoder's outputs of a T5); bytes_after: the context itself; bytes_in_use: its vectors in the cache
+    of a later call.
+    """
+
+    context: CompressedContext
+    ids: list[int]
+    vectors: int
+    segments: list[int]
+    bytes_before: int
+    bytes_after: int
+    bytes_in_use: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+    def facts(self) -> dict[str, Any]:
+        """The numbers, with the ratios that people ask for; a ratio to no vector at all is None."""
+        return {
+            "tokens": self.tokens,
+            "vectors": self.vectors,
+            "tokens_per_vector": self.tokens / self.vectors if self.vectors else None,
+            "segments": self.segments,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "bytes_ratio": self.bytes_before / self.bytes_after,
+            "bytes_in_use": self.bytes_in_use,
+        }
+
+    def __str__(self) -> str:
+        each = f", {self.tokens / self.vectors:.1f} tokens each" if self.vectors else ""
+        vectors = f"{self.vectors} vector{'s' * (self.vectors != 1)}{each}"
+        parts = f" in {len(self.segments)} segments" if len(self.segments) > 1 else ""
+        return (
+            f"{self.tokens} tokens{parts} -> {vectors}\n"
+            f"{self.bytes_before} bytes in a cache of all tokens -> {self.bytes_after} bytes "
+            f"({self.bytes_before / self.bytes_after:.1f} to 1); {self.bytes_in_use} bytes in a cache when used"
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote. prompt_tokens: of the question as it was laid out; new_tokens: without the end of text."""
+
+    question: str
+    answer: str
+    prompt_tokens: int
+    new_tokens: int
+
+
+# ------------------------------------------------------------------------------------------------ what comes from files
+
+
+def open_model(path: str | Path, base: str | Path | None = None, dtype: str = "float32") -> tuple[Any, Any]:
+    """Model and tokenizer of a folder or hub id; `base` as of `synopsis.load`. Raises InputError and ArtifactError."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    model = load(path, dtype=dtype, base=base)
+    try:
+        return model, load_tokenizer(path)
+    except ArtifactError:
+        if base is None:
+            raise
+        return model, load_tokenizer(base)  # adapters often come without one
+
+
+def read_text(text: str | None, file: Path | None, what: str) -> str:
+    """The one text that is given: as it is, in a file, or on standard input where either is `-`.
+
+    what: its name in messages. InputError when there is none or more than one; DataError when it cannot be read or is
+    empty.
+    """
+    if (text is None) == (file is None):
+        given = "both an argument and --file" if text is not None else "none"
+        raise InputError(f"{what}: expected an argument, --file FILE, or - for standard input; found {given}")
+    if text != "-" and file is None:
+        source, found = what, str(text)
+    else:
+        source = "standard input" if file is None or str(file) == "-" else str(file)
+        try:
+            stream = sys.stdin.buffer.read() if source == "standard input" else Path(source).read_bytes()
+            found = stream.decode("utf-8")
+        except OSError as error:
+            raise DataError(f"{source}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}: is no UTF-8 text (byte {error.start})") from None
+    if not found.strip():
+        raise DataError(f"{source}: is empty; expected text")
+    return found
+
+
+def check_out(path: Path) -> None:
+    """InputError when no file can be written there, told before a model is loaded."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; expected the name of a file for the context")
+
+
+# ------------------------------------------------------------------------------------------------------------- compress
+
+
+@torch.no_grad()
+def compress_text(
+    model: Any, tokenizer: Any, text: str, segment_length: int | None = None, gist_tokens: int | None = None
+) -> Compressed:
+    """The context of a text (AutoCompressor) or of an instruction (gist model).
+
+    segment_length: tokens of each segment, None for as many as the positions allow beside soft prompt and summary
+    tokens. gist_tokens: None for as many as the model was trained with. InputError names the model and what is wrong.
+    """
+    name = _name(model)
+    if isinstance(model, GistMixin):
+        _refuse(name, segment_length, "segment length", "reads an instruction in one piece")
+        ids = _gist_instruction(model, tokenizer, text, gist_tokens)
+        segments, arguments = [len(ids)], {}
+    elif isinstance(model, AutoCompressorMixin):
+        _refuse(name, gist_tokens, "number of gist tokens", f"gives {model.config.summary_length} for each segment")
+        ids = encode(tokenizer, text)
+        segments = _segments(model, len(ids), segment_length)
+        arguments = {"segment_lengths": segments}
+    else:
+        raise InputError(
+            f"{name}: {type(model).__name__} cannot compress; expected an AutoCompressor, an RMT or a gist model"
+        )
+    say(f"{name}: compressing {len(ids)} tokens in {len(segments)} segment{'s' * (len(segments) > 1)}")
+    with _told_of(name):
+        context = model.compress(torch.tensor([ids], device=model.device), **arguments)
+    vectors, of_a_token = int(context.attention_mask.sum()), _bytes_of_a_token(model, context)
+    return Compressed(
+        context=context,
+        ids=ids,
+        vectors=vectors,
+        segments=segments,
+        bytes_before=len(ids) * of_a_token,
+        bytes_after=context.nbytes,
+        bytes_in_use=vectors * of_a_token,
+    )
+
+
+def _gist_instruction(model: Any, tokenizer: Any, instruction: str, count: int | None) -> list[int]:
+    """Ids of an instruction up to its last gist token."""
+    name, token, learned = _name(model), model.config.gist_token_id, model.config.gist_tokens or 1
+    count = learned if count is None else count
+    if token is None:
+        raise InputError(f"{name}: has no gist token yet; it must be trained first")
+    if count < learned:
+        raise InputError(f"{name}: was trained with {learned} gist tokens; {count} would not do")
+    row = {"instruction": instruction, "input": ""}
+    ids = gist_prompt_ids(row, tokenizer, token, count)
+    _check_plain(ids, token, count, "the text")
+    return ids[: ids.index(token) + count]
+
+
+def _segments(model: Any, length: int, segment_length: int | None) -> list[int]:
+    """Lengths of the segments that `length` tokens are read in."""
+    step, limit = model.config.summary_length, getattr(model.config, "max_position_embeddings", None)
+    if segment_length is not None:
+        whole, rest = divmod(length, segment_length)
+        return [segment_length] * whole + ([rest] if rest else [])
+    if limit is None:
+        return [length]
+    lengths: list[int] = []
+    left, soft = length, 0
+    while left:
+        # What soft prompt and summary tokens leave; those of OPT take no positions.
+        room = limit - model._positions(soft, None, 0, None, step)[1]
+        if room < 1:
+            raise InputError(
+                f"{_name(model)}: the text has {length} tokens, and this model reads {length - left} of them: "
+                f"their {soft} summary vectors, with {step} more, fill its {limit} positions"
+            )
+        lengths.append(min(room, left))
+        left -= lengths[-1]
+        soft = soft + step if model.config.accumulate_summary else step
+    return lengths
+
+
+def _bytes_of_a_token(model: Any, context: CompressedContext) -> int:
+    """What a model of these layers and heads caches for one token, in its own precision."""
+    cache = model.prefix_cache(context)
+    cached = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]  # (1, heads, k, width)
+    if context.hidden_states is not None:
+        cached.append(context.hidden_states[:, None])
+    return sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in cached)
+
+
+# ------------------------------------------------------------------------------------------------------------- generate
+
+
+def ask(
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[str],
+    context: CompressedContext | None = None,
+    max_new_tokens: int | None = None,
+) -> list[Answer]:
+    """Greedy answers to questions, all in one batch, after one context for all of them (or a row for each).
+
+    A gist model may be asked nothing after a context: its instruction needs no input. InputError names what does not
+    fit: the context, a question, or the positions of the model.
+    """
+    name = _name(model)
+    if context is not None:
+        check_context(model, context)
+    if not questions and isinstance(model, GistMixin) and context is not None:
+        questions = [""]
+    if not questions:
+        raise InputError(f"{name}: there is no question to answer")
+    if context is not None and context.batch_size not in (1, len(questions)):
+        raise InputError(f"{name}: the context has {context.batch_size} rows; there are {len(questions)} questions")
+    prompts = [_prompt(model, tokenizer, question, context is not None) for question in questions]
+    limit = _room(model, max(map(len, prompts)), context, max_new_tokens)
+    new = _greedy(model, tokenizer, prompts, context, limit)
+    return [
+        Answer(question, _words(tokenizer, ids), len(prompt), len(ids))
+        for question, prompt, ids in zip(questions, prompts, new, strict=True)
+    ]
+
+
+def compare(
+    model: Any, tokenizer: Any, question: str, compressed: Compressed, max_new_tokens: int | None = None
+) -> dict[str, str]:
+    """What was compressed, and the greedy answers to a question with and without compression.
+
+    Without compression the model reads all the tokens, and no mask hides any. InputError as of `ask`; where only the
+    tokens need more positions than the model has, that stands in the place of the answer.
+    """
+    answers = {"compressed": str(tokenizer.decode(compressed.ids)), "input": question}
+    (answer,) = ask(model, tokenizer, [question], compressed.context, max_new_tokens)
+    answers["with_compression"] = answer.answer
+    prompt, options = [*compressed.ids, *_prompt(model, tokenizer, question, True)], {}
+    if isinstance(model, GistMixin):
+        seen = torch.ones(1, 1, len(prompt), len(prompt), dtype=torch.long, device=model.device)
+        options = {"attention_mask" if model.config.is_encoder_decoder else "attention_mask_gist": seen}
+    try:
+        (ids,) = _greedy(model, tokenizer, [prompt], None, _room(model, len(prompt), None, max_new_tokens), **options)
+        answers["without_compression"] = _words(tokenizer, ids)
+    except InputError as error:
+        answers["without_compression"] = f"({error})"
+    return answers
+
+
+def check_context(model: Any, context: CompressedContext, source: str | Path = "the context") -> None:
+    """InputError naming where the context comes from, when the model cannot go on from it."""
+    if not isinstance(model, GistMixin | AutoCompressorMixin):
+        raise InputError(f"{source}: {_name(model)} cannot read it: {type(model).__name__} knows no compressed context")
+    with _told_of(f"{source}: {_name(model)} cannot read it"):
+        model.check_context(context)
+
+
+def _prompt(model: Any, tokenizer: Any, question: str, after_context: bool) -> list[int]:
+    """Ids of a question in the form that the model was trained on."""
+    seq2seq, name = model.config.is_encoder_decoder, _name(model)
+    if not question.strip() and not (after_context and isinstance(model, GistMixin)):
+        raise InputError(f"{name}: a question is empty")
+    if isinstance(model, GistMixin):
+        before = [] if after_context else _gist_instruction(model, tokenizer, question, None)
+        cue = input_part(question if after_context else "")
+        ids = encode(tokenizer, cue.removesuffix("\nOutput:") if seq2seq else cue)
+        _check_plain(ids, model.config.gist_token_id, 0, "the question")
+        return [*before, *ids, *([tokenizer.eos_token_id] if seq2seq else [])]
+    ids = encode(tokenizer, question) if isinstance(model, AutoCompressorMixin) else tokenizer(question)["input_ids"]
+    if not ids:
+        raise InputError(f"{name}: the tokenizer finds nothing to read in the question {question!r}")
+    return ids
+
+
+def _room(model: Any, longest: int, context: CompressedContext | None, wanted: int | None) -> int:
+    """How many tokens are written: what is wanted, or the default as far as there are positions."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is None:
+        return wanted or NEW_TOKENS
+    start = 0 if context is None else int(context.next_position.max())
+    room = limit - start - longest + 1  # the last token that is written is not read
+    if room < (wanted or 1):
+        raise InputError(
+            f"{_name(model)}: {start} positions of the context, {longest} tokens of the longest question and "
+            f"{wanted or 1} new ones exceed the {limit} positions of this model"
+        )
+    return wanted or min(NEW_TOKENS, room)
+
+
+def _greedy(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    context: CompressedContext | None,
+    limit: int,
+    **options: Any,
+) -> list[list[int]]:
+    """New tokens of each prompt, up to the end of text."""
+    settings = model.generation_config
+    ends = settings.eos_token_id if settings.eos_token_id is not None else tokenizer.eos_token_id
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    pad = next((token for token in (settings.pad_token_id, tokenizer.pad_token_id, *ends) if token is not None), 0)
+    batch = collate_padded([{"input_ids": ids, "labels": ids} for ids in prompts], pad)
+    options |= {} if context is None else {"context": context}
+    with torch.no_grad(), quiet():
+        out = model.generate(
+            batch["input_ids"].to(model.device),
+            max_new_tokens=limit,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=ends or None,
+            **{"attention_mask": batch["attention_mask"].to(model.device), **options},
+        )
+    # A decoder repeats the prompt; an encoder-decoder starts with one token of its own.
+    start = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    rows = out[:, start:].tolist()
+    stops = [next((place for place, token in enumerate(row) if token in ends), len(row)) for row in rows]
+    return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
+
+
+def _words(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+def _name(model: Any) -> str:
+    return str(model.config.name_or_path or type(model).__name__)
+
+
+def _refuse(name: str, value: int | None, what: str, why: str) -> None:
+    if value is not None:
+        raise InputError(f"{name}: takes no {what} (found {value}): this model {why}")
+
+
+def _check_plain(ids: list[int], token: int, count: int, what: str) -> None:
+    if ids.count(token) != count:
+        raise DataError(f"{what} holds the gist token {GIST_TOKEN} itself; spell it otherwise")
+
+
+@contextlib.contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """What a model refuses is told with the model's name, as something that the user can mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error

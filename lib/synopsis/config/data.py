@@ -1,0 +1,131 @@
+"""What an experiment reads: corpora and instructions (see `synopsis.config`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from synopsis.config.types import Clash, Contradiction, Name, PositiveInt, Seed, Share, Strict
+
+WORLD_VERSION = 5
+"""Version of the generated language; results made from another one are made again."""
+
+
+class WorldCorpus(Strict):
+    """Documents of the generated language (see `synopsis.data.world`)."""
+
+    source: Literal["world"]
+    documents: PositiveInt = 20_000
+    """Training documents; validation and test hold `held_out` each."""
+    held_out: PositiveInt = 256
+    facts: PositiveInt = 32
+    """Statements in a document of the domain `stories`."""
+    instruction_share: Share = 0.0
+    """Share of training documents that are instruction, input and output triples instead of stories."""
+    seed: Seed = 0
+
+    @property
+    def story_tokens(self) -> int:
+        """Tokens of a document of the domain `stories`: four words and an end for each statement."""
+        return 5 * self.facts
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest document that there can be; twelve instruction triples have 264 at most."""
+        return max(self.story_tokens, 264 if self.instruction_share else 0)
+
+
+class TextDomain(Strict):
+    """One domain of a corpus of real text, with a hub source, local files, or both."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "emozilla/pg19"}]})
+
+    hub: str | None = None
+    """Hub data set id, read when no local copy is named."""
+    hub_config: str | None = None
+    hub_splits: dict[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
+    """Split -> split of the hub data set, the others are not read; empty: all three under their own names."""
+    text_column: str = "text"
+    files: dict[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
+    """Split -> .txt, .json or .jsonl (also .gz, .xz, .zst), .parquet or .arrow file, or a pattern (`train-*.parquet`);
+    relative paths start at the data mirror, else right here."""
+    tokens_column: str | None = None
+    """Column of token ids of a pre-tokenised set, read instead of text; its tokenizer must be that of the models."""
+    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
+    """How often training draws a sequence of this domain: 2 draws each twice as often as 1 would."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> TextDomain:
+        if not self.hub and not self.files:
+            raise Contradiction(Clash("", "no source", "'hub', 'files', or both", ("hub", "files")))
+        if self.hub_config and not self.hub:
+            raise Contradiction(Clash("hub_config", repr(self.hub_config), "'hub' beside it", ("hub", "hub_config")))
+        if self.hub_splits and not self.hub:
+            found = ", ".join(self.hub_splits)
+            raise Contradiction(Clash("hub_splits", found, "'hub' beside it", ("hub", "hub_splits")))
+        if self.tokens_column is not None and "text_column" in self.model_fields_set:
+            keys = ("text_column", "tokens_column")
+            raise Contradiction(Clash("text_column", repr(self.text_column), "one of it and 'tokens_column'", keys))
+        return self
+
+
+class TextCorpus(Strict):
+    """A corpus of real documents by domain."""
+
+    source: Literal["text"]
+    domains: dict[Name, TextDomain] = Field(min_length=1)
+    max_documents: dict[Literal["train", "validation", "test"], PositiveInt] = Field(default_factory=dict)
+    """At most so many documents of each domain; the first ones of the file or stream are taken."""
+    max_characters: PositiveInt | None = None
+    """Characters read of each document; what lies beyond is counted in the artifact's report."""
+
+    @model_validator(mode="after")
+    def _characters_need_text(self) -> TextCorpus:
+        ids = [name for name, domain in self.domains.items() if domain.tokens_column is not None]
+        if ids and self.max_characters is not None:
+            wanted = f"no limit in characters: the domain {', '.join(ids)} holds token ids"
+            keys = ("max_characters", "domains")
+            raise Contradiction(Clash("max_characters", str(self.max_characters), wanted, keys))
+        return self
+
+
+Corpus = Annotated[WorldCorpus | TextCorpus, Field(discriminator="source")]
+
+
+class WorldInstructions(Strict):
+    """Instruction, input and output triples of the generated language."""
+
+    source: Literal["world"]
+    train: PositiveInt = 4_000
+    held_out: PositiveInt = 64
+    """Rows of each validation split (`seen`, `unseen`)."""
+    seed: Seed = 0
+
+
+class AlpacaPlus(Strict):
+    """Alpaca+ (Mu et al. 2023): JSON or JSON-lines rows of instruction, input and output."""
+
+    source: Literal["alpaca_plus"]
+    hub: str | None = None
+    train: str = "alpaca_plus/alpaca_part_of_alpaca_plus_train.jsonl.gz"
+    splits: dict[Name, str] = Field(
+        default_factory=lambda: {
+            "seen": "alpaca_plus/released_validation_seen.json",
+            "unseen": "alpaca_plus/released_validation_unseen.json",
+            "human": "alpaca_plus/released_validation_human.json",
+        }
+    )
+    """Validation split -> file, relative to the data mirror."""
+    max_train: PositiveInt | None = None
+    max_held_out: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _train_is_no_validation_split(self) -> AlpacaPlus:
+        if "train" in self.splits:
+            found, wanted = "a validation split of this name", "the training rows in 'train', beside 'splits'"
+            raise Contradiction(Clash("splits.train", found, wanted, ("splits",)))
+        return self
+
+
+Instructions = Annotated[WorldInstructions | AlpacaPlus, Field(discriminator="source")]

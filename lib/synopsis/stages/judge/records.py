@@ -1,0 +1,117 @@
+"""What a judge replies, and what is kept of it: one record a judgement."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+from synopsis.stages.judge.pairs import ORDERS, Order, Question
+
+State = Literal["A", "B", "tie", "parse_error", "api_error"]
+STATES: tuple[State, ...] = get_args(State)
+"""`A`, `B`: the run that won, whatever the order; `parse_error`: an answer without a choice; `api_error`: no answer."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A judge's answer to one question.
+
+    choice: 0 the first answer, 1 the second, 2 equal, None if the text names none; text: the answer as it came;
+    error: why there is no answer, None when there is one; attempts: requests made; model: as named by the service.
+    """
+
+    choice: int | None = None
+    text: str = ""
+    error: str | None = None
+    attempts: int = 1
+    model: str | None = None
+
+
+class AnyJudge(Protocol):
+    """What the stage needs of a judge."""
+
+    workers: int
+    """Questions that may be asked at the same time."""
+
+    def reply(self, question: Question) -> Reply: ...
+
+    def stop(self) -> None:
+        """End waiting and asking in other threads: the caller gives up."""
+
+
+def state_of(reply: Reply, order: Order) -> State:
+    """The state of a judgement, with the order of the two answers undone.
+
+    >>> [state_of(Reply(choice), "ba") for choice in (0, 1, 2, None)]
+    ['B', 'A', 'tie', 'parse_error']
+    >>> state_of(Reply(error="503"), "ab")
+    'api_error'
+    """
+    if reply.error is not None:
+        return "api_error"
+    if reply.choice is None:
+        return "parse_error"
+    if reply.choice == 2:
+        return "tie"
+    return "A" if (reply.choice == 0) == (order == "ab") else "B"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A line of the store. `prompt_hash` and `judge_hash` say for what text and what judge the state holds."""
+
+    id: str
+    order: Order
+    state: State
+    answer: str
+    error: str | None
+    attempts: int
+    model: str | None
+    prompt_hash: str
+    judge_hash: str
+    time: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return (self.id, self.order, self.judge_hash, self.prompt_hash)
+
+    @property
+    def first_won(self) -> bool:
+        return self.state == ("A" if self.order == "ab" else "B")
+
+    def record(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, question: Question, reply: Reply, prompt_hash: str, judge_hash: str) -> Judgement:
+        return cls(
+            id=question.pair.id,
+            order=question.order,
+            state=state_of(reply, question.order),
+            answer=reply.text,
+            error=reply.error,
+            attempts=reply.attempts,
+            model=reply.model,
+            prompt_hash=prompt_hash,
+            judge_hash=judge_hash,
+            time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+
+    @classmethod
+    def from_record(cls, record: Any) -> Judgement:
+        """Read a line of the store; ValueError when it is no judgement."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(record, dict) or set(record) != names:
+            raise ValueError(f"expected an object with the keys {', '.join(sorted(names))}")
+        if not all(isinstance(record[name], str) for name in ("id", "judge_hash", "prompt_hash")):
+            raise ValueError("expected texts as id, judge_hash and prompt_hash")
+        if record["state"] not in STATES or record["order"] not in ORDERS:
+            raise ValueError(f"state {record['state']!r} or order {record['order']!r} is unknown")
+        return cls(**record)
+
+
+def text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,74 @@
+"""The section `needle`: a fact is hidden in a long text and asked for (Mohtashami and Jaggi 2023, section 4.2)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from synopsis.config.types import WORDS, Clash, Contradiction, Distinct, Name, PositiveInt, Seed, Share, Strict
+
+KEY = "{key}"
+FILLER = (
+    "A narrow road leads over the hill to the next village.",
+    "Soup and bread are served at noon in the long hall.",
+    "In spring the water of the lake rises by a hand.",
+    "Two dogs sleep beside the warm stove.",
+    "The mail comes by boat on Tuesdays and Fridays.",
+    "Nets hang to dry behind the boathouse.",
+    "Somebody has painted the fence white again.",
+    "From the tower one can see as far as the coast.",
+    "The children gather pears in the garden of the mill.",
+    "When the wind turns, it usually begins to rain.",
+)
+Text = Annotated[str, Field(pattern=WORDS)]
+
+
+class Needle(Strict):
+    """Retrieval of a key that one sentence of a long text tells: does the compressed context still hold the fact?
+
+    Each cell of the grid is a length of the context and a depth at which the sentence stands in it. The defaults are in
+    English; models of the generated language need texts of their own.
+    """
+
+    lengths: Annotated[list[PositiveInt], Field(min_length=1), Distinct()]
+    """Tokens of the context, the needle and the token that begins a text counted; the question comes after them."""
+    depths: Annotated[list[Share], Field(min_length=1), Distinct()] = Field(default=[0.0, 0.25, 0.5, 0.75, 1.0])
+    """Where the needle stands: 0 is the beginning of the context, 1 its end."""
+    examples: PositiveInt = 10
+    """Texts of each cell."""
+    tokens_per_step: PositiveInt
+    """Context tokens compressed in one step."""
+    filler: Annotated[list[Text], Field(min_length=1)] = Field(default=list(FILLER))
+    """Sentences that fill the context, in this order and again from the first, from one that is drawn."""
+    needle: Text = "Remember this: the secret number is {key}."
+    """The sentence that tells the key; it ends as the sentences of `filler` do."""
+    question: Text = "What was the secret number? The secret number is"
+    """What stands after the context; the key follows it, after a space where the question does not end with one."""
+    keys: Annotated[list[Text], Field(min_length=2), Distinct()] | None = None
+    """What the needle may tell; None: numbers of five digits."""
+    choices: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Keys to choose among, the true one included, so that chance is 1 / choices."""
+    seed: Seed = 0
+    """Of the keys and of where the filler begins."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_tokens: PositiveInt | None = None
+    """Tokens read in one pass, halved when memory does not suffice; None: 512 on CPUs, 4096 on GPUs."""
+    runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
+    """Models and compressors; None: all that read plain text."""
+
+    @model_validator(mode="after")
+    def _texts_fit(self) -> Needle:
+        clashes = []
+        if KEY not in self.needle:
+            wanted = f"a sentence that shows {KEY} where the key stands"
+            clashes.append(Clash("needle", f"no {KEY}", wanted, ("needle",)))
+        if KEY in self.question:
+            wanted = f"a text without {KEY}: the key follows at its end"
+            clashes.append(Clash("question", KEY, wanted, ("question",)))
+        if self.keys is not None and len(self.keys) < self.choices:
+            wanted = f"{self.choices} or more, as many as 'choices' says"
+            clashes.append(Clash("keys", f"{len(self.keys)} keys", wanted, ("keys", "choices")))
+        if clashes:
+            raise Contradiction(*clashes)
+        return self

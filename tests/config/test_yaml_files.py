@@ -1,0 +1,117 @@
+"""What is told about files that are no YAML, or YAML that is no experiment."""
+
+from __future__ import annotations
+
+import pytest
+from experiment_text import TEXT, faults, spoilt, write
+from synopsis.config.experiment import load_experiment
+from synopsis.config.yaml_files import parse_value, read_yaml
+from synopsis.errors import ConfigError, InputError
+
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "e.yaml: (top level): found an empty file; expected keys and values"),
+        ("# only a comment\n", "e.yaml: (top level): found an empty file; expected keys and values"),
+        ("- a\n- b\n", "e.yaml:1: (top level): found a list; expected keys and values"),
+        ("\nhello", "e.yaml:2: (top level): found a single value; expected keys and values"),
+        ("name: x\n\tmodels: y\n", "e.yaml:2: (top level): found a tab; expected spaces"),
+        ("name: a: b", "e.yaml:1: (top level): found what is not YAML (mapping values are not allowed here)"),
+        (
+            'a: 1\nname: "x\nmodels: {}\n',
+            "e.yaml:2: (top level): found what is not YAML (while scanning a quoted scalar",
+        ),
+        ("name: x\n---\nname: y\n", "e.yaml:2: (top level): found what is not YAML (expected a single document"),
+        ("name: *x\n", "found undefined alias 'x'"),
+        ("name: &a [*a]\n", "e.yaml:1: name.0: found a section that contains itself"),
+        ("models: &a {b: {<<: *a}}\n", "models.b: found a section that contains itself"),
+        ("models: {<<: 5}\n", "e.yaml:1: models.<<: found no section; expected an alias of a section"),
+        ("a: " + "[" * 3000, "e.yaml: (top level): found sections nested hundreds deep"),
+        (BOMB, "found more than 100,000 values"),
+        ("name: !!python/object/apply:os.getcwd []\n", "e.yaml:1: name: found the tag !!python/object/apply:os.getcwd"),
+        ("name: !mine x\n", "e.yaml:1: name: found the tag !mine; expected plain values"),
+        ("name: !!int abc\n", "e.yaml:1: name: found 'abc'; expected a value that can be read as !!int"),
+        ("name: " + "9" * 5000, "e.yaml:1: name: found a number of 5000 digits"),
+        ("? [a, b]\n: 1\n", "found a list or a section in the place of a key"),
+        (b"name: caf\xe9\n", "e.yaml:1: (top level): found the byte 0xe9; expected text in UTF-8"),
+        (b"a: 1\nname: a\x00b", "e.yaml:2: (top level): found the character '\\x00'; expected printable text"),
+    ],
+)
+def test_text_that_cannot_be_read(tmp_path, text, told):
+    [fault] = faults(write(tmp_path, text))
+    assert told in fault
+
+
+def test_missing_files_and_folders_are_told_together(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    told = faults(tmp_path / "none.yaml", tmp_path / "folder.yaml")
+    assert told == [
+        "none.yaml: (top level): found no such file; expected a file of keys and values",
+        "folder.yaml: (top level): found a folder; expected a file of keys and values",
+    ]
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    assert faults(write(tmp_path, b"\xef\xbb\xbf" + TEXT.encode())) == []
+
+
+def test_a_key_given_twice_is_told_with_everything_else(tmp_path):
+    text = spoilt(("    base: base\n", "    base: base\n    base: opt\n"), ("max_length: 64", "max_length: many"))
+    told = faults(write(tmp_path, text))
+    assert "e.yaml:16: compressors.auto.base: found the key a second time; expected each key once" in told
+    assert any("max_length: found 'many'" in fault for fault in told)
+
+
+def test_scalars_are_read_as_yaml_1_2_reads_them(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("a: [no, on, 2024-13-45, 1e-4, 010, .5, -3, ~, true, 'true', 0x1F, 1_000, 12:30]\n1: x\nno: y\n")
+    document = read_yaml(path, [])
+    assert document is not None
+    values = ["no", "on", "2024-13-45", 1e-4, 10, 0.5, -3, None, True, "true", "0x1F", "1_000", "12:30"]
+    assert document.content == {"a": values, "1": "x", "no": "y"}
+    assert [type(value) for value in document.content["a"]] == [type(value) for value in values]
+
+
+def test_merge_keys_yield_to_the_keys_beside_them_and_keep_their_lines(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &a {x: 1, y: {z: 2}}\nb: &b\n  x: 5\n  w: 6\nc:\n  <<: [*a, *b]\n  y: 3\n")
+    faults = []
+    document = read_yaml(path, faults)
+    assert document is not None and faults == []
+    assert document.content["c"] == {"y": 3, "x": 1, "w": 6}
+    assert {key: document.places["c", key].line for key in "xyw"} == {"x": 1, "y": 7, "w": 4}
+    assert ("c", "y", "z") not in document.places
+
+
+def test_what_an_alias_stands_for_is_a_copy(tmp_path):
+    changed = load_experiment(write(tmp_path), overrides={"compressors.gist-1.training.steps": 5})
+    assert changed.compressors["gist-1"].training.steps == 5
+    assert changed.compressors["pos-1"].training.steps == 10
+
+
+def test_a_fault_in_what_an_alias_repeats_is_told_once(tmp_path):
+    told = faults(
+        write(tmp_path, spoilt(("      max_length: 64\n", ""), ("instructions: translations\n      steps", "steps")))
+    )
+    assert len(told) == 1 and "e.yaml:38: compressors.gist-1.training.instructions: found nothing" in told[0]
+
+
+@pytest.mark.parametrize("text", ["[", "a: b: c", "1\nb: 2", "!x y", "*a", '"'])
+def test_values_of_the_command_line_that_are_no_yaml(text):
+    with pytest.raises(InputError, match=r"--set k: .* is no YAML value"):
+        parse_value(text, "--set k")
+
+
+def test_values_of_the_command_line():
+    texts = ["5", "1e-05", "[a, 1]", "{a: {b: true}}", "", "null", "gist-1"]
+    assert [parse_value(text, "") for text in texts] == [5, 1e-5, ["a", 1], {"a": {"b": True}}, None, None, "gist-1"]
+
+
+def test_a_config_error_counts_its_faults(tmp_path):
+    with pytest.raises(ConfigError, match=r"has 1 fault:\n  .*e\.yaml: "):
+        load_experiment(write(tmp_path, ""))

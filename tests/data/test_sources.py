@@ -1,0 +1,167 @@
+"""Reading of local copies and of the hub: what comes back, and what is told when something is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from synopsis.config.experiment import Experiment
+from synopsis.data import sources
+from synopsis.data.sources import FetchError, find_source, hub_rows, mirror
+from synopsis.errors import DataError
+
+ROWS = [{"text": "one", "label": 0}, {"text": "zwei – 2", "label": 1}, {"text": "", "label": 2}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def experiment(**settings: object) -> Experiment:
+    return Experiment(name="test", models={"base": {"path": "nowhere"}}, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(sources.MIRROR_VARIABLE, raising=False)
+
+
+def test_the_environment_comes_before_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    named = experiment(data_mirror=str(tmp_path / "a"))
+    assert mirror(experiment()) is None
+    assert mirror(named) == tmp_path / "a"
+    monkeypatch.setenv(sources.MIRROR_VARIABLE, str(tmp_path / "b"))
+    assert mirror(named) == tmp_path / "b"
+    monkeypatch.setenv(sources.MIRROR_VARIABLE, str(tmp_path / "c"))
+    with pytest.raises(DataError, match=r"c: no such folder; the environment variable SYNOPSIS_DATA"):
+        mirror(named)
+    monkeypatch.delenv(sources.MIRROR_VARIABLE)
+    with pytest.raises(DataError, match="data_mirror of the experiment"):
+        mirror(experiment(data_mirror=str(tmp_path / "c")))
+
+
+def test_a_file_of_the_mirror_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(LINES))
+    source = find_source(
+        experiment(data_mirror=str(tmp_path)), ["rows.jsonl", "rows.jsonl.gz"], "train", hub="some/thing"
+    )
+    assert source.record() == {"file": str(tmp_path / "rows.jsonl.gz")}
+    assert source.count() is None
+    assert list(source.rows()) == ROWS
+    assert list(source.rows(start=2)) == ROWS[2:]
+
+
+def test_a_pattern_names_the_files_of_a_source_in_order(tmp_path: Path) -> None:
+    for number in (2, 0, 1):
+        rows = pyarrow.table({"text": [f"{number}{letter}" for letter in "abc"], "other": [1, 2, 3]})
+        pyarrow.parquet.write_table(rows, tmp_path / f"train-{number}.parquet")
+    source = find_source(experiment(data_mirror=str(tmp_path)), ["train-*.parquet"], "train")
+    everything = [f"{number}{letter}" for number in range(3) for letter in "abc"]
+    assert source.count() == 9
+    assert str(source) == f"{tmp_path}/train-0.parquet to train-2.parquet"
+    for start in range(11):
+        assert [row["text"] for row in source.rows(["text"], start=start)] == everything[start:]
+    with pytest.raises(DataError, match=r"other-\*\.parquet: no such file"):
+        find_source(experiment(data_mirror=str(tmp_path)), ["other-*.parquet"], "train")
+    with pytest.raises(DataError, match=r"a folder; name its files, for instance .*/\*\.parquet"):
+        find_source(experiment(data_mirror=str(tmp_path.parent)), [tmp_path.name], "train")
+
+
+def test_files_of_unknown_length_are_taken_up_again(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": f"{number}{k}"}) + "\n" for k in "ab"))
+    source = find_source(experiment(data_mirror=str(tmp_path)), ["*.jsonl"], "train")
+    assert source.count() is None
+    for start in range(7):
+        assert [row["text"] for row in source.rows(start=start)] == ["0a", "0b", "1a", "1b", "2a", "2b"][start:]
+
+
+def test_text_and_rows_do_not_make_one_source(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="text files beside files with rows"):
+        _ = find_source(experiment(data_mirror=str(tmp_path)), ["*"], "train").is_text
+
+
+def test_a_mirror_without_the_file_is_a_fault_even_beside_a_hub_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        find_source(experiment(data_mirror=str(tmp_path)), ["icl/x/train.jsonl"], "train", hub="some/thing")
+    assert str(tmp_path / "icl/x/train.jsonl") in str(caught.value)
+    assert "some/thing" in str(caught.value)
+
+
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub whose port is closed: what a machine without a network sees, on any machine."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+
+
+def test_an_unreachable_hub_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unreachable(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        find_source(experiment(), ["icl/cb/train.jsonl"], "train", hub="aps/super_glue", hub_config="cb")
+    message = str(caught.value)
+    assert "hub data set 'aps/super_glue', configuration 'cb', split 'train'" in message
+    assert "the hub cannot be reached" in message
+    assert "icl/cb/train.jsonl" in message and "SYNOPSIS_DATA or data_mirror" in message
+    assert time.monotonic() - started < 15
+
+
+def streamed(rows: list[dict[str, object]], calls: list[object]) -> object:
+    """In place of `load_dataset`: the rows as the library streams them."""
+
+    def load_dataset(*arguments: object, **keywords: object) -> datasets.IterableDataset:
+        calls.append((arguments, keywords))
+        return datasets.Dataset.from_list(rows).to_iterable_dataset()
+
+    return load_dataset
+
+
+def test_hub_rows_stream_at_the_commit_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(datasets, "load_dataset", streamed(ROWS, calls))
+    monkeypatch.setattr(sources, "hub_revision", lambda *_: "abc123")
+    source = find_source(experiment(), [], "test", hub="some/thing")
+    assert list(source.rows()) == ROWS
+    assert calls == [(("some/thing", None), {"split": "test", "revision": "abc123", "streaming": True})]
+    assert source.record()["revision"] == "abc123"
+    assert source.count() is None
+
+
+def test_hub_rows_of_a_pretokenised_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Streamed by the library itself, out of a local file of the published kind."""
+    ids = [[number, number + 1] for number in range(200)]
+    columns = {"input_ids": ids, "attention_mask": [[1, 1]] * 200, "labels": ids}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    stream = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True, cache_dir=str(tmp_path)
+    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    wanted = ["input_ids", "attention_mask", "id"]
+    rows = list(hub_rows("some/thing", None, "train", "", "abc", wanted, start=70))
+    assert [row["input_ids"].tolist() for row in rows] == ids[70:]
+    assert list(rows[0]) == ["input_ids", "attention_mask"]
+    assert isinstance(rows[0]["input_ids"], np.ndarray)
+
+
+def test_a_connection_that_breaks_off_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[dict[str, object]]:
+        yield from ({"text": str(number)} for number in range(100))
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(broken))
+    rows = hub_rows("some/thing", None, "train", "Name a copy.", revision="abc")
+    assert next(rows) == {"text": "0"}
+    with pytest.raises(
+        FetchError, match=r"cannot fetch hub data set 'some/thing', split 'train': .*reset by peer.*Name a copy"
+    ):
+        list(rows)

@@ -1,0 +1,262 @@
+"""A small experiment with every section, and artifacts of all its stages with numbers to check by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from synopsis.artifacts import Layout, write_csv, write_json, write_json_lines, write_text
+from synopsis.config.experiment import Experiment
+from synopsis.reporting.files import domains_of, icl_records, judgement_summaries, runs_with_metrics
+from synopsis.reporting.scores import BENCHMARK_AXES, BENCHMARK_METRICS
+from synopsis.stages.icl.section import Setting
+
+PROVENANCE = {"commit": None}
+TEXT_TRAINING = {"steps": 40, "batch_size": 2, "learning_rate": 1e-3, "corpus": "world", "sequence_length": 64}
+GIST_TRAINING = {"steps": 40, "batch_size": 2, "learning_rate": 1e-3, "instructions": "words"}
+SEEDS = {"autocompressor": [0, 1]}
+
+# Loss with no context; each 100 tokens of context take off this much, by class of tokens.
+LOSS_WITHOUT_CONTEXT = {"all": 2.0, "dependent": 2.5, "topic": 2.6, "recall": 2.4}
+LOSS_OF_DOMAIN = {"books": 0.2, "code": -0.2}
+GAIN = {"base": 1.0, "full_attention": 1.2, "autocompressor": 0.8, "rmt": 0.4}
+FOUND = {"base": 0.8, "full_attention": 0.9, "autocompressor": 0.5, "rmt": 0.3}
+SUMMARY_VECTORS = {"autocompressor": 4, "rmt": 4}
+NEEDLE: dict[str, Any] = {
+    **{"lengths": [200, 60], "depths": [0.5, 0.0], "examples": 10, "choices": 4, "tokens_per_step": 30},
+    **{"filler": ["old fox eats plums"], "needle": "guest Mira holds {key}", "question": "guest Mira holds"},
+    "keys": ["lantern", "compass", "violin", "ladder"],
+}
+ROUGE_L = {"gist-1": 50.0, "pos_control": 60.0, "neg_control": 20.0}
+TASK = {"source": {"world": "eats"}, "template": "{text} {answer}", "input_fields": ["text"], "options": ["a", "b"]}
+ICL_EXAMPLES = {"world_eats": 100, "world_wears": 50}
+ACCURACY = {"zero_shot": 0.4, "plain_48": 0.7, "summary_4": 0.6}
+
+
+def experiment(folder: Path, **changes: Any) -> Experiment:
+    """Every section but `needle`, which `needle=NEEDLE` adds; one that is None in `changes` is left out."""
+    sections: dict[str, Any] = {
+        "name": "small",
+        "results": str(folder / "results"),
+        "evaluation_seeds": [0, 1, 2],
+        "corpora": {"world": {"source": "world"}},
+        "instructions": {"words": {"source": "world"}},
+        "models": {"base": {"architecture": {}, "pretraining": TEXT_TRAINING}},
+        "compressors": {
+            "full_attention": {"method": "full_attention", "base": "base", "training": TEXT_TRAINING},
+            "autocompressor": _summary("autocompressor"),
+            "rmt": _summary("rmt"),
+            "gist-1": _gist("gist"),
+            "pos_control": _gist("pos_control"),
+            "neg_control": _gist("neg_control"),
+        },
+        "perplexity": {
+            "corpus": "world",
+            "context_lengths": [0, 50, 100],
+            "scored_tokens": 32,
+            "tokens_per_step": 50,
+        },
+        "icl": {
+            "datasets": ["world_eats", "world_wears"],
+            "settings": {"zero_shot": {}, "plain_48": {"plain_tokens": 48}, "summary_4": {"compressed_tokens": [48]}},
+        },
+        "tasks": {name: TASK for name in ICL_EXAMPLES},
+        "judges": {"reference": {"kind": "reference"}},
+        "generate": {"instructions": "words", "splits": ["seen", "unseen"]},
+        "judge": {"judges": ["reference"], "pairs": [["gist-1", "pos_control"], ["gist-1", "neg_control"]]},
+        "benchmark": {"context_lengths": [64, 128], "batch_sizes": [1, 8]},
+        **changes,
+    }
+    return Experiment.model_validate({key: value for key, value in sections.items() if value is not None})
+
+
+def _summary(method: str) -> dict[str, Any]:
+    return {"method": method, "base": "base", "summary_length": 4, "training": TEXT_TRAINING} | (
+        {"training_seeds": SEEDS[method]} if method in SEEDS else {}
+    )
+
+
+def _gist(condition: str) -> dict[str, Any]:
+    return {"method": "gist", "condition": condition, "base": "base", "training": GIST_TRAINING}
+
+
+def write_artifacts(subject: Experiment) -> Layout:
+    """Write everything that the score stage of `subject` reads."""
+    layout = Layout(subject)
+    _write_training(subject, layout)
+    _write_perplexity(subject, layout)
+    _write_icl(subject, layout)
+    _write_needle(subject, layout)
+    _write_rouge(subject, layout)
+    for (judge, a, b, split), path in judgement_summaries(subject).items():
+        write_json(path, "judgement_summary", judgement_summary(judge, a, b, split), PROVENANCE)
+    _write_benchmark(subject, layout)
+    return layout
+
+
+def training_seed(run: str) -> int:
+    """The training seed at the end of a run's name; 0 for a model."""
+    return int(run.rsplit("-s", 1)[1]) if "-s" in run else 0
+
+
+def _write_training(subject: Experiment, layout: Layout) -> None:
+    for run in runs_with_metrics(subject):
+        lines = []
+        for step in range(1, 41):
+            loss = 1.5 + 3 * math.exp(-step / 12) + 0.1 * math.sin(7 * step + training_seed(run))
+            lines.append(f'{{"step": {step}, "loss": {loss}, "learning_rate": 0.001}}')
+        lines.append('{"step": 40, "eval_loss": 1.7}')
+        write_text(layout.model(run) / "metrics.jsonl", "\n".join(lines) + "\n")
+
+
+def _write_perplexity(subject: Experiment, layout: Layout) -> None:
+    """As the stage writes it: a corpus of one domain has rows of that domain only, one of several also of `all`."""
+    domains = domains_of(subject)
+    lengths = subject.perplexity.context_lengths if subject.perplexity else []
+    for run in subject.runs_of("perplexity"):
+        rows = [
+            perplexity_row(subject, run, domain, tokens, context)
+            for domain in (["all", *domains] if domains else ["stories"])
+            for tokens in LOSS_WITHOUT_CONTEXT
+            for context in lengths
+        ]
+        document = {"run": run, "corpus": "world", "split": "test", "scored_tokens": 32, "rows": rows}
+        document |= {"skipped": [], "not_finite": [], "documents": 20, "too_short": 0}
+        write_json(layout.perplexity(run), "perplexity", document, PROVENANCE)
+
+
+def perplexity_row(subject: Experiment, run: str, domain: str, tokens: str, context: int) -> dict[str, Any]:
+    name = subject.trained_runs.get(run, (run, 0))[0]
+    loss = LOSS_WITHOUT_CONTEXT[tokens] - GAIN[name] * context / 100 + 0.1 * training_seed(run)
+    return {
+        "domain": domain,
+        "context_length": context,
+        "summary_length": None,
+        "tokens": tokens,
+        "loss": loss + LOSS_OF_DOMAIN.get(domain, 0.0),
+        "perplexity": math.exp(loss + LOSS_OF_DOMAIN.get(domain, 0.0)),
+        "loss_low": loss - 0.05,
+        "loss_high": loss + 0.05,
+        "bits_per_byte": loss / math.log(2) / 4 if tokens == "all" else None,
+        "n_tokens": 640,
+        "n_documents": 20,
+        "summary_vectors": {"autocompressor": context // 50 * 4, "rmt": min(context, 4)}.get(name, 0),
+    }
+
+
+def _write_icl(subject: Experiment, layout: Layout) -> None:
+    for run in subject.runs_of("icl"):
+        for dataset in subject.icl.datasets if subject.icl else []:
+            for seed in subject.evaluation_seeds:
+                write_icl_result(subject, run, dataset, seed)
+
+
+def write_icl_result(
+    subject: Experiment, run: str, dataset: str, seed: int, dropped: Sequence[int] = (), **cells: dict[str, Any]
+) -> Path:
+    """A result and its records; the first examples are the right ones. `cells`: what is different in a setting."""
+    count = ICL_EXAMPLES.get(dataset, 50)
+    ids = [number for number in range(count) if number not in dropped]
+    settings, records = {}, []
+    for name, setting in subject.settings_of(run, dataset, seed).items():
+        right = round(count * (ACCURACY[name] + (0.02 * seed if setting.largest_budget else 0.0)))
+        answers = {number: int(number < right) for number in ids}
+        settings[name] = {**_icl_cell(setting, list(answers.values()), len(dropped)), **cells.get(name, {})}
+        if "error" in settings[name]:
+            settings[name] = {"error": settings[name]["error"]}
+            continue
+        records += [{"setting": name, "id": id, "label": 1, "prediction": found} for id, found in answers.items()]
+    path = Layout(subject).icl(run, dataset, seed)
+    document = {"run": run, "dataset": dataset, "seed": seed, "examples": count, "dropped": list(dropped)}
+    write_json(path, "icl", {**document, "settings": settings}, PROVENANCE)
+    write_json_lines(icl_records(path), records)
+    return path
+
+
+def _icl_cell(setting: Setting, answers: list[int], dropped: int) -> dict[str, Any]:
+    shows = bool(setting.largest_budget)
+    tokens = len(answers) * 20 + sum(setting.compressed_tokens) + setting.plain_tokens
+    cost = {"tokens": tokens, "naive_tokens": 4 * tokens, "seconds": 2.0, "examples_per_second": len(answers) / 2}
+    return {
+        "accuracy": sum(answers) / len(answers) if answers else None,
+        "n": len(answers),
+        "dropped": dropped,
+        "asked": None,
+        "demonstrations": 6 if shows else 0,
+        "unfilled": 0,
+        "over_budget": 0,
+        "summary_vectors": 4 * len(setting.compressed_tokens),
+        "plain_tokens": setting.plain_tokens,
+        "compressed_tokens": sum(setting.compressed_tokens),
+        "cost": {**cost, "batch_tokens": 512, "halvings": 0},
+    }
+
+
+def _write_needle(subject: Experiment, layout: Layout) -> None:
+    """Plain models have positions for the shorter length alone; deeper keys are found more often."""
+    for run in subject.runs_of("needle"):
+        name = subject.trained_runs.get(run, (run, 0))[0]
+        lengths = [60, 200] if name in SUMMARY_VECTORS else [60]
+        rows = [
+            {
+                **{"length": length, "depth": depth, "n": 10, "loss": 2.0 - depth},
+                "choice": FOUND[name] + 0.2 * depth - 0.1 * training_seed(run),
+                "exact": FOUND[name] / 2,
+                "summary_vectors": SUMMARY_VECTORS.get(name, 0) * (length // 30 if name == "autocompressor" else 1),
+            }
+            for length in lengths
+            for depth in (0.0, 0.5)
+        ]
+        skipped = [] if name in SUMMARY_VECTORS else [{"length": 200, "positions": 204, "model_positions": 128}]
+        document = {"run": run, "rows": rows, "skipped": skipped, "failed": []}
+        write_json(layout.needle(run), "needle", document, PROVENANCE)
+
+
+def _write_rouge(subject: Experiment, layout: Layout) -> None:
+    for run in subject.runs_of("generate"):
+        name, _ = subject.trained_runs[run]
+        for split in subject.generate.splits if subject.generate else []:
+            value = ROUGE_L[name] - (5.0 if split == "unseen" else 0.0)
+            metrics = {
+                "rouge1": value + 1,
+                "rouge2": value - 10,
+                "rougeL": value,
+                "rougeLsum": value,
+                "exact_match": 12.5,
+            }
+            path = layout.generations(run, split).with_suffix(".json")
+            write_json(path, "rouge", {"run": run, "split": split, "n": 64, "exact_match": 12.5, **metrics}, PROVENANCE)
+
+
+def judgement_summary(judge: str, a: str, b: str, split: str) -> dict[str, Any]:
+    """50 examples, 100 judgements of which four are errors: 60 wins, 12 ties and 24 losses; a win rate of 66 / 96."""
+    counts = {"win": 60, "tie": 12, "lose": 24, "parse_error": 3, "api_error": 1, "win_rate": 66 / 96}
+    more = {"consistent": 40, "first_position_wins": 42, "identical": 5}
+    return {"judge": judge, "a": a, "b": b, "split": split, "n": 50, "judgements": 100, **counts, **more}
+
+
+def _write_benchmark(subject: Experiment, layout: Layout) -> None:
+    for run in subject.runs_of("benchmark"):
+        rows = []
+        for batch in subject.benchmark.batch_sizes if subject.benchmark else []:
+            for context in subject.benchmark.context_lengths if subject.benchmark else []:
+                for mode, work in (("cached", 10), ("uncached", 10 + context / 8)):
+                    for sample, factor in enumerate((1.0, 1.1, 3.0)):
+                        axes = dict(zip(BENCHMARK_AXES, (mode, batch, context, 16), strict=True))
+                        rows.append(
+                            {
+                                "run": run,
+                                **axes,
+                                "sample": sample,
+                                "wall_seconds": factor * work * batch**0.5 / 1000,
+                                "cpu_seconds": work / 1000,
+                                "cuda_seconds": "",
+                                "flops": work * batch * 1e8,
+                                "peak_bytes": (20 + work / 10 * batch) * 2**20,
+                                "context_bytes": batch * (4 if mode == "cached" else context) * 3072,
+                                "floor_seconds": work / 4000,
+                            }
+                        )
+        write_csv(layout.benchmark(run), rows, ["run", *BENCHMARK_AXES, "sample", *BENCHMARK_METRICS])

@@ -1,0 +1,434 @@
+"""In-context learning in scores, tables and figure: the same examples for all, and failures that are never zero."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import reporting_artifacts as artifacts
+from synopsis.artifacts import Layout, read_json, write_json, write_json_lines
+from synopsis.config.experiment import Experiment
+from synopsis.config.files import Task
+from synopsis.errors import ArtifactError
+from synopsis.reporting.figures import build_figure
+from synopsis.reporting.files import icl_records, score_inputs
+from synopsis.reporting.rendering import (
+    Cell,
+    Column,
+    Table,
+    as_csv,
+    as_html,
+    as_latex,
+    as_markdown,
+    as_terminal_text,
+    cell_text,
+)
+from synopsis.reporting.report import headline, main_tables
+from synopsis.reporting.scores import failures, read_scores, score
+from synopsis.reporting.style import COLOURS
+from synopsis.reporting.tables import build_tables
+
+MESSAGE = "row 17: the template shows {premise}, which is missing"
+
+
+@pytest.fixture
+def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """Nothing but in-context learning, of which every result is written."""
+    # Each test writes some hundred small files, and no machine goes down meanwhile.
+    monkeypatch.setattr("synopsis.artifacts._flush", lambda path: None)
+    absent = dict.fromkeys(("perplexity", "generate", "judge", "benchmark"))
+    subject = artifacts.experiment(tmp_path, **absent)
+    artifacts.write_artifacts(subject)
+    return subject
+
+
+def accuracy(frame: pd.DataFrame, run: str, dataset: str, setting: str, seed: int) -> pd.Series:
+    rows = frame[(frame["stage"] == "icl") & (frame["metric"] == "accuracy")]
+    rows = rows[(rows["run"] == run) & (rows["dataset"] == dataset)]
+    rows = rows[(rows["setting"] == setting) & (rows["seed"] == seed)]
+    assert len(rows) == 1, f"{len(rows)} rows"
+    return rows.iloc[0]
+
+
+def tables(subject: Experiment, frame: pd.DataFrame) -> tuple[Table, Table]:
+    built = {table.name: table for table in build_tables(subject, frame)}
+    return built["icl"], built["icl_speed"]
+
+
+def cell(table: Table, column: str, *keys: str) -> Cell:
+    names = [other.name for other in table.columns]
+    rows = [row for row in table.rows if tuple(found.value for found in row[:2]) == keys]
+    assert len(rows) == 1, f"{len(rows)} rows of {keys}"
+    return rows[0][names.index(column)]
+
+
+def with_task(subject: Experiment, dataset: str, **changes: Any) -> Experiment:
+    task = Task.model_validate({**artifacts.TASK, **changes})
+    return subject.model_copy(update={"tasks": {**subject.tasks, dataset: task}})
+
+
+# ------------------------------------------------------------------------------------------------------- scores
+
+
+def test_accuracy_json_is_the_published_dictionary_and_nothing_else(subject: Experiment) -> None:
+    score(subject)
+    dictionary = json.loads(Layout(subject).accuracy.read_text())
+    assert set(dictionary) == set(subject.runs_of("icl"))
+    assert dictionary["autocompressor-s0"]["world_eats"]["plain_48"] == {
+        "0": pytest.approx(0.7),
+        "1": pytest.approx(0.72),
+        "2": pytest.approx(0.74),
+    }
+    assert "summary_4" not in dictionary["base"]["world_eats"], "a model without summary vectors cannot do the setting"
+
+
+def test_zero_shot_is_computed_once_and_stands_under_every_seed_of_the_published_dictionary(
+    subject: Experiment,
+) -> None:
+    frame = score(subject)
+    assert set(frame.loc[frame["setting"] == "zero_shot", "seed"]) == {0}
+    found = json.loads(Layout(subject).accuracy.read_text())["base"]["world_eats"]["zero_shot"]
+    assert found == {"0": 0.4, "1": 0.4, "2": 0.4}
+
+
+def test_cost_and_demonstrations_arrive(subject: Experiment) -> None:
+    frame = score(subject)
+    rows = frame[(frame["run"] == "rmt-s0") & (frame["dataset"] == "world_eats") & (frame["seed"] == 1)]
+    found = dict(rows[rows["setting"] == "summary_4"][["metric", "value"]].itertuples(index=False))
+    assert found["demonstrations"] == 6 and found["summary_vectors"] == 4 and found["excluded"] == 0
+    assert (found["tokens"], found["naive_tokens"]) == (100 * 20 + 48, 4 * (100 * 20 + 48))
+    assert found["examples_per_second"] == 50
+    assert pd.isna(found["asked"]), "as many as fit: nothing was asked for"
+
+
+def test_examples_that_one_run_drops_are_left_out_for_all(subject: Experiment) -> None:
+    # Of 100 examples the first 40 (zero-shot) or 70, 72, 74 (plain_48) are right. Two runs drop different ones.
+    artifacts.write_icl_result(subject, "base", "world_eats", 1, dropped=[0, 1, 99])
+    artifacts.write_icl_result(subject, "rmt-s0", "world_eats", 2, dropped=[1, 98])
+    frame = score(subject)
+    for run in subject.runs_of("icl"):
+        for seed, right in enumerate((70, 72, 74)):
+            row = accuracy(frame, run, "world_eats", "plain_48", seed)
+            assert (row["value"], row["n"]) == (pytest.approx((right - 2) / 96), 96), f"{run} seed {seed}"
+        row = accuracy(frame, run, "world_eats", "zero_shot", 0)
+        assert (row["value"], row["n"]) == (pytest.approx(38 / 96), 96)
+        row = accuracy(frame, run, "world_wears", "plain_48", 0)
+        assert (row["value"], row["n"]) == (pytest.approx(0.7), 50), "the other data set stays whole"
+    excluded = frame[frame["metric"] == "excluded"].groupby("dataset")["value"].unique()
+    assert (list(excluded["world_eats"]), list(excluded["world_wears"])) == ([4], [0])
+
+
+def test_nothing_is_left_when_a_run_drops_everything(subject: Experiment) -> None:
+    artifacts.write_icl_result(subject, "base", "world_eats", 1, dropped=range(60))
+    artifacts.write_icl_result(subject, "base", "world_eats", 2, dropped=range(60, 100))
+    frame = score(subject)
+    assert accuracy(frame, "rmt-s0", "world_eats", "plain_48", 0)["n"] == 0
+    assert json.loads(Layout(subject).accuracy.read_text())["rmt-s0"]["world_eats"]["plain_48"]["0"] is None
+    table, _ = tables(subject, frame)
+    assert cell(table, "world_eats", "rmt", "plain_48") == Cell(None)
+    assert cell(table, "world_wears", "rmt", "plain_48").value == pytest.approx(72)
+    assert cell(table, "Mean", "rmt", "plain_48").value is None, "a mean over data sets needs all of them"
+
+
+def test_a_failed_cell_has_no_accuracy_and_keeps_its_message(subject: Experiment) -> None:
+    artifacts.write_icl_result(subject, "base", "world_eats", 1, plain_48={"error": MESSAGE})
+    frame = score(subject)
+    row = accuracy(frame, "base", "world_eats", "plain_48", 1)
+    assert pd.isna(row["value"]) and pd.isna(row["n"])
+    failed = frame[(frame["metric"] == "failed") & (frame["value"] == 1)]
+    assert failed[["run", "dataset", "setting", "seed"]].to_dict("records") == [
+        {"run": "base", "dataset": "world_eats", "setting": "plain_48", "seed": 1}
+    ]
+    assert json.loads(Layout(subject).accuracy.read_text())["base"]["world_eats"]["plain_48"]["1"] is None
+    place = {"run": "base", "stage": "icl", "dataset": "world_eats", "setting": "plain_48", "seed": 1}
+    assert failures(frame) == [{**place, "message": MESSAGE}]
+    assert failures(read_scores(Layout(subject).scores)) == failures(frame)
+
+
+def test_records_are_read_only_where_examples_are_left_out(subject: Experiment) -> None:
+    records = icl_records(Layout(subject).icl("rmt-s0", "world_eats", 2))
+    assert records in score_inputs(subject)
+    records.unlink()
+    score(subject)
+    artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
+    with pytest.raises(ArtifactError, match=f"{records}: no such file"):
+        score(subject)
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {"setting": "plain_48", "id": 3, "label": 1, "prediction": 0, **changes}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [record(setting="zero_shot")],
+            "setting 'plain_48' has 0 examples, 0 of them .*expected 100 and 72, as in seed1",
+        ),
+        (
+            [record(id=n) for n in range(100)],
+            "setting 'plain_48' has 100 examples, 0 of .* right; expected 100 and 72",
+        ),
+        ([record(id=n + 1, prediction=int(n < 72)) for n in range(100)], "setting 'plain_48' has other examples than"),
+        ([{"setting": "plain_48", "id": 3}], "line 1 is no JSON object with the keys .*'prediction'"),
+    ],
+)
+def test_records_that_disagree_with_their_result_are_told(
+    subject: Experiment, rows: list[dict[str, Any]], said: str
+) -> None:
+    artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
+    records = icl_records(Layout(subject).icl("full_attention-s0", "world_eats", 1))
+    write_json_lines(records, rows)
+    with pytest.raises(ArtifactError, match=f"{records}: {said}"):
+        score(subject)
+
+
+def test_damaged_records_are_told(subject: Experiment) -> None:
+    artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
+    records = icl_records(Layout(subject).icl("rmt-s0", "world_eats", 1))
+    records.write_bytes(records.read_bytes()[:-30])
+    with pytest.raises(ArtifactError, match=rf"{records}: after line \d+: truncated or damaged"):
+        score(subject)
+
+
+def test_results_made_from_other_examples_are_told(subject: Experiment) -> None:
+    path = Layout(subject).icl("rmt-s0", "world_eats", 1)
+    document = read_json(path, "icl") | {"examples": 90}
+    write_json(path, "icl", {key: document[key] for key in ("examples", "dropped", "settings")}, {})
+    with pytest.raises(ArtifactError, match=f"{path}: made from 90 test examples, .*base.*seed0.json from 100"):
+        score(subject)
+
+
+@pytest.mark.parametrize("key", ["accuracy", "n", "dropped", "unfilled", "cost"])
+def test_a_result_without_a_key_is_an_error(subject: Experiment, key: str) -> None:
+    path = Layout(subject).icl("base", "world_eats", 0)
+    document = read_json(path, "icl")
+    del document["settings"]["zero_shot"][key]
+    write_json(path, "icl", {name: document[name] for name in ("examples", "dropped", "settings")}, {})
+    with pytest.raises(ArtifactError, match=f"{path}.*'{key}'"):
+        score(subject)
+
+
+def test_a_result_of_an_older_version_is_to_be_made_again(subject: Experiment) -> None:
+    path = Layout(subject).icl("base", "world_eats", 0)
+    old = {"accuracy": 0.4, "n": 100, "dropped": 0, "truncated": 0, "demonstrations": 0, "summary_vectors": 0}
+    write_json(path, "icl", {"settings": {"zero_shot": old, "plain_48": old}}, {})
+    with pytest.raises(ArtifactError, match=rf"{path}: the key '\w+' is missing.* Delete it and run again"):
+        score(subject)
+
+
+# ------------------------------------------------------------------------------------------------------- tables
+
+
+def test_spread_is_over_draws_of_both_kinds_of_seed(subject: Experiment) -> None:
+    table, _ = tables(subject, score(subject))
+    draws = [70.0, 72.0, 74.0] * 2
+    found = cell(table, "world_eats", "autocompressor", "plain_48")
+    assert (found.value, found.deviation) == (pytest.approx(72), pytest.approx(statistics.stdev(draws)))
+    assert cell(table, "Draws", "autocompressor", "plain_48").value == 6
+    assert cell(table, "Draws", "rmt", "plain_48").value == 3
+    assert cell(table, "Examples", "rmt", "plain_48").value == "50–100"
+    assert cell(table, "Demonstrations", "rmt", "plain_48").value == "6"
+    assert cell(table, "Mean", "rmt", "summary_4").value == pytest.approx(62)
+    assert table.remarks == []
+
+
+def test_zero_shot_has_one_draw_and_no_deviation_but_over_training_seeds(subject: Experiment) -> None:
+    table, _ = tables(subject, score(subject))
+    assert cell(table, "Draws", "rmt", "zero_shot").value == 1
+    assert cell(table, "world_eats", "rmt", "zero_shot") == Cell(pytest.approx(40))
+    assert cell(table, "Mean", "rmt", "zero_shot").deviation is None
+    assert cell(table, "Draws", "autocompressor", "zero_shot").value == 2
+    assert cell(table, "world_eats", "autocompressor", "zero_shot").deviation == 0
+
+
+def test_what_the_published_counts_leave_empty_is_computed_once_and_is_part_of_every_mean(subject: Experiment) -> None:
+    subject = with_task(subject, "world_wears", tokens_per_demonstration=60)
+    for run in subject.runs_of("icl"):
+        empty = {"plain_48": {"demonstrations": 0, "asked": 0, "unfilled": 1, "accuracy": 0.4, "n": 50}}
+        artifacts.write_icl_result(subject, run, "world_wears", 0, **empty)
+        for seed in subject.evaluation_seeds[1:]:
+            artifacts.write_icl_result(subject, run, "world_wears", seed)
+    frame = score(subject)
+    found = json.loads(Layout(subject).accuracy.read_text())["rmt-s0"]["world_wears"]["plain_48"]
+    assert found == {"0": 0.4, "1": 0.4, "2": 0.4}
+    table, _ = tables(subject, frame)
+    assert cell(table, "world_wears", "rmt", "plain_48") == Cell(pytest.approx(40), mark="†")
+    mean = cell(table, "Mean", "rmt", "plain_48")
+    assert (mean.value, mean.deviation, mean.mark) == (pytest.approx((72 + 40) / 2), pytest.approx(1), "")
+    assert cell(table, "Draws", "rmt", "plain_48").value == 3
+
+
+def test_settings_that_a_run_cannot_do_have_no_row(subject: Experiment) -> None:
+    table, speed = tables(subject, score(subject))
+    for found in (table, speed):
+        rows = {(row[0].value, row[1].value) for row in found.rows}
+        assert ("rmt", "summary_4") in rows
+        assert ("base", "summary_4") not in rows
+
+
+def test_failed_cells_say_so_and_why(subject: Experiment) -> None:
+    for seed in subject.evaluation_seeds:
+        artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48={"error": MESSAGE})
+    artifacts.write_icl_result(subject, "rmt-s0", "world_wears", 1, plain_48={"error": "out of memory " * 40})
+    table, speed = tables(subject, score(subject))
+    assert cell(table, "world_eats", "base", "plain_48").value == "failed"
+    assert cell(table, "Mean", "base", "plain_48").value is None
+    found = cell(table, "world_wears", "rmt", "plain_48")
+    assert (found.value, found.mark) == (pytest.approx((70 + 74) / 2), "‡")
+    assert cell(table, "Mean", "rmt", "plain_48").mark == "‡"
+    assert cell(table, "world_wears", "autocompressor", "plain_48").mark == ""
+    assert cell(table, "Failed cells", "base", "plain_48").value == 3
+    assert [column.brief for column in table.columns if column.name == "Failed cells"] == [True]
+    partial, first, second = table.remarks
+    assert partial == "‡ Over the draws that did not fail."
+    assert first == f"Failed on world_eats (base, plain_48, seeds 0, 1, 2): {MESSAGE}"
+    assert second.startswith("Failed on world_wears (rmt-s0, plain_48, seed 1): out of memory") and len(second) < 280
+    assert cell(speed, "Examples", "base", "plain_48").value == 3 * 50, "only what was scored"
+    for text in (as_markdown(table), as_html(table), as_terminal_text(table, 100)):
+        assert "failed" in text and "the template shows" in " ".join(text.split())
+    assert "base,plain_48,failed," in as_csv(table)
+    assert r"\{premise\}" in as_latex(table) and r"$\ddagger$ Over the draws" in as_latex(table)
+
+
+def test_one_fault_that_fails_many_cells_is_told_once(subject: Experiment) -> None:
+    for run in subject.runs_of("icl"):
+        for seed in subject.evaluation_seeds:
+            every = {name: {"error": MESSAGE} for name in subject.settings_of(run, "world_eats", seed)}
+            artifacts.write_icl_result(subject, run, "world_eats", seed, **every)
+    for number, seed in enumerate(subject.evaluation_seeds * 3):
+        run = subject.runs_of("icl")[number // 3]
+        artifacts.write_icl_result(subject, run, "world_wears", seed, plain_48={"error": f"fault {number}"})
+    table, _ = tables(subject, score(subject))
+    of_eats = [remark for remark in table.remarks if "world_eats" in remark]
+    assert of_eats == [
+        "Failed on world_eats (base, zero_shot, seed 0; base, plain_48, seeds 0, 1, 2; full_attention-s0, zero_shot, "
+        f"seed 0; 10 more): {MESSAGE}"
+    ]
+    assert table.remarks[-1] == "4 more reasons of failures stand in the results."
+    assert cell(table, "world_eats", "base", "zero_shot").value == "failed"
+
+
+def test_a_budget_that_holds_no_demonstration_is_marked(subject: Experiment) -> None:
+    empty = {"demonstrations": 0, "unfilled": 1}
+    for seed in subject.evaluation_seeds:
+        artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48=empty)
+    artifacts.write_icl_result(subject, "rmt-s0", "world_eats", 1, plain_48=empty)
+    table, _ = tables(subject, score(subject))
+    assert cell(table, "world_eats", "base", "plain_48").mark == "†"
+    assert cell_text(cell(table, "world_eats", "base", "plain_48"), 1) == "72.0 ± 2.0†"
+    assert cell(table, "world_eats", "rmt", "plain_48").mark == "", "two draws of three have demonstrations"
+    assert cell(table, "world_eats", "base", "zero_shot").mark == "", "zero-shot has no budget"
+    assert cell(table, "world_wears", "base", "plain_48").mark == ""
+    assert cell(table, "Unfilled budgets", "base", "plain_48").value == 3
+    assert cell(table, "Demonstrations", "base", "plain_48").value == "0–6"
+    assert table.remarks == ["† No demonstration fits the budget: the same as zero-shot."]
+    assert "†" not in as_csv(table), "a number is a number"
+
+
+def test_excluded_examples_are_told_with_the_runs_that_could_not_read_them(subject: Experiment) -> None:
+    artifacts.write_icl_result(subject, "base", "world_eats", 1, dropped=[0, 1, 99])
+    table, _ = tables(subject, score(subject))
+    assert table.remarks == [
+        "world_eats: 3 of 100 examples are left out for all, since they are longer than the positions of base."
+    ]
+    assert cell(table, "Excluded", "rmt", "plain_48").value == 3
+    assert cell(table, "Examples", "rmt", "plain_48").value == "50–97"
+
+
+def test_what_was_asked_for_is_shown_where_it_differs(subject: Experiment) -> None:
+    table, _ = tables(subject, score(subject))
+    assert "Asked for" not in [column.name for column in table.columns]
+    artifacts.write_icl_result(subject, "base", "world_eats", 1, plain_48={"asked": 8, "over_budget": 12})
+    table, _ = tables(subject, score(subject))
+    assert cell(table, "Asked for", "base", "plain_48").value == "8"
+    assert cell(table, "Over budget (tokens)", "base", "plain_48").value == "0–12"
+    assert cell(table, "Failed cells", "base", "plain_48").value == 0
+
+
+def test_speed_is_over_data_sets_and_draws(subject: Experiment) -> None:
+    frame = score(subject)
+    _, speed = tables(subject, frame)
+    # Per draw 100 + 50 examples of 20 tokens after 48 tokens of demonstrations, in 2 seconds a data set.
+    tokens = 3 * (150 * 20 + 2 * 48)
+    expected = {"Examples": 450, "Tokens computed": tokens, "Naive tokens": 4 * tokens, "Fewer (×)": 4.0}
+    expected |= {"Seconds": 12.0, "Examples/s": 450 / 12}
+    assert {name: cell(speed, name, "rmt", "plain_48").value for name in expected} == pytest.approx(expected)
+    numbers = headline(subject)
+    assert numbers["icl/rmt/plain_48/examples_per_second"] == pytest.approx(450 / 12)
+    assert numbers["icl/rmt/plain_48/token_saving"] == pytest.approx(4)
+    assert numbers["icl/autocompressor/summary_4/mean_accuracy"] == pytest.approx(0.62)
+
+
+def test_a_failure_leaves_no_headline_number_behind(subject: Experiment) -> None:
+    artifacts.write_icl_result(subject, "base", "world_eats", 0, zero_shot={"error": MESSAGE})
+    score(subject)
+    numbers = headline(subject)
+    assert "icl/base/zero_shot/mean_accuracy" not in numbers
+    assert all(math.isfinite(value) for value in numbers.values())
+    assert MESSAGE in " ".join(main_tables(subject).split())
+
+
+# ------------------------------------------------------------------------------------- wide tables, and the figure
+
+
+def wide_table() -> Table:
+    columns = [Column("Compressor", key=True), *(Column(f"data_set_{n}", digits=1) for n in range(12))]
+    rows = [[Cell(name), *(Cell(50.0 + n, deviation=1.0) for n in range(12))] for name in ("base", "rmt")]
+    return Table("wide", "Wide", columns, rows)
+
+
+def test_wide_tables_are_set_in_blocks_with_the_keys_repeated() -> None:
+    table = wide_table()
+    lines = as_markdown(table).splitlines()
+    assert max(map(len, lines)) <= 170
+    headers = [line.count("data_set") for line in lines if "data_set" in line]
+    assert headers == [6, 6], "blocks of about equal width"
+    assert sum(line.startswith("| rmt") for line in lines) == 2
+    assert len(as_csv(table).splitlines()) == 3, "a program reads one table"
+
+
+def test_wide_tables_in_latex_are_several_of_one_environment() -> None:
+    text = as_latex(wide_table())
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
+    assert text.count(r"\begin{tabular}{l") == text.count(r"\end{tabular}") == text.count(r"rmt & ") == 2
+    assert text.count(r"\par\medskip") == 1
+    for number in range(12):
+        assert text.count(rf"data\_set\_{number} ") == 1
+
+
+def test_the_figure_shows_chance_failures_and_empty_budgets(subject: Experiment) -> None:
+    rows_have_options = {
+        "source": {"mirror": "wears"},
+        "options": None,
+        "option_fields": ["one", "two", "three", "four"],
+    }
+    subject = with_task(subject, "world_wears", **rows_have_options)
+    for seed in subject.evaluation_seeds:
+        empty, failed = {"demonstrations": 0, "unfilled": 1}, {"error": MESSAGE}
+        artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48=empty)
+        artifacts.write_icl_result(subject, "rmt-s0", "world_eats", seed, plain_48=failed)
+    figure = build_figure("icl", subject, score(subject))
+    panels = {panel.get_title(): panel for panel in figure.axes}
+    assert set(panels) == {"world_eats", "world_wears", "mean of the data sets"}
+    for title, chance in {"world_eats": 50, "world_wears": 25, "mean of the data sets": 37.5}.items():
+        upright = {line.get_xdata()[0] for line in panels[title].get_lines() if list(line.get_ydata()) == [0, 1]}
+        assert chance in upright
+    assert [(text.get_text(), text.get_color()) for text in panels["world_eats"].texts] == [("failed", COLOURS["rmt"])]
+    open_points = [line for line in panels["world_eats"].get_lines() if line.get_markerfacecolor() == "w"]
+    assert [line.get_color() for line in open_points] == [COLOURS["base"]]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[-2:] == ["no demonstration fits", "uniform chance"]
+
+
+def test_a_figure_without_known_options_has_no_chance_line(subject: Experiment) -> None:
+    frame = score(subject)
+    figure = build_figure("icl", subject.model_copy(update={"tasks": {}}), frame)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["base", "full_attention", "autocompressor", "rmt"]

@@ -1,0 +1,214 @@
+"""Speed, progress, signals and seals around the steps of a run, and what of it only the first process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from synopsis.config.training import LanguageModelTraining
+from synopsis.errors import InputError
+from synopsis.training import callbacks, distributed
+from synopsis.training.callbacks import (
+    MANIFEST,
+    Checkpoints,
+    Metrics,
+    Progress,
+    Speed,
+    StopOnSignal,
+    checkpoint_to_go_on_from,
+    read_metrics,
+    utilisation,
+)
+from transformers import LlamaConfig, TrainerControl
+
+
+def state(step: int = 0, steps: int = 10) -> SimpleNamespace:
+    return SimpleNamespace(global_step=step, max_steps=steps)
+
+
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process were the second of two, which agrees with the first in everything."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# ------------------------------------------------------------------------------------------------------------ speed
+
+
+def measured_speed(utilisation: Any = None) -> tuple[Speed, Clock]:
+    speed, clock = Speed(600, utilisation), Clock()
+    speed.clock = clock
+    speed.on_train_begin(None, state(), None)
+    return speed, clock
+
+
+def test_speed_is_that_of_the_steps_since_the_last_log() -> None:
+    speed, clock = measured_speed()
+    for seconds in (2.0, 4.0):
+        clock.now += seconds
+        speed.on_step_end(None, state(), None)
+    assert speed.measured() == {"tokens_per_second": pytest.approx(200)}
+    clock.now += 1
+    speed.on_step_end(None, state(), None)
+    assert speed.measured() == {"tokens_per_second": pytest.approx(600)}
+
+
+def test_evaluations_and_checkpoints_take_no_time_of_the_steps() -> None:
+    speed, clock = measured_speed()
+    for other in (speed.on_evaluate, speed.on_save):
+        clock.now += 2
+        speed.on_step_end(None, state(), None)
+        clock.now += 1000
+        other(None, state(), None)
+    assert speed.measured() == {"tokens_per_second": pytest.approx(300)}
+
+
+def test_utilisation_is_told_where_it_is_known() -> None:
+    for share in (0.25, None):
+        speed, clock = measured_speed(lambda rate, share=share: share and share * rate)
+        clock.now += 0.5
+        speed.on_step_end(None, state(), None)
+        assert speed.measured().get("mfu") == (None if share is None else pytest.approx(0.5))
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_utilisation_is_a_share_of_all_devices(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tokens for each device give the same share of the peak, on one and on four."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    config = LlamaConfig(vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=2)
+    training = LanguageModelTraining(
+        corpus="c", sequence_length=100, steps=1, batch_size=8, learning_rate=1.0, dtype="bfloat16"
+    )
+    share = utilisation(config, training, 100)
+    assert share is not None
+    weights = 2 * (4 * 64 * 64 + 3 * 64 * 128) + 64 * 1000
+    plain = 6 * weights * 100 * 8 / 989e12  # without attention, which is little here
+    assert share(1.0) == pytest.approx(plain, rel=0.2)
+
+
+def test_utilisation_is_unknown_on_a_cpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert utilisation(LlamaConfig(), None, 100) is None  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------------------------------------- progress
+
+
+def test_a_progress_line_tells_loss_speed_share_memory_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    speed, clock = measured_speed(lambda rate: 0.347)
+    progress = Progress("gist-s0", speed)
+    progress.on_train_begin(None, state(4), None)
+    clock.now += 3
+    speed.on_step_end(None, state(10), None)
+    progress.on_log(None, state(10), None, {"loss": 2.34567, **speed.measured()})
+    progress.on_step_end(None, state(10), None)
+    line = capsys.readouterr().err
+    assert line.startswith("gist-s0: step 10/10, loss 2.346, 200 tokens/s, 35% of the peak, ")
+    assert line.endswith(" GiB, 0 s left\n")
+
+
+def test_a_progress_line_before_the_first_log_has_a_speed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(callbacks.time, "monotonic", clock)
+    progress = Progress("run", Speed(600))
+    progress.on_train_begin(None, state(0), None)
+    clock.now += 20
+    progress.on_step_end(None, state(2), None)
+    assert "step 2/10, loss -, 60 tokens/s, " in (line := capsys.readouterr().err)
+    assert line.endswith(", 80 s left\n")
+
+
+@pytest.mark.usefixtures("second")
+def test_the_second_process_tells_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics, progress = Metrics(tmp_path / "metrics.jsonl"), Progress("run", Speed(1))
+    for callback in (metrics, progress):
+        callback.on_train_begin(None, state(0), None)
+        callback.on_log(None, state(10), None, {"loss": 1.0})
+        callback.on_step_end(None, state(10), None)
+    (tmp_path / "checkpoint-10").mkdir()
+    Checkpoints("facts").on_save(SimpleNamespace(output_dir=str(tmp_path)), state(10), None)
+    assert capsys.readouterr().err == ""
+    assert read_metrics(metrics.path) == [] and not metrics.path.exists()
+    assert not (tmp_path / "checkpoint-10" / MANIFEST).exists()
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_knows_how_many_processes_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "checkpoint-4"
+    checkpoint.mkdir()
+    (checkpoint / "weights").write_text("weights")
+    with monkeypatch.context() as several:
+        several.setenv("WORLD_SIZE", "2")
+        several.setattr(distributed, "barrier", lambda: None)
+        Checkpoints("facts").on_save(SimpleNamespace(output_dir=str(tmp_path)), state(4), None)
+    with pytest.raises(InputError, match="written by 2 processes, and this run has 1; start it with --processes 2"):
+        checkpoint_to_go_on_from(tmp_path, "facts")
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    (checkpoint / MANIFEST).write_text(json.dumps({**manifest, "processes": 1}))
+    assert checkpoint_to_go_on_from(tmp_path, "facts") == checkpoint
+    assert checkpoint_to_go_on_from(tmp_path, "other facts") is None
+
+
+# ----------------------------------------------------------------------------------------------------------- signals
+
+
+def stop_after(stop: StopOnSignal) -> TrainerControl:
+    control = TrainerControl()
+    stop.on_step_end(None, state(3), control)
+    return control
+
+
+def test_a_signal_to_another_process_stops_this_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "highest", lambda number: max(number, int(signal.SIGTERM)))
+    stop = StopOnSignal()
+    control = stop_after(stop)
+    assert control.should_save and control.should_training_stop
+    assert stop.received == signal.SIGTERM
+
+
+def test_of_several_processes_none_dies_of_a_second_signal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm signals each of them, and who started them does so too."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "highest", lambda number: number)
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    stop = StopOnSignal()
+    try:
+        stop.on_train_begin(None, state(), None)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop_after(stop).should_training_stop
+        assert capsys.readouterr().err == "SIGUSR1 received: saving a checkpoint after this step\n"
+    finally:
+        stop.on_train_end(None, state(), None)
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_without_a_signal_a_run_goes_on() -> None:
+    stop = StopOnSignal()
+    control = stop_after(stop)
+    assert not control.should_save and not control.should_training_stop and stop.received is None

@@ -1,0 +1,221 @@
+"""Checkpoints that can be trusted, and a stopped run that ends as one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compressor_models import summary_model
+from safetensors.torch import load_file, save_file
+from synopsis.config.training import SegmentTraining
+from synopsis.data.sequences import collate_equal
+from synopsis.errors import SynopsisError
+from synopsis.training.callbacks import MANIFEST, Checkpoints, Metrics, StopOnSignal, last_good_checkpoint, read_metrics
+from synopsis.training.trainer import CompressorTrainer, newest_first
+from transformers import TrainerCallback, TrainingArguments
+
+STEPS, STOP = 8, 5
+TRAINING = SegmentTraining(
+    corpus="none", sequence_length=24, steps=STEPS, batch_size=2, learning_rate=1e-2, substeps=2, segments_per_substep=2
+)
+
+
+class Signal(TrainerCallback):
+    """Sends this process a signal after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def sequences() -> list[dict[str, torch.Tensor]]:
+    ids = torch.randint(3, 60, (10, 24), generator=torch.Generator().manual_seed(0))
+    return [{"input_ids": row, "labels": row} for row in ids]
+
+
+def trainer(folder: Path, *callbacks: TrainerCallback, accumulation: int = 2, tied: bool = False) -> CompressorTrainer:
+    torch.manual_seed(0)
+    return CompressorTrainer(
+        model=summary_model(attention_dropout=0.1, tie_word_embeddings=tied),
+        args=TrainingArguments(
+            output_dir=str(folder),
+            max_steps=STEPS,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=1e-2,
+            logging_steps=2,
+            save_steps=4,
+            save_total_limit=2,
+            eval_strategy="steps",
+            eval_steps=4,
+            seed=3,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            remove_unused_columns=False,
+        ),
+        train_dataset=sequences(),
+        eval_dataset=sequences()[:4],
+        data_collator=collate_equal,
+        segment_training=TRAINING,
+        longest=64,
+        callbacks=[Metrics(folder / "metrics.jsonl"), Checkpoints("these facts"), *callbacks],
+    )
+
+
+def numbers(folder: Path) -> list[dict[str, float]]:
+    """The logged numbers without what depends on the clock."""
+    clock = ("runtime", "per_second")
+    return [
+        {key: value for key, value in row.items() if not any(word in key for word in clock)}
+        for row in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stopped by a signal between two logs and two checkpoints; then killed after steps that no checkpoint holds."""
+    whole = trainer(tmp_path / "whole")
+    expected = whole.train()
+
+    folder, stop = tmp_path / "stopped", StopOnSignal()
+    first = trainer(folder, Signal(STOP), stop)
+    first.train()
+    assert (first.state.global_step, stop.received) == (STOP, signal.SIGUSR1)
+    assert "SIGUSR1 received" in capsys.readouterr().err
+    assert [path.name for path in newest_first(folder)] == [f"checkpoint-{STOP}", "checkpoint-4"]
+    assert [row["step"] for row in numbers(folder)] == [2, 4, 4]
+    with (folder / "metrics.jsonl").open("a") as stream:  # lines of steps that were lost, the last one cut short
+        stream.write('{"step": 6, "loss": 1.0}\n{"step": 8, "lo')
+
+    again = trainer(folder)
+    checkpoint = last_good_checkpoint(folder, "these facts")
+    assert checkpoint == folder / f"checkpoint-{STOP}"
+    result = again.train(resume_from_checkpoint=str(checkpoint))
+    assert numbers(folder) == numbers(tmp_path / "whole")
+    assert result.training_loss == expected.training_loss
+    losses = [row["loss"] for row in numbers(folder) if "loss" in row]
+    assert len(losses) == STEPS // 2 and sum(losses) / len(losses) == pytest.approx(expected.training_loss)
+    weights = whole.model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("frozen", "lost"), [(False, "model.norm.weight"), (True, "embed_summary.weight")])
+def test_keys_are_missing_only_where_a_checkpoint_should_hold_them(
+    frozen: bool, lost: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tied embeddings are saved under one name, and what is frozen is not saved."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+
+    def started() -> CompressorTrainer:
+        found = trainer(tmp_path, tied=True)
+        if frozen:
+            found.model.requires_grad_(False)
+            found.model.embed_summary.weight.requires_grad_(True)
+        return found
+
+    started().train()
+    checkpoint = tmp_path / "checkpoint-8"
+    weights = load_file(checkpoint / "model.safetensors")
+    assert lost in weights and "lm_head.weight" not in weights
+    started().train(resume_from_checkpoint=str(checkpoint))
+    assert "missing keys" not in caplog.text
+    del weights[lost]
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    started().train(resume_from_checkpoint=str(checkpoint))
+    assert f"missing keys in the checkpoint model loaded: ['{lost}']" in caplog.text
+
+
+def test_accumulated_steps_are_means_over_the_batches(tmp_path: Path) -> None:
+    """One batch of four rows has the gradient of two batches of two."""
+    rows = torch.stack([row["input_ids"] for row in sequences()[:4]])
+    gradients, losses = [], []
+    for parts in (1, 2):
+        training = trainer(tmp_path, accumulation=parts)
+        training.segment_training = TRAINING.model_copy(update={"randomize_segments": False})
+        training.model.config.attention_dropout = 0.0
+        for layer in training.model.model.layers:
+            layer.self_attn.attention_dropout = 0.0
+        training.current_gradient_accumulation_steps = parts
+        losses.append(sum(training.training_step(training.model, {"input_ids": part}) for part in rows.chunk(parts)))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in training.model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    training = trainer(tmp_path)
+    with torch.no_grad():
+        training.model.lm_head.weight[5] = float("nan")
+    with pytest.raises(SynopsisError, match="step 1: the loss is nan"):
+        training.train()
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def seal(folder: Path, step: int, facts: str = "facts") -> Path:
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_bytes(b"weights " * 40)
+    (checkpoint / "state.json").write_text("{}")
+    state = type("State", (), {"global_step": step})()
+    Checkpoints(facts).on_save(type("Arguments", (), {"output_dir": str(folder)})(), state, None)
+    return checkpoint
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+    assert last_good_checkpoint(tmp_path / "nothing", "facts") is None
+    for step in (9, 10, 100):
+        seal(tmp_path, step)
+    (tmp_path / "checkpoint-final").mkdir()
+    assert last_good_checkpoint(tmp_path, "facts") == tmp_path / "checkpoint-100"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda c: (c / "weights").write_bytes(b"weights "), "weights is missing or damaged"),
+        (lambda c: (c / "weights").unlink(), "weights is missing or damaged"),
+        (lambda c: (c / "weights").write_bytes(b"w3ights " * 40), "weights is missing or damaged"),
+        (lambda c: (c / MANIFEST).unlink(), "incomplete"),
+        (lambda c: (c / MANIFEST).write_text('{"facts": "fa'), "incomplete"),
+        (lambda c: (c / MANIFEST).write_text("[]"), "incomplete"),
+        (lambda c: (c / MANIFEST).write_text('{"facts": "facts", "files": {}}'), "incomplete"),
+        (
+            lambda c: (c / MANIFEST).write_text(json.dumps({**json.loads((c / MANIFEST).read_text()), "facts": "x"})),
+            "another configuration",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(
+    damage: Any, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newer = seal(tmp_path, 4), seal(tmp_path, 8)
+    damage(newer)
+    assert last_good_checkpoint(tmp_path, "facts") == older
+    message = capsys.readouterr().err
+    assert "warning" in message and str(newer) in message and told in message
+
+
+def test_metrics_of_a_fresh_run_replace_older_ones(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    state = type("State", (), {"global_step": 0, "max_steps": 4})()
+    metrics.path.write_text('{"step": 2, "loss": 9.0}\n')
+    metrics.on_train_begin(None, state, None)
+    assert read_metrics(metrics.path) == []
+    state.global_step = 2
+    metrics.on_log(None, state, None, {"loss": 0.1 + 0.2})
+    metrics.on_log(None, state, None, {"train_loss": 0.3})
+    assert read_metrics(metrics.path) == [{"step": 2, "loss": 0.1 + 0.2}]
+    state.global_step = 4
+    metrics.on_log(None, state, None, {"train_loss": 0.3})
+    assert read_metrics(metrics.path)[-1] == {"step": 4, "train_loss": 0.3}
