@@ -17,7 +17,7 @@ from synopsis.compressors import load
 from synopsis.config.experiment import Experiment
 from synopsis.config.training import SegmentTraining
 from synopsis.errors import ConfigError, DataError, InputError, SynopsisError
-from synopsis.training import methods, stage
+from synopsis.training import preparation, stage
 from synopsis.training.trainer import CompressorTrainer, part_that_is_read
 from torch.nn.functional import cross_entropy
 from training_runs import LLAMA, OPT, T5, autocompressor, experiment, gist, metrics, trained
@@ -90,7 +90,7 @@ def test_positions_are_extended(tmp_path: Path) -> None:
     torch.testing.assert_close(table[26:50], table[2:26], rtol=0, atol=1e-6)
     torch.testing.assert_close(table[50:], table[2:14], rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="max_positions 10: the base 'base' has 24 already"):
-        methods.prepare(experiment(tmp_path, autocompressor(max_positions=10), OPT), "it-s0")
+        preparation.prepare(experiment(tmp_path, autocompressor(max_positions=10), OPT), "it-s0")
 
 
 def test_segments_of_opt_may_fill_all_positions(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_segments_of_opt_may_fill_all_positions(tmp_path: Path) -> None:
         folder = tmp_path / config.model_type
         folder.mkdir()
         found = experiment(folder, autocompressor(), config)
-        assert stage._longest(methods.prepare(found, "it-s0").model, found.compressors["it"]) == longest
+        assert stage._longest(preparation.prepare(found, "it-s0").model, found.compressors["it"]) == longest
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_losses_by_segment_are_those_of_the_tokens(tmp_path: Path) -> None:
     model = trained(tmp_path, autocompressor(learning_rate=1e-3))
     found = experiment(tmp_path, autocompressor())
     losses = []
-    for row in methods.prepare(found, "it-s0").validation:
+    for row in preparation.prepare(found, "it-s0").validation:
         with torch.no_grad():
             logits = model(row["input_ids"][None], segment_lengths=6).logits[0, :-1]
         losses.append(cross_entropy(logits, row["labels"][1:], reduction="none"))
@@ -238,7 +238,7 @@ def test_masked_labels_do_not_count() -> None:
 @pytest.mark.parametrize("compressor", [FULL, gist()], ids=["full attention", "gist"])
 def test_the_validation_loss_is_a_mean_over_tokens(compressor: dict[str, Any], tmp_path: Path) -> None:
     model = trained(tmp_path, compressor)
-    data = methods.prepare(experiment(tmp_path, compressor), "it-s0").validation
+    data = preparation.prepare(experiment(tmp_path, compressor), "it-s0").validation
     total = count = 0.0
     for row in data:
         ids, labels = (torch.as_tensor(row[key])[None] for key in ("input_ids", "labels"))
@@ -301,7 +301,7 @@ def test_a_run_that_goes_on_knows_what_was_best(tmp_path: Path, monkeypatch: pyt
 def test_a_loss_that_is_no_number_names_the_step_and_the_document(tmp_path: Path) -> None:
     """One word of one document has an embedding of nothing."""
     found = experiment(tmp_path, autocompressor(steps=40))
-    prepared = methods.prepare(found, "it-s0")
+    prepared = preparation.prepare(found, "it-s0")
     others = {
         token
         for index in range(len(prepared.train))
@@ -335,15 +335,15 @@ def test_an_optimizer_step_is_never_silently_smaller(compressor: dict[str, Any],
 
 
 def test_labels_that_are_all_masked_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = methods.collate_equal
+    original = preparation.collate_equal
 
     def masked(examples: Any) -> Any:
         batch = original(examples)
         return {**batch, "labels": torch.full_like(batch["labels"], -100)}
 
-    monkeypatch.setattr(methods, "collate_equal", masked)
+    monkeypatch.setattr(preparation, "collate_equal", masked)
     with pytest.raises(DataError, match="the labels of all 6 sequences are masked"):
-        methods.prepare(experiment(tmp_path, autocompressor()), "it-s0")
+        preparation.prepare(experiment(tmp_path, autocompressor()), "it-s0")
 
 
 def test_a_tokenizer_that_does_not_fit_is_told(tmp_path: Path) -> None:
@@ -351,14 +351,14 @@ def test_a_tokenizer_that_does_not_fit_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"the tokenizer of 'base' does not fit the model: it has \d+ tokens, and .* 50"
     ):
-        methods.prepare(experiment(tmp_path, autocompressor(), small), "it-s0")
+        preparation.prepare(experiment(tmp_path, autocompressor(), small), "it-s0")
 
 
 def test_outputs_that_do_not_fit_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 12 instruction rows has an output that fits"):
-        methods.prepare(experiment(tmp_path, gist(max_length=3)), "it-s0")
+        preparation.prepare(experiment(tmp_path, gist(max_length=3)), "it-s0")
 
 
 def test_flash_attention_needs_half_precision(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it needs dtype bfloat16"):
-        methods.prepare(experiment(tmp_path, autocompressor(attention="flash_attention_2")), "it-s0")
+        preparation.prepare(experiment(tmp_path, autocompressor(attention="flash_attention_2")), "it-s0")

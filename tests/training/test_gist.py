@@ -18,7 +18,7 @@ from synopsis.data.models import prepare_model
 from synopsis.data.sequences import collate_padded
 from synopsis.errors import DataError
 from synopsis.stages.generate.run import generate, prompts_of
-from synopsis.training import methods, stage
+from synopsis.training import preparation, stage
 from training_runs import LLAMA, T5, experiment, gist, rows
 
 GENERATE: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_outputs_are_those_of_each_row_alone(config: Any, tmp_path: Path) -> Non
     found = experiment(tmp_path, learning("gist", 2), config, generate=GENERATE)
     stage.train(found, "it-s0")
     generate(found, "it-s0", "seen")
-    model, tokenizer = load(Layout(found).model("it-s0")), methods.load_tokenizer(Layout(found).model("it-s0"))
+    model, tokenizer = load(Layout(found).model("it-s0")), preparation.load_tokenizer(Layout(found).model("it-s0"))
     subject: Any = found.compressors["it"]
     seq2seq = model.config.is_encoder_decoder
     with Layout(found).generations("it-s0", "seen").open() as stream:
@@ -89,7 +89,7 @@ def test_outputs_are_those_of_each_row_alone(config: Any, tmp_path: Path) -> Non
 
 def test_the_human_split_has_its_published_lengths(tmp_path: Path) -> None:
     found = experiment(tmp_path, gist(max_length=12), T5)
-    tokenizer = methods.load_tokenizer(Layout(found).model("base"))
+    tokenizer = preparation.load_tokenizer(Layout(found).model("base"))
     tokenizer.add_tokens(["<GIST>"], special_tokens=True)
     long = [{"id": "a", "instruction": " ".join(WORDS[5:25]), "input": WORDS[30], "output": WORDS[31]}]
     subject: Any = found.compressors["it"]
@@ -100,7 +100,7 @@ def test_the_human_split_has_its_published_lengths(tmp_path: Path) -> None:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    tokenizer = methods.load_tokenizer(Layout(experiment(folder, gist())).model("base"))
+    tokenizer = preparation.load_tokenizer(Layout(experiment(folder, gist())).model("base"))
     tokenizer.add_tokens(["<GIST>"], special_tokens=True)
     return tokenizer
 

@@ -21,7 +21,7 @@ import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from synopsis.compressors.section import Compressor, sections
 from synopsis.config.data import Corpus, Instructions
@@ -38,12 +38,7 @@ from synopsis.config.types import (
     Seed,
     Strict,
 )
-from synopsis.stages.benchmark.section import Benchmark
-from synopsis.stages.generate.section import Generate
-from synopsis.stages.icl.section import InContextLearning, Setting
-from synopsis.stages.judge.section import Judge
-from synopsis.stages.needle.section import Needle
-from synopsis.stages.perplexity.section import Perplexity
+from synopsis.stages.record import stages
 
 # -------------------------------------------------------------------------------------------------------- models
 
@@ -151,7 +146,7 @@ class Tracking(Strict):
     """None: online when a key is set (WANDB_API_KEY or a login), else offline."""
 
 
-class Experiment(Strict):
+class _Experiment(Strict):
     """A whole experiment: its data, models, compressors and what is measured."""
 
     name: Name
@@ -169,16 +164,14 @@ class Experiment(Strict):
     models: dict[Name, Model] = Field(min_length=1)
     compressors: dict[Name, AnyCompressor] = Field(default_factory=dict)
     tracking: Tracking | None = None
-    perplexity: Perplexity | None = None
-    icl: InContextLearning | None = None
-    needle: Needle | None = None
-    generate: Generate | None = None
-    judge: Judge | None = None
-    benchmark: Benchmark | None = None
-
     # The fields below are filled by `load_experiment` from the files that `icl` and `judge` name.
     tasks: dict[Name, Task] = Field(default_factory=dict, exclude=True)
     judges: dict[Name, JudgeDefinition] = Field(default_factory=dict, exclude=True)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The section of a stage, by its name."""
 
     # ------------------------------------------------------------------------------------------------- the grid
 
@@ -231,7 +224,7 @@ class Experiment(Strict):
         """Stages that can measure a method; `base` is a model without compression."""
         return MODEL_STAGES if method == "base" else sections()[method].measured_by
 
-    def settings_of(self, run: str, dataset: str | None = None, seed: int | None = None) -> dict[str, Setting]:
+    def settings_of(self, run: str, dataset: str | None = None, seed: int | None = None) -> dict[str, Any]:
         """The ICL settings that a run can do: those with compressed tokens need summary vectors.
 
         With a data set and a seed, those that their job computes: what shows no demonstration follows from no draw, and
@@ -262,6 +255,16 @@ class Experiment(Strict):
         """Short hash of parts of the configuration: what a job depends on, and nothing else."""
         plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+if TYPE_CHECKING:
+
+    class Experiment(_Experiment):
+        """With a section for each stage."""
+
+else:
+    _sections = {stage.name: (stage.section | None, None) for stage in stages().values()}
+    Experiment = create_model("Experiment", __base__=_Experiment, __doc__=_Experiment.__doc__, **_sections)
 
 
 MODEL_STAGES = frozenset({"perplexity", "icl", "needle"})

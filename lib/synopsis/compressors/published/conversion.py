@@ -71,9 +71,9 @@ def convert(
     to: `synopsis` for a folder of ours (see `synopsis.compressors.auto_classes`), `published` for one that the
     published code reads (AutoCompressor on OPT or Llama; gist on Llama or T5). base: of a source that is a weight diff
     or an adapter; with `to="published"` and a source that is a whole gist Llama, write a weight diff against it.
-    checksum, revision and settings (gist_condition, gist_tokens, ...): as of `load`. file_format: of published folders, `bin` (what the
-    published code wrote) or `safetensors`; ours are always safetensors. Tokenizer and generation settings are copied
-    as they are; provenance.json tells where the weights come from.
+    checksum, revision and settings (gist_condition, gist_tokens, ...): as of `load`. file_format: of published folders,
+    `bin` (what the published code wrote) or `safetensors`; ours are always safetensors. Tokenizer and generation
+    settings are copied as they are; provenance.json says where the weights come from.
 
     Raises InputError when there is no such form, or something is at `destination`; ArtifactError as `load` does.
     """

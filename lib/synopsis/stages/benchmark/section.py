@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Strict
+from synopsis.stages.record import Stage
 
 
 class Benchmark(Strict):
@@ -19,3 +20,6 @@ class Benchmark(Strict):
     repeats: PositiveInt = 3
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Compressors; None: all that compress."""
+
+
+STAGE = Stage("benchmark", Benchmark, place=6)

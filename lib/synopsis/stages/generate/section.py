@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from synopsis.config.types import Distinct, Name, PositiveInt, Strict
+from synopsis.stages.record import Stage
 
 
 class Generate(Strict):
@@ -19,3 +20,6 @@ class Generate(Strict):
     batch_size: PositiveInt = 16
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Gist compressors; None: all."""
+
+
+STAGE = Stage("generate", Generate, place=4)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Strict
+from synopsis.stages.record import Stage
 
 
 class Setting(Strict):
@@ -39,3 +40,6 @@ class InContextLearning(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Models and compressors; None: all that read plain text."""
+
+
+STAGE = Stage("icl", InContextLearning, place=2)

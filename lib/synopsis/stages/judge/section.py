@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from synopsis.config.types import Distinct, Name, Strict
+from synopsis.stages.record import Stage
 
 
 class Judge(Strict):
@@ -16,3 +17,6 @@ class Judge(Strict):
     """Names of files in config/judges."""
     pairs: Annotated[list[Annotated[tuple[Name, Name], Field(strict=False)]], Field(min_length=1), Distinct()]
     """Compressors: the one in question, and the one it is compared with."""
+
+
+STAGE = Stage("judge", Judge, place=5)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from synopsis.config.types import WORDS, Clash, Contradiction, Distinct, Name, PositiveInt, Seed, Share, Strict
+from synopsis.stages.record import Stage
 
 KEY = "{key}"
 FILLER = (
@@ -72,3 +73,6 @@ class Needle(Strict):
         if clashes:
             raise Contradiction(*clashes)
         return self
+
+
+STAGE = Stage("needle", Needle, place=3)
