@@ -148,7 +148,7 @@ def owned(run: str, folder: Path) -> Iterator[RunLock]:
 def _alone(path: Path) -> Iterator[bool]:
     """Whether this process is the only one in the block, which takes a moment; one killed in it leaves `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if _untouched_seconds(path) >= DEAD_AFTER:
+    if DEAD_AFTER <= _untouched_seconds(path) < math.inf:  # not where there is none: another may make it just now
         path.unlink(missing_ok=True)
     try:
         path.touch(exist_ok=False)
