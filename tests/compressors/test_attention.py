@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from compressor_models import GIST, GREEDY, OWN_FIELDS, WINDOW, architecture_model, configuration, padded, tokens
+from synopsis.compressors.architectures import DECODERS as ARCHITECTURES
 from synopsis.compressors.attention import IMPLEMENTATIONS, attention_masks, causal, check_attention, sliding_window
-from synopsis.compressors.registry import ARCHITECTURES
 from synopsis.errors import InputError
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoConfig

@@ -11,7 +11,8 @@ import pytest
 import torch
 from compressor_models import GIST, architecture_model, gist_model
 from synopsis.compressors import CompressedContext, compressor_class
-from synopsis.compressors.registry import ARCHITECTURES, class_by_name
+from synopsis.compressors.architectures import DECODERS as ARCHITECTURES
+from synopsis.compressors.registry import class_by_name
 from synopsis.errors import InputError
 from torch import Tensor
 from transformers import GenerationConfig

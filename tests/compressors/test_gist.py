@@ -23,9 +23,9 @@ from compressor_models import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synopsis.compressors import CompressedContext, GistLlamaForCausalLM, load
+from synopsis.compressors.architectures import DECODERS as ARCHITECTURES
 from synopsis.compressors.masks import CONDITIONS
 from synopsis.compressors.published.gist import remove_gist
-from synopsis.compressors.registry import ARCHITECTURES
 from transformers import AutoConfig, AutoModelForCausalLM
 
 MODELS = {(c, heads): gist_model(c, num_key_value_heads=heads) for c in CONDITIONS for heads in (4, 2)}

@@ -17,7 +17,8 @@ from compressor_models import PAD, architecture_model, padded, tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synopsis.compressors import CompressedContext, load
-from synopsis.compressors.registry import ARCHITECTURES, class_by_name
+from synopsis.compressors.architectures import DECODERS as ARCHITECTURES
+from synopsis.compressors.registry import class_by_name
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 

@@ -9,7 +9,6 @@ import jsonschema
 import pytest
 from experiment_text import TASK, TEXT, faults, spoilt, write
 from synopsis.artifacts import Layout
-from synopsis.config.checks import SUPPORTED
 from synopsis.config.data import WorldCorpus
 from synopsis.config.experiment import json_schema, load_experiment
 from synopsis.config.files import JudgeDefinition, Task
@@ -97,13 +96,6 @@ def test_the_schema_leaves_room_for_anchors(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------- facts that stand elsewhere
-
-
-def test_families_are_supported_on_the_architectures_that_have_a_class():
-    from synopsis.compressors.registry import ARCHITECTURES
-
-    decoders = frozenset(ARCHITECTURES)
-    assert {"autocompressor": decoders, "rmt": decoders, "gist": decoders | {"t5"}} == SUPPORTED
 
 
 def test_the_length_of_a_story_is_that_of_the_generated_language(tmp_path):
@@ -196,14 +188,14 @@ def test_stages_that_are_not_configured_have_no_runs(tmp_path):
 @pytest.mark.parametrize(("method", "vectors"), [("autocompressor", 12), ("rmt", 4)])
 def test_summary_vectors_that_training_shows(tmp_path, method, vectors):
     text = spoilt(("method: autocompressor", f"method: {method}"))
-    assert load_experiment(write(tmp_path, text)).compressors["auto"].trained_summary_vectors == vectors
+    assert load_experiment(write(tmp_path, text)).compressors["auto"].most_vectors() == vectors
 
 
-def test_facts_depend_on_values_and_not_on_how_they_are_written(tmp_path):
+def test_fingerprints_depend_on_values_and_not_on_how_they_are_written(tmp_path):
     one = load_experiment(write(tmp_path))
     other = load_experiment(write(tmp_path, spoilt(("learning_rate: 1e-3}", "learning_rate: 0.001}"))))
-    assert one.facts(one.models["base"], 1) == other.facts(other.models["base"], 1)
-    assert one.facts(one.models["base"], 1) != one.facts(one.models["base"], 2)
+    assert one.fingerprint(one.models["base"], 1) == other.fingerprint(other.models["base"], 1)
+    assert one.fingerprint(one.models["base"], 1) != one.fingerprint(one.models["base"], 2)
 
 
 def test_an_experiment_is_not_changed_after_reading(experiment):

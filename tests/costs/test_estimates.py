@@ -114,7 +114,7 @@ def test_variants_are_counted_exactly(config: Any) -> None:
 
 
 def test_the_architectures_are_those_of_the_compressors() -> None:
-    from synopsis.compressors.registry import ARCHITECTURES
+    from synopsis.compressors.architectures import DECODERS as ARCHITECTURES
 
     assert ROTARY | {"opt"} == set(ARCHITECTURES)
 

@@ -3,7 +3,7 @@
     cls = compressor_class("summary", "qwen3")      # Qwen3AutoCompressorModel, from Qwen3ForCausalLM
     cls = compressor_class("gist", "t5")            # GistT5ForConditionalGeneration
 
-An architecture is named as in `config.model_type`. Those of `ARCHITECTURES` are tested; any other decoder of
+An architecture is named as in `config.model_type`. Those of `architectures.DECODERS` are tested; any other decoder of
 transformers with rotary positions is tried, and refused with the reason where it does not fit.
 """
 
@@ -17,11 +17,9 @@ from typing import Any
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from synopsis.compressors.architectures import DECODERS
 from synopsis.compressors.auto_classes import configuration_class
 from synopsis.errors import InputError
-
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt")
-"""Decoders that both kinds are tested on."""
 
 EXPLICIT: dict[tuple[str, str], str] = {
     ("summary", "opt"): "synopsis.compressors.summary.opt:OPTAutoCompressorModel",
@@ -64,7 +62,7 @@ def class_by_name(name: str) -> Any:
     """The class called e.g. `MistralAutoCompressorModel` or `GistQwen3ForCausalLM`; AttributeError without one."""
     for kind in MIXINS:
         explicit = [architecture for known, architecture in EXPLICIT if known == kind]
-        for architecture in (*explicit, *ARCHITECTURES, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        for architecture in (*explicit, *DECODERS, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
             if _class_name(kind, architecture) == name:
                 try:
                     return compressor_class(kind, architecture)
@@ -90,10 +88,10 @@ def _causal_class(kind: str, architecture: str) -> Any:
     """transformers' causal language model of the architecture; InputError where the mixins cannot work on it."""
 
     def refuse(reason: str) -> InputError:
-        others = sorted(known for made_for, known in EXPLICIT if made_for == kind and known not in ARCHITECTURES)
+        others = sorted(known for made_for, known in EXPLICIT if made_for == kind and known not in DECODERS)
         return InputError(
             f"no {kind} compressor for the architecture {architecture!r}: {reason}. "
-            f"Tested are {', '.join([*ARCHITECTURES, *others])}"
+            f"Tested are {', '.join([*DECODERS, *others])}"
         )
 
     if architecture not in CONFIG_MAPPING:
@@ -102,7 +100,7 @@ def _causal_class(kind: str, architecture: str) -> Any:
     if config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise refuse("transformers has no causal language model of it")
     base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
-    if architecture in ARCHITECTURES:
+    if architecture in DECODERS:
         return base
     config = config_class()
     if config.is_encoder_decoder:

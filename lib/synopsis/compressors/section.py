@@ -8,37 +8,104 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from synopsis.config.types import Distinct, Name, Positions, Seed, Strict
+from synopsis.compressors.architectures import ENCODER_DECODERS
+from synopsis.config.types import Distinct, Key, Name, Positions, Problem, Seed, Strict
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
-class Compressor(Strict):
+class Subject(Strict):
+    """What can be measured: a model as it is, or a compressor. The defaults are those of a reader of whole contexts."""
+
+    if TYPE_CHECKING:  # a field of the subclasses, which declare it narrower
+
+        @property
+        def method(self) -> Any: ...
+
+    compresses: ClassVar[bool] = False
+    """False for what reads the whole context."""
+    measured_by: ClassVar[frozenset[str]] = frozenset({"perplexity", "icl", "needle"})
+    """Stages that can measure it."""
+    architectures: ClassVar[frozenset[str] | None] = None
+    """Architectures that it works on; None: every decoder."""
+
+    @classmethod
+    def serves(cls, architecture: str | None) -> bool:
+        """Whether it works on an architecture; None is one that is not known before the model is loaded."""
+        if architecture is None:
+            return True
+        return architecture not in ENCODER_DECODERS if cls.architectures is None else architecture in cls.architectures
+
+    def own_positions(self) -> int | None:
+        """Positions of a pass; None: those of the base model."""
+        return None
+
+    def vectors(self, steps: int) -> int:
+        """Vectors that stand for the context after so many steps of compression."""
+        return 0
+
+    def most_vectors(self) -> int | None:
+        """The most vectors that stood before a segment in training; None: there is no such limit."""
+        return None
+
+    def passes(self, chunks: Sequence[int]) -> list[dict[str, int]]:
+        """What stands in each forward pass of a compression of chunks of so many tokens: what -> positions."""
+        return []
+
+    def context(self, chunks: Sequence[int]) -> dict[str, int]:
+        """What stands before the text that follows such chunks: what -> positions."""
+        return {"tokens of context": sum(chunks)}
+
+    def shortest_context(self) -> int:
+        """Tokens that a context has at least."""
+        return 1
+
+    def with_length(self, length: int) -> Self:
+        """The same with only so many vectors after each step."""
+        return self
+
+    def wrong_length(self, length: int) -> str | None:
+        """What is expected instead of so many vectors after each step; None: it can do with them."""
+        return None
+
+
+class Compressor(Subject):
     """An entry of `compressors:`. A subclass names its method in a field `method`."""
 
-    if TYPE_CHECKING:  # fields of the subclasses, which declare them narrower
-        method: Any
+    compresses = True
+    measured_by = frozenset({"perplexity", "icl", "needle", "benchmark"})
+    trained_on: ClassVar[Literal["corpus", "instructions"] | None] = None
+    """None: the method is not trained, and its run is named as the compressor."""
+
+    if TYPE_CHECKING:
         training: Any
 
     base: Name
-    """The model that training starts from."""
+    """The model that is loaded, or that training starts from."""
+
+    def check(self, key: Key, name: str, experiment: Experiment) -> Iterator[Problem]:
+        """What does not fit the rest of the experiment; `key`: where this section stands."""
+        yield from ()
+
+
+class TrainedCompressor(Compressor):
+    """A compressor with a training and its seeds."""
+
     training_seeds: Annotated[list[Seed], Field(min_length=1), Distinct()] | None = None
     """Seeds of this compressor; None: the experiment's."""
     max_positions: Positions | None = None
     """Positions to train with, more than the base has: learned tables are extended by repeating them."""
 
-    # ------------------------------------------------------------------------------------------------- the record
-
-    trained_on: ClassVar[Literal["corpus", "instructions"] | None] = None
-    """None: the method is not trained, and its run is named as the compressor."""
-    compresses: ClassVar[bool] = True
-    """False for a control that reads the whole context."""
-    measured_by: ClassVar[frozenset[str]] = frozenset({"perplexity", "icl", "needle", "benchmark"})
-    """Stages that can measure it."""
+    def own_positions(self) -> int | None:
+        return self.max_positions
 
 
 @cache
@@ -49,7 +116,7 @@ def sections() -> dict[str, type[Compressor]]:
         if folder.ispkg and (Path(__file__).parent / folder.name / "section.py").is_file():
             module = importlib.import_module(f"{__package__}.{folder.name}.section")
             for value in vars(module).values():
-                if isinstance(value, type) and issubclass(value, Compressor) and value is not Compressor:
+                if isinstance(value, type) and issubclass(value, Compressor) and "method" in value.model_fields:
                     found |= dict.fromkeys(_names(value), value)
     return found
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from synopsis.compressors.architectures import DECODERS
 from synopsis.compressors.full_attention.section import FullAttentionCompressor
 from synopsis.compressors.gist.section import GistCompressor
+from synopsis.compressors.section import Compressor
 from synopsis.compressors.summary.section import SummaryCompressor
 from synopsis.config.data import TextCorpus, WorldCorpus, WorldInstructions
 from synopsis.config.experiment import Experiment, Model
@@ -15,10 +17,6 @@ from synopsis.config.form import overlap, within
 from synopsis.config.stage_checks import check_stages
 from synopsis.config.training import LanguageModelTraining, Optimisation, SegmentTraining
 from synopsis.config.yaml_files import Key
-
-DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3", "opt"})
-SUPPORTED: dict[str, frozenset[str]] = {"autocompressor": DECODERS, "rmt": DECODERS, "gist": DECODERS | {"t5"}}
-"""Family -> architectures it can be trained on. Families that are not named work on any causal language model."""
 
 RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
 """Names of corpora that would mix their files with other data (see `synopsis.artifacts.Layout`)."""
@@ -94,7 +92,7 @@ def _compressors(experiment: Experiment) -> Iterator[Finding]:
     for name, compressor in experiment.compressors.items():
         key, base = ("compressors", name), compressor.base
         yield from unknown((*key, "base"), base, "a model", "models", experiment.models)
-        yield from _unsupported(key, compressor.method, base, experiment.models.get(base))
+        yield from _unsupported(key, compressor, base, experiment.models.get(base))
         inside = (*key, "training")
         yield from _wide_adapter(experiment, (*inside, "lora", "rank"), compressor.training, base)
         if isinstance(compressor, GistCompressor):
@@ -155,10 +153,10 @@ def _wide_adapter(experiment: Experiment, key: Key, training: Optimisation, base
             yield Finding(key, str(training.lora.rank), f"at most {width}, the hidden_size of '{base}'", (needs,))
 
 
-def _unsupported(key: Key, method: str, base: str, model: Model | None) -> Iterator[Finding]:
-    allowed = SUPPORTED.get(method)
-    if model is None or allowed is None or model.model_type is None or model.model_type in allowed:
+def _unsupported(key: Key, compressor: Compressor, base: str, model: Model | None) -> Iterator[Finding]:
+    if model is None or compressor.serves(model.model_type):
         return
+    method, allowed = compressor.method, compressor.architectures or DECODERS
     found = f"'{base}' of the architecture {model.model_type}"
     wanted = f"for the method {method} a model of the architecture {', '.join(sorted(allowed))}"
     yield Finding((*key, "base"), found, wanted, (("models", base, "type"), ("models", base, "architecture", "type")))
@@ -179,7 +177,7 @@ def _segments(experiment: Experiment, key: Key, name: str, compressor: SummaryCo
         yield Finding(at, str(length), wanted, cut)
     # The shortest that the longest segment of a step can be, beside what stands before and after it.
     parts = {
-        "summary vectors": compressor.trained_summary_vectors,
+        "summary vectors": compressor.most_vectors(),
         "tokens of a segment": max(training.segment_lengths or [-(-length // segments)]),
         "summary tokens": compressor.summary_length,
     }

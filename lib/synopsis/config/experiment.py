@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from synopsis.compressors.section import Compressor, sections
+from synopsis.compressors.section import Compressor, Subject, TrainedCompressor, sections
 from synopsis.config.data import Corpus, Instructions
 from synopsis.config.files import JudgeDefinition, Task
 from synopsis.config.training import LanguageModelTraining
@@ -80,7 +80,7 @@ class GgufSource(Strict):
     """Path of the file inside the package."""
 
 
-class Model(Strict):
+class Model(Subject):
     """A base model: loaded (exactly one of hub, path, gguf) or trained from scratch (architecture and pretraining)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "meta-llama/Llama-2-7b-hf", "type": "llama"}]})
@@ -119,6 +119,10 @@ class Model(Strict):
         if clashes:
             raise Contradiction(*clashes)
         return self
+
+    @property
+    def method(self) -> str:
+        return "base"
 
     @property
     def positions(self) -> int | None:
@@ -176,8 +180,11 @@ class _Experiment(Strict):
     # ------------------------------------------------------------------------------------------------- the grid
 
     def seeds_of(self, compressor: str) -> list[int]:
-        seeds = self.compressors[compressor].training_seeds
-        return list(self.training_seeds if seeds is None else seeds)
+        """Training seeds; none of a compressor that is not trained."""
+        subject = self.compressors[compressor]
+        if not isinstance(subject, TrainedCompressor):
+            return []
+        return list(self.training_seeds if subject.training_seeds is None else subject.training_seeds)
 
     @property
     def trained_runs(self) -> dict[str, tuple[str, int]]:
@@ -186,43 +193,48 @@ class _Experiment(Strict):
 
     @property
     def run_names(self) -> list[str]:
-        """Every run: models under their own name, then `<compressor>-s<seed>`."""
-        return [*self.models, *self.trained_runs]
+        """Every run: models and compressors without training under their own name, then `<compressor>-s<seed>`."""
+        untrained = [name for name, found in self.compressors.items() if found.trained_on is None]
+        return [*self.models, *untrained, *self.trained_runs]
+
+    def name_of(self, run: str) -> str:
+        """The model or compressor that a run is a run of; KeyError for an unknown run."""
+        if run in self.models or (run in self.compressors and self.compressors[run].trained_on is None):
+            return run
+        return self.trained_runs[run][0]
 
     def subject(self, run: str) -> Model | Compressor:
         """What a run is a run of; KeyError for an unknown run."""
-        return self.models[run] if run in self.models else self.compressors[self.trained_runs[run][0]]
+        name = self.name_of(run)
+        return self.models[name] if name in self.models else self.compressors[name]
+
+    @property
+    def subjects(self) -> dict[str, Model | Compressor]:
+        """Every model and compressor."""
+        return {**self.models, **self.compressors}
 
     def base_of(self, run: str) -> str:
         """The model that a run starts from, and whose tokenizer it uses."""
-        subject = self.subject(run)
-        return run if isinstance(subject, Model) else subject.base
+        return self._base(self.name_of(run))
+
+    def _base(self, name: str) -> str:
+        return name if name in self.models else self.compressors[name].base
 
     def method_of(self, run: str) -> str:
-        subject = self.subject(run)
-        return "base" if isinstance(subject, Model) else subject.method
+        return self.subject(run).method
 
     def runs_of(self, stage: str) -> list[str]:
         """The runs that a stage is computed for, in the order of the configuration."""
         section = getattr(self, stage)
         if section is None:
             return []
-        chosen = section.runs
-        runs = [run for run in self.run_names if self.can_measure(stage, self.method_of(run), self.base_of(run))]
-        if chosen is None:
-            return runs
-        return [run for run in runs if run in chosen or self.trained_runs.get(run, ("",))[0] in chosen]
+        runs = [run for run in self.run_names if self.can_measure(stage, self.name_of(run))]
+        return [run for run in runs if section.runs is None or {run, self.name_of(run)} & set(section.runs)]
 
-    def can_measure(self, stage: str, method: str, base: str) -> bool:
-        """Whether a stage can be computed for a method on a base model; only gist tokens serve encoder-decoders."""
-        model = self.models.get(base)
-        encoder_decoder = model is not None and model.model_type in ENCODER_DECODERS
-        return stage in self.stages_of(method) and (method == "gist" or not encoder_decoder)
-
-    @staticmethod
-    def stages_of(method: str) -> frozenset[str]:
-        """Stages that can measure a method; `base` is a model without compression."""
-        return MODEL_STAGES if method == "base" else sections()[method].measured_by
+    def can_measure(self, stage: str, name: str) -> bool:
+        """Whether a stage can be computed for a model or compressor."""
+        subject, model = self.subjects[name], self.models.get(self._base(name))
+        return stage in subject.measured_by and subject.serves(model.model_type if model else None)
 
     def settings_of(self, run: str, dataset: str | None = None, seed: int | None = None) -> dict[str, Any]:
         """The ICL settings that a run can do: those with compressed tokens need summary vectors.
@@ -232,7 +244,7 @@ class _Experiment(Strict):
         """
         if self.icl is None:
             return {}
-        compresses = self.method_of(run) in {"autocompressor", "rmt"}
+        compresses = self.subject(run).compresses
         settings = {name: s for name, s in self.icl.settings.items() if compresses or not s.compressed_tokens}
         if dataset is None or seed in (None, self.evaluation_seeds[0]):
             return settings
@@ -251,7 +263,7 @@ class _Experiment(Strict):
             if seed in self.seeds_of(b)
         ]
 
-    def facts(self, *parts: Any) -> str:
+    def fingerprint(self, *parts: Any) -> str:
         """Short hash of parts of the configuration: what a job depends on, and nothing else."""
         plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -265,13 +277,6 @@ if TYPE_CHECKING:
 else:
     _sections = {stage.name: (stage.section | None, None) for stage in stages().values()}
     Experiment = create_model("Experiment", __base__=_Experiment, __doc__=_Experiment.__doc__, **_sections)
-
-
-MODEL_STAGES = frozenset({"perplexity", "icl", "needle"})
-"""Stages that measure a model without compression."""
-
-ENCODER_DECODERS = frozenset({"t5"})
-"""Architectures that do not go on from plain text: they have no next-token loss of it."""
 
 
 def load_experiment(*paths: str | Path, overrides: dict[str, Any] | None = None) -> Experiment:

@@ -38,7 +38,7 @@ def too_long(experiment: Experiment, key: Key, parts: dict[str, int], name: str,
     """A forward pass over `parts` (what -> positions) that has more positions than the model or compressor `name`."""
     compressor = experiment.compressors.get(name)
     base = name if compressor is None else compressor.base
-    model, own = experiment.models.get(base), None if compressor is None else compressor.max_positions
+    model, own = experiment.models.get(base), None if compressor is None else compressor.own_positions()
     if model is None:
         return
     positions = own or model.positions

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from synopsis.compressors.gist.section import GistCompressor
 from synopsis.compressors.section import Compressor, sections
 from synopsis.compressors.summary.section import SummaryCompressor
 from synopsis.config.data import WorldInstructions
-from synopsis.config.experiment import Experiment
+from synopsis.config.experiment import Experiment, Model
 from synopsis.config.findings import (
     Finding,
     corpus_for,
@@ -30,41 +30,26 @@ def check_stages(experiment: Experiment) -> Iterator[Finding]:
         yield from check(experiment)
 
 
-def _vectors(compressor: SummaryCompressor, steps: int) -> int:
-    """Summary vectors after compressing in `steps`."""
-    return compressor.summary_length * (steps if compressor.method == "autocompressor" else min(steps, 1))
-
-
-def _passes(compressor: SummaryCompressor, chunks: Sequence[int]) -> Iterator[dict[str, int]]:
-    """What stands in each pass of a compression of chunks of so many tokens."""
-    for index, tokens in enumerate(chunks):
-        before = _vectors(compressor, index)
-        yield {"summary vectors": before, "tokens": tokens, "summary tokens": compressor.summary_length}
-
-
 def _chosen_runs(experiment: Experiment, stage: str) -> Iterator[Finding]:
     section = getattr(experiment, stage)
-    methods = {name: "base" for name in experiment.models}
-    methods |= {name: compressor.method for name, compressor in experiment.compressors.items()}
-    bases = {name: name for name in experiment.models}
-    bases |= {name: compressor.base for name, compressor in experiment.compressors.items()}
-    able = [name for name, method in methods.items() if experiment.can_measure(stage, method, bases[name])]
+    subjects, able = experiment.subjects, [name for name in experiment.subjects if experiment.can_measure(stage, name)]
     for index, name in enumerate(section.runs or []):
         key = (stage, "runs", str(index))
-        if name in methods and name not in able:
-            kind = "a model without compression" if methods[name] == "base" else f"of the method {methods[name]}"
-            if stage in experiment.stages_of(methods[name]):
-                kind = f"an encoder-decoder ({experiment.models[bases[name]].model_type})"
+        if name in subjects and name not in able:
+            subject, base = subjects[name], getattr(subjects[name], "base", name)
+            kind = f"of the method {subject.method}" if base != name else "a model without compression"
+            if stage in subject.measured_by:
+                kind = f"an encoder-decoder ({experiment.models[base].model_type})"
             wanted = f"a run that '{stage}' can measure ({', '.join(able) or 'there is none'})"
-            yield Finding(key, f"'{name}', {kind}", wanted, (("models", bases[name], "type"),))
+            yield Finding(key, f"'{name}', {kind}", wanted, (("models", base, "type"),))
         elif name not in able:
             what = f"a model or compressor that '{stage}' can measure"
             for finding in unknown(key, name, what, "models", able):
                 yield Finding(key, finding.found, finding.expected, (("models", name), ("compressors", name)))
     if section.runs is None and not able:
-        allowed = [method for method in sections() if stage in experiment.stages_of(method)]
+        allowed = [method for method, found in sections().items() if stage in found.measured_by]
         wanted = f"a compressor of the method {', '.join(sorted(allowed))}"
-        wanted = f"a decoder among the models, or {wanted}" if stage in experiment.stages_of("base") else wanted
+        wanted = f"a decoder among the models, or {wanted}" if stage in Model.measured_by else wanted
         yield Finding((stage,), "nothing that it can measure", wanted, (("compressors",), ("models",)))
 
 
@@ -109,8 +94,8 @@ def _perplexity_passes(compressor: Compressor | None, section: Perplexity) -> It
     longest, scored = max(section.context_lengths), section.scored_tokens
     if isinstance(compressor, SummaryCompressor):
         steps = -(-longest // section.tokens_per_step)
-        yield from _passes(compressor, [min(section.tokens_per_step, longest)] * steps)
-        yield {"summary vectors": _vectors(compressor, steps), "scored tokens": scored}
+        yield from compressor.passes([min(section.tokens_per_step, longest)] * steps)
+        yield {"summary vectors": compressor.vectors(steps), "scored tokens": scored}
     else:
         # Plain models leave out the contexts that are too long for them, but one must be left.
         yield {"tokens of context": min(section.context_lengths), "scored tokens": scored}
@@ -120,8 +105,7 @@ def _measured(experiment: Experiment, stage: str) -> list[tuple[str, str]]:
     """Models and compressors that a stage is computed for, and the models that they start from."""
     found = {}
     for run in experiment.runs_of(stage):
-        name = experiment.trained_runs[run][0] if run in experiment.trained_runs else run
-        found[name] = experiment.base_of(run)
+        found[experiment.name_of(run)] = experiment.base_of(run)
     return list(found.items())
 
 
@@ -147,12 +131,12 @@ def _icl(experiment: Experiment) -> Iterator[Finding]:
 
 def _too_many_vectors(name: str, compressor: SummaryCompressor, section: InContextLearning) -> Iterator[Finding]:
     """More compression steps than in training give more summary vectors than the model ever saw."""
-    trained, key = compressor.trained_summary_vectors, ("compressors", name)
+    trained, key = compressor.most_vectors(), ("compressors", name)
     for setting, row in section.settings.items():
         steps = len(row.compressed_tokens)
-        if _vectors(compressor, steps) <= trained:
+        if compressor.vectors(steps) <= trained:
             continue
-        found = f"{_vectors(compressor, steps)} summary vectors for '{name}' ({steps} x {compressor.summary_length})"
+        found = f"{compressor.vectors(steps)} summary vectors for '{name}' ({steps} x {compressor.summary_length})"
         segments = compressor.training.segments
         wanted = f"at most {trained}: it is trained on {segments} segments, so with {segments - 1} x as many"
         needs = tuple((*key, "training", part) for part in ("substeps", "segments_per_substep"))
@@ -166,8 +150,8 @@ def _setting_too_long(experiment: Experiment, setting: str, name: str) -> Iterat
     key, needs = ("icl", "settings", setting), (("icl", "runs"), ("compressors", name, "summary_length"))
     vectors = 0
     if isinstance(compressor, SummaryCompressor):
-        vectors = _vectors(compressor, len(row.compressed_tokens))
-        for parts in _passes(compressor, row.compressed_tokens):
+        vectors = compressor.vectors(len(row.compressed_tokens))
+        for parts in compressor.passes(row.compressed_tokens):
             yield from too_long(experiment, (*key, "compressed_tokens"), parts, name, *needs)
     elif row.compressed_tokens:
         return  # a setting that this run leaves out
@@ -185,8 +169,8 @@ def _needle(experiment: Experiment) -> Iterator[Finding]:
         compressor, asked = experiment.compressors.get(name), {"tokens of the question and the key": 2}
         if isinstance(compressor, SummaryCompressor):
             count = -(-shortest // step)
-            passes = [*_passes(compressor, [min(step, shortest)] * count)]
-            passes.append({"summary vectors": _vectors(compressor, count), **asked})
+            passes = [*compressor.passes([min(step, shortest)] * count)]
+            passes.append({"summary vectors": compressor.vectors(count), **asked})
         else:
             passes = [{"tokens of context": shortest, **asked}]
         needs = (("needle", "tokens_per_step"), ("needle", "runs"), ("compressors", name, "summary_length"))
@@ -265,7 +249,7 @@ def _benchmark(experiment: Experiment) -> Iterator[Finding]:
         uncached = {"tokens of context": longest, "new tokens": section.new_tokens}
         yield from too_long(experiment, key, uncached, name, *needs, ("benchmark", "new_tokens"))
         if isinstance(compressor, SummaryCompressor):
-            for parts in _passes(compressor, [longest]):
+            for parts in compressor.passes([longest]):
                 yield from too_long(experiment, key, parts, name, *needs, ("compressors", name, "summary_length"))
         elif isinstance(compressor, GistCompressor) and shortest <= compressor.gist_tokens:
             found = f"a context of {shortest}, of which {compressor.gist_tokens} gist tokens of '{name}'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import core_schema
@@ -62,6 +62,18 @@ class Contradiction(ValueError):
     def __init__(self, *clashes: Clash):
         self.clashes = clashes
         super().__init__("; ".join(map(str, clashes)))
+
+
+Key = tuple[str, ...]
+"""Path of a value; places in lists are texts too: ("judge", "pairs", "0")."""
+
+
+class Problem(NamedTuple):
+    """What is wrong with a value that is well formed: its key, what stood there, and what is allowed."""
+
+    key: Key
+    found: str
+    expected: str
 
 
 class Distinct:

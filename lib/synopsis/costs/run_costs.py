@@ -264,7 +264,7 @@ def _held(size: Dimensions, subject: Model | Compressor, training: Optimisation,
 
 def _extended(size: Dimensions, subject: Model | Compressor) -> Dimensions:
     """With the rows that a longer table of learned positions has."""
-    longer = None if isinstance(subject, Model) else subject.max_positions
+    longer = subject.own_positions()
     if size.model_type != "opt" or longer is None or longer <= size.positions:
         return size
     return replace(size, extra=size.extra + (longer - size.positions) * size.hidden, positions=longer)

@@ -39,7 +39,7 @@ def report(experiment: Experiment) -> dict[str, list[Path]]:
 
     layout = Layout(experiment)
     scores = read_scores(layout.scores)
-    provenance = Provenance(config=experiment.facts(experiment), inputs=[layout.scores])
+    provenance = Provenance(config=experiment.fingerprint(experiment), inputs=[layout.scores])
     for table in build_tables(experiment, scores):
         for suffix in TABLE_FORMATS:
             write_text(layout.tables / f"{table.name}.{suffix}", RENDERERS[suffix](table))

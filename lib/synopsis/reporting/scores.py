@@ -98,7 +98,7 @@ def score(experiment: Experiment) -> pd.DataFrame:
     """
     layout = Layout(experiment)
     _warn_of_other_settings(experiment)
-    provenance = Provenance(config=experiment.facts(experiment), inputs=_hashed(experiment))
+    provenance = Provenance(config=experiment.fingerprint(experiment), inputs=_hashed(experiment))
     rows = [
         row
         for rows_of in (_training, _perplexity, _icl, _needle, _rouge, _judgements, _benchmark)

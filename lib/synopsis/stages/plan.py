@@ -35,14 +35,14 @@ def prepare_facts(experiment: Experiment, kind: str, name: str) -> str:
         "task": experiment.tasks,
     }
     if kind == "tokenizer":
-        return experiment.facts(kind, WORLD_VERSION)
+        return experiment.fingerprint(kind, WORLD_VERSION)
     # How often a domain is drawn is the business of training.
     plain = sections[kind][name].model_dump(
         mode="json", exclude={"pretraining": True, "domains": {"__all__": {"weight"}}}
     )
     source = plain.get("source")
     generated = source == "world" or (isinstance(source, dict) and source.get("world"))
-    return experiment.facts(kind, plain, WORLD_VERSION if generated else None)
+    return experiment.fingerprint(kind, plain, WORLD_VERSION if generated else None)
 
 
 def train_facts(experiment: Experiment, run: str) -> str:
@@ -50,7 +50,7 @@ def train_facts(experiment: Experiment, run: str) -> str:
     seed = experiment.trained_runs[run][1] if run in experiment.trained_runs else 0
     section = "pretraining" if isinstance(subject, Model) else "training"
     plain = subject.model_dump(mode="json", exclude={"training_seeds": True, section: SCHEDULE_ONLY})
-    return experiment.facts("train", plain, seed, _weights(experiment, getattr(subject, section)))
+    return experiment.fingerprint("train", plain, seed, _weights(experiment, getattr(subject, section)))
 
 
 def _weights(experiment: Experiment, training: BaseModel | None) -> dict[str, float]:
@@ -65,34 +65,34 @@ def perplexity_facts(experiment: Experiment, run: str) -> str:
     unused = {"runs", "batch_size"}
     if experiment.method_of(run) == "full_attention":
         unused |= {"tokens_per_step", "summary_lengths"}
-    return experiment.facts("perplexity", experiment.perplexity.model_dump(exclude=unused), run)
+    return experiment.fingerprint("perplexity", experiment.perplexity.model_dump(exclude=unused), run)
 
 
 def icl_facts(experiment: Experiment, run: str, dataset: str, seed: int) -> str:
     assert experiment.icl is not None
     settings = {name: setting.model_dump() for name, setting in experiment.settings_of(run, dataset, seed).items()}
     section = experiment.icl.model_dump(exclude={"datasets", "settings", "batch_tokens", "runs"})
-    return experiment.facts("icl", experiment.tasks[dataset], settings, section, seed)
+    return experiment.fingerprint("icl", experiment.tasks[dataset], settings, section, seed)
 
 
 def needle_facts(experiment: Experiment, run: str) -> str:
     assert experiment.needle is not None
-    return experiment.facts("needle", experiment.needle.model_dump(exclude={"runs", "batch_tokens"}), run)
+    return experiment.fingerprint("needle", experiment.needle.model_dump(exclude={"runs", "batch_tokens"}), run)
 
 
 def generate_facts(experiment: Experiment, run: str, split: str) -> str:
     assert experiment.generate is not None
     section = experiment.generate.model_dump(exclude={"runs", "splits", "batch_size"})
-    return experiment.facts("generate", section, run, split)
+    return experiment.fingerprint("generate", section, run, split)
 
 
 def judge_facts(experiment: Experiment, judge: str) -> str:
-    return experiment.facts("judge", experiment.judges[judge])
+    return experiment.fingerprint("judge", experiment.judges[judge])
 
 
 def benchmark_facts(experiment: Experiment, run: str) -> str:
     assert experiment.benchmark is not None
-    return experiment.facts("benchmark", experiment.benchmark.model_dump(exclude={"runs"}), run)
+    return experiment.fingerprint("benchmark", experiment.benchmark.model_dump(exclude={"runs"}), run)
 
 
 def training_inputs(experiment: Experiment, run: str) -> list[Path]:

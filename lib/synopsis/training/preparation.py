@@ -190,7 +190,7 @@ def _compressor(weights: Path, subject: Compressor, tokenizer: PreTrainedTokeniz
 
 def _opened(weights: Path, subject: Compressor) -> Checkpoint:
     """The base's checkpoint, with as many positions as the compressor wants."""
-    checkpoint, wanted = open_checkpoint(weights), subject.max_positions
+    checkpoint, wanted = open_checkpoint(weights), subject.own_positions()
     if wanted is None:
         return checkpoint
     has = getattr(checkpoint.config, "max_position_embeddings", None)

@@ -239,7 +239,7 @@ def _longest(model: Any, subject: Any) -> int:
     """Tokens of a segment that fit the positions beside the soft prompt and the summary tokens."""
     if not isinstance(subject, SummaryCompressor):
         return 0
-    beside = model.positions_beside(subject.trained_summary_vectors, subject.summary_length)
+    beside = model.positions_beside(subject.most_vectors(), subject.summary_length)
     return model.config.max_position_embeddings - beside
 
 

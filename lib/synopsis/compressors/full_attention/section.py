@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from synopsis.compressors.section import Compressor
+from synopsis.compressors.section import TrainedCompressor
 from synopsis.config.training import LanguageModelTraining
 
 
-class FullAttentionCompressor(Compressor):
+class FullAttentionCompressor(TrainedCompressor):
     """The control that reads the whole context: the same data, nothing compressed."""
 
     method: Literal["full_attention"]

@@ -43,7 +43,7 @@ def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dic
     definition = _definition(experiment, judge)
     layout = Layout(experiment)
     path = layout.judgements(judge, a, b, split)
-    judge_hash = experiment.facts(definition.model_dump(mode="json", include=set(ANSWER_FIELDS)))
+    judge_hash = experiment.fingerprint(definition.model_dump(mode="json", include=set(ANSWER_FIELDS)))
     provenance = Provenance(config=judge_facts(experiment, judge))
     pairs, inputs = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
     questions = [Question(pair, order) for pair in pairs for order in ORDERS]
