@@ -81,6 +81,12 @@ class Layout:
     def model(self, run: str) -> Path:
         return self.root / "models" / run
 
+    def weights(self, run: str) -> Path:
+        """The folder that a run's model is loaded from: of a compressor that is not trained, its base's."""
+        compressor = self.experiment.compressors.get(self.experiment.name_of(run))
+        untrained = compressor is not None and compressor.trained_on is None
+        return self.model(self.experiment.base_of(run) if untrained else run)
+
     def checkpoints(self, run: str) -> Path:
         return self.root / "checkpoints" / run
 

@@ -16,8 +16,9 @@ from synopsis.artifacts import Layout, read_json
 from synopsis.compressors import LlamaAutoCompressorModel
 from synopsis.compressors.loading import load
 from synopsis.config.experiment import Experiment, load_experiment
+from synopsis.engine.runs import open_run
 from synopsis.errors import DataError, SynopsisError
-from synopsis.stages.needle.run import Asker, needle
+from synopsis.stages.needle.run import Reader, needle
 from synopsis.stages.needle.texts import NeedleTexts
 from transformers import LlamaForCausalLM
 
@@ -113,27 +114,27 @@ def test_provenance_names_what_was_read(experiment: Experiment) -> None:
 @pytest.mark.parametrize("length", [1, 3])
 def test_greedy_is_what_generate_writes_up_to_the_first_wrong_token(experiment: Experiment, length: int) -> None:
     assert experiment.needle is not None
-    model = load(Layout(experiment).model("auto-s0"), device="cpu")
-    asker = Asker(model, world_tokenizer(gist=False), experiment.needle)
+    opened = open_run(experiment, "auto-s0", device="cpu")
+    reader, model = Reader(opened, experiment.needle), opened.model
     context, question = ids_of("old fox eats plums || guest Mira holds map ||"), ids_of("guest Mira holds")
-    prefix, _ = asker.read(context)
+    prefix, _ = reader.read(context)
     compressed = model.compress(torch.tensor([context]), segment_lengths=[10])
     prompt = torch.tensor([question])
     whole = model.generate(prompt, context=compressed, max_new_tokens=length, do_sample=False, eos_token_id=None)
     said = whole[0, len(question) :].tolist()
-    assert asker.greedy(prefix, question, said) == said
+    assert reader.greedy(prefix, question, said) == said
     for wrong in range(length):
         key = [*said[:wrong], said[wrong] + 1, *said[wrong + 1 :]]
-        assert asker.greedy(prefix, question, key) == said[: wrong + 1]
+        assert reader.greedy(prefix, question, key) == said[: wrong + 1]
 
 
 def test_equal_scores_find_nothing(experiment: Experiment) -> None:
     assert experiment.needle is not None
-    model = load(Layout(experiment).model("base"), device="cpu")
+    opened = open_run(experiment, "base", device="cpu")
     with torch.no_grad():
-        model.lm_head.weight.zero_()
+        opened.model.lm_head.weight.zero_()
     texts = NeedleTexts(experiment.needle, world_tokenizer(gist=False))
-    record = Asker(model, world_tokenizer(gist=False), experiment.needle).record(texts.example(12, 0.0, 0))
+    record = Reader(opened, experiment.needle).record(texts.example(12, 0.0, 0))
     assert len(set(record["scores"])) == 1 and record["choice"] is False
 
 
@@ -183,14 +184,14 @@ def test_a_cell_that_fails_leaves_the_others(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = needle(changed(experiment, lengths=[12, 27]), "base")["rows"]
-    read = Asker.read
+    read = Reader.read
 
-    def no_memory(self: Asker, context: list[int]) -> Any:
+    def no_memory(self: Reader, context: list[int]) -> Any:
         if len(context) == 27 and context[:3] == ids_of("guest Mira holds"):
             raise RuntimeError("CPU: not enough memory: you tried to allocate 9 bytes")
         return read(self, context)
 
-    monkeypatch.setattr(Asker, "read", no_memory)
+    monkeypatch.setattr(Reader, "read", no_memory)
     payload = needle(changed(experiment, lengths=[12, 27]), "base")
     assert payload["failed"] == [{"length": 27, "depth": 0, "error": "example 0: the text does not fit in memory"}]
     assert payload["rows"] == [row for row in whole if (row["length"], row["depth"]) != (27, 0)]
@@ -201,9 +202,9 @@ def test_a_cell_that_fails_leaves_the_others(
 def test_other_errors_are_not_taken_for_a_want_of_memory(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Asker, context: list[int]) -> Any:
+    def broken(self: Reader, context: list[int]) -> Any:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(Asker, "read", broken)
+    monkeypatch.setattr(Reader, "read", broken)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         needle(experiment, "base")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from synopsis.artifacts import Layout
 from synopsis.config.experiment import Experiment
 from synopsis.engine import last_segment
-from synopsis.engine.last_segment import Batches, Reading, positions_needed, scored_losses, steps, summary_vectors
+from synopsis.engine.last_segment import Batches, Reading, demand, scored_losses, steps
 from synopsis.errors import DataError, InputError
 from synopsis.stages.perplexity import run as stage
 from synopsis.stages.perplexity.documents import Documents, text_bytes
@@ -59,6 +59,10 @@ def model(request: pytest.FixtureRequest) -> Any:
     return MODELS[request.param]()
 
 
+def reading_of(model: Any, context: int) -> Reading:
+    return Reading(context, SCORED, STEP if getattr(model, "compresses", False) else None)
+
+
 def texts(rows: int, length: int = 60, seed: int = 0) -> Tensor:
     return torch.randint(3, 60, (rows, length), generator=torch.Generator().manual_seed(seed))
 
@@ -84,7 +88,7 @@ def test_reading_in_pieces_equals_one_pass(
     model: Any, context: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(last_segment, "TOKENS_AT_ONCE", at_once)
-    ids, reading = texts(2), Reading(context, SCORED, STEP)
+    ids, reading = texts(2), reading_of(model, context)
     losses = scored_losses(model, reading, ids)
     assert losses.shape == (2, SCORED - 1) and losses.dtype == torch.float32
     torch.testing.assert_close(losses, in_one_pass(model, reading, ids), **CLOSE)
@@ -105,7 +109,7 @@ def test_a_plain_model_makes_no_logits_of_the_context(monkeypatch: pytest.Monkey
     monkeypatch.setattr(last_segment, "TOKENS_AT_ONCE", 16)
     made = []
     model.lm_head.register_forward_hook(lambda layer, given, logits: made.append(logits.shape[1]))
-    scored_losses(model, Reading(40, SCORED, STEP), texts(2))
+    scored_losses(model, Reading(40, SCORED, None), texts(2))
     assert made == [1] * 5 + [8, 3], "context in pieces of 8 with one prediction each, then 11 scored tokens"
 
 
@@ -117,7 +121,7 @@ def test_a_plain_model_makes_no_logits_of_the_context(monkeypatch: pytest.Monkey
 )
 def test_batches_do_not_matter(batch: list[int], context: int, name: str) -> None:
     model = kept(name)
-    ids, reading = texts(sum(batch), seed=1), Reading(context, SCORED, STEP)
+    ids, reading = texts(sum(batch), seed=1), reading_of(model, context)
     whole = scored_losses(model, reading, ids)
     parts = torch.cat([scored_losses(model, reading, part) for part in ids.split(batch)])
     torch.testing.assert_close(parts, whole, **CLOSE)
@@ -140,16 +144,16 @@ def test_fewer_summary_vectors_are_those_of_the_forward_pass(accumulates: bool) 
         out = model(ids[:, -32:], segment_lengths=[10, 10, SCORED], summary_length=2)
     flat = cross_entropy(out.logits[:, 20:-1].flatten(0, 1), ids[:, -SCORED + 1 :].flatten(), reduction="none")
     torch.testing.assert_close(scored_losses(model, reading, ids), flat.view(2, -1), **CLOSE)
-    assert summary_vectors(model, reading) == (4 if accumulates else 2)
+    assert demand(model, reading).vectors == (4 if accumulates else 2)
 
 
 def test_positions_of_a_reading() -> None:
     reading = Reading(25, SCORED, STEP)
-    assert positions_needed(summary_model(summary_length=0), reading) == 25 + SCORED
-    assert positions_needed(summary_model(), reading) == 9 + SCORED
-    assert positions_needed(summary_model(), Reading(25, 2, STEP)) == 6 + 10 + 3, "the last step is the longest pass"
-    assert positions_needed(summary_model(accumulate_summary=False), reading) == 3 + 10 + 3
-    assert positions_needed(architecture_model("summary", "opt", summary_length=3), reading) == SCORED
+    assert demand(summary_model(summary_length=0), Reading(25, SCORED, None)).positions == 25 + SCORED
+    assert demand(summary_model(), reading).positions == 9 + SCORED
+    assert demand(summary_model(), Reading(25, 2, STEP)).positions == 6 + 10 + 3, "the last step is the longest pass"
+    assert demand(summary_model(accumulate_summary=False), reading).positions == 3 + 10 + 3
+    assert demand(architecture_model("summary", "opt", summary_length=3), reading).positions == SCORED
 
 
 # ------------------------------------------------------------------------------------------------------------- memory

@@ -77,11 +77,12 @@ def _register() -> None:
 
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
-            from synopsis.compressors.registry import MIXINS, compressor_class
+            from synopsis.compressors.registry import compressor_class
+            from synopsis.compressors.section import kinds
 
             kind, values = config_dict.get("compressor_kind"), of_architecture(config_dict)
-            if kind not in MIXINS or values["model_type"] == MODEL_TYPE:
-                raise ValueError(f"expected base_model_type, and compressor_kind as one of {', '.join(MIXINS)}")
+            if kind not in kinds() or values["model_type"] == MODEL_TYPE:
+                raise ValueError(f"expected base_model_type, and compressor_kind as one of {', '.join(kinds())}")
             return compressor_class(kind, values["model_type"]).config_class.from_dict(values, **options)
 
     sys.modules[CONFIGURATIONS].AutoConfig.register(MODEL_TYPE, CompressorConfig)

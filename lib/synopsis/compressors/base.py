@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +24,18 @@ else:
 ONE_ROW_ONCE = ("num_beams", "num_return_sequences")
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What compressing some steps takes: positions of the longest pass; then what the context gives.
+
+    next_position: of the first token after it; vectors: in each row of it.
+    """
+
+    positions: int
+    next_position: int
+    vectors: int
+
+
 class ContextMixin(Model):
     """Adds `prefix_cache`, `continue_from` and `generate(context=)` to a causal language model of transformers.
 
@@ -32,10 +46,50 @@ class ContextMixin(Model):
     def __init__(self, config: Any):
         super().__init__(own_configuration(config, type(self).config_class))
 
+    # --------------------------------------------------------------------------------------- what a method says of it
+
+    reads: ClassVar[Literal["text", "instructions"]] = "text"
+    """What it was made to compress."""
+
+    @property
+    def compresses(self) -> bool:
+        """False for a model of a method's class that reads the whole context."""
+        return True
+
     def compress(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        context: CompressedContext | None = None,
+        segment_lengths: int | list[int] | None = None,
+        check_numbers: bool = True,
+        **options: Any,
     ) -> CompressedContext:  # pragma: no cover - every method has its own
+        """The context of (batch, length) tokens, read in segments after an earlier `context` if one is given.
+
+        check_numbers: ValueError for a row with numbers that are not finite; False leaves them to the caller.
+        """
         raise TypeError(f"{type(self).__name__} cannot compress")
+
+    def demand(self, lengths: Sequence[int], context: CompressedContext | None = None, **options: Any) -> Demand:
+        """What `compress` of steps of these lengths takes and gives; options as of `compress`."""
+        raise TypeError(f"{type(self).__name__} does not compress in steps")
+
+    def steps_that_fit(self, length: int) -> list[int]:
+        """Lengths of the steps that a text is compressed in, as few as the positions allow."""
+        return [length]
+
+    def summary_tokens(self, wanted: int | None = None) -> int:
+        """How many summary tokens end a step; ValueError for a number that is of no use to the model."""
+        return 0
+
+    def compressible(self, ids: Tensor) -> Tensor:
+        """Ids (batch, length) made into those of a context, with the tokens that compress it in the last places."""
+        return ids
+
+    def added_weights(self) -> dict[str, int | None]:
+        """Parameters that the base does not have -> the row of it that is new, or None for all of it."""
+        return {}
 
     # ------------------------------------------------------------------------------------------------------ contexts
 

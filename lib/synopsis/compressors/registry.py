@@ -1,4 +1,4 @@
-"""Which class compresses how on which architecture: a line of `EXPLICIT`, or made from transformers' own class.
+"""Which class compresses how on which architecture: named in the method's record, or made from transformers' own class.
 
     cls = compressor_class("summary", "qwen3")      # Qwen3AutoCompressorModel, from Qwen3ForCausalLM
     cls = compressor_class("gist", "t5")            # GistT5ForConditionalGeneration
@@ -19,29 +19,21 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from synopsis.compressors.architectures import DECODERS
 from synopsis.compressors.auto_classes import configuration_class
+from synopsis.compressors.section import kinds
 from synopsis.errors import InputError
 
-EXPLICIT: dict[tuple[str, str], str] = {
-    ("summary", "opt"): "synopsis.compressors.summary.opt:OPTAutoCompressorModel",
-    ("gist", "t5"): "synopsis.compressors.gist.t5:GistT5ForConditionalGeneration",
-}
-"""(kind, architecture) -> class, where the general mixin is not enough."""
-
-MIXINS = {
-    "summary": "synopsis.compressors.summary.model:AutoCompressorMixin",
-    "gist": "synopsis.compressors.gist.model:GistMixin",
-}
 LOGIT_CHANGES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier_scale")
 """Fields of configurations by which a class changes its logits after its head."""
 
 
 @cache
 def compressor_class(kind: str, architecture: str) -> Any:
-    """The class of a kind (`summary` or `gist`) on an architecture; InputError says why there is none.
+    """The class of a kind (`summary`, `gist`, ...) on an architecture; InputError says why there is none.
 
     From then on transformers' Auto classes give it for configurations of its own class.
     """
-    cls: Any = _named(EXPLICIT[kind, architecture]) if (kind, architecture) in EXPLICIT else _made(kind, architecture)
+    explicit = kinds()[kind].explicit
+    cls: Any = _named(explicit[architecture]) if architecture in explicit else _made(kind, architecture)
     auto: Any = AutoModelForSeq2SeqLM if cls.config_class.is_encoder_decoder else AutoModelForCausalLM
     auto.register(cls.config_class, cls)
     return cls
@@ -50,19 +42,16 @@ def compressor_class(kind: str, architecture: str) -> Any:
 def _made(kind: str, architecture: str) -> Any:
     """A class that the general mixin is enough for."""
     base = _causal_class(kind, architecture)
-    stem = base.__name__.removesuffix("ForCausalLM")
-    name = f"{stem}AutoCompressorModel" if kind == "summary" else f"Gist{base.__name__}"
-    what = "AutoCompressor, RMT or full attention" if kind == "summary" else "Gist tokens"
+    mixin, name = _named(kinds()[kind].mixin), _class_name(kind, architecture)
     config_class = configuration_class(kind, base.config_class, name, __name__)
-    body = {"__doc__": f"{what} on {base.__name__}.", "__module__": __name__, "config_class": config_class}
-    return type(name, (_named(MIXINS[kind]), base), body)
+    body = {"__doc__": f"{mixin.__name__} on {base.__name__}.", "__module__": __name__, "config_class": config_class}
+    return type(name, (mixin, base), body)
 
 
 def class_by_name(name: str) -> Any:
     """The class called e.g. `MistralAutoCompressorModel` or `GistQwen3ForCausalLM`; AttributeError without one."""
-    for kind in MIXINS:
-        explicit = [architecture for known, architecture in EXPLICIT if known == kind]
-        for architecture in (*explicit, *DECODERS, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    for kind, section in kinds().items():
+        for architecture in (*section.explicit, *DECODERS, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
             if _class_name(kind, architecture) == name:
                 try:
                     return compressor_class(kind, architecture)
@@ -73,10 +62,10 @@ def class_by_name(name: str) -> Any:
 
 def _class_name(kind: str, architecture: str) -> str:
     """Without importing the architecture."""
-    if (kind, architecture) in EXPLICIT:
-        return EXPLICIT[kind, architecture].split(":")[1]
-    base = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[architecture]
-    return f"{base.removesuffix('ForCausalLM')}AutoCompressorModel" if kind == "summary" else f"Gist{base}"
+    section = kinds()[kind]
+    if architecture in section.explicit:
+        return section.explicit[architecture].split(":")[1]
+    return section.class_name.format(stem=MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[architecture].removesuffix("ForCausalLM"))
 
 
 def _named(path: str) -> Any:
@@ -88,7 +77,7 @@ def _causal_class(kind: str, architecture: str) -> Any:
     """transformers' causal language model of the architecture; InputError where the mixins cannot work on it."""
 
     def refuse(reason: str) -> InputError:
-        others = sorted(known for made_for, known in EXPLICIT if made_for == kind and known not in DECODERS)
+        others = sorted(set(kinds()[kind].explicit) - set(DECODERS))
         return InputError(
             f"no {kind} compressor for the architecture {architecture!r}: {reason}. "
             f"Tested are {', '.join([*DECODERS, *others])}"

@@ -1,7 +1,8 @@
 """What every entry of `compressors:` says, and what the library may ask of a method.
 
 A method is a folder of this package with a module `section`. The class there is both the section of the YAML and the
-record of the method: nobody outside the folder asks for a method by name. It imports neither torch nor transformers.
+record of the method: nobody outside the folder asks for a method by name. It imports neither torch nor transformers
+before one of its models is asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import Field
 
 from synopsis.compressors.architectures import ENCODER_DECODERS
 from synopsis.config.types import Distinct, Key, Name, Positions, Problem, Seed, Strict
+from synopsis.errors import InputError
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -85,15 +87,68 @@ class Compressor(Subject):
     trained_on: ClassVar[Literal["corpus", "instructions"] | None] = None
     """None: the method is not trained, and its run is named as the compressor."""
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # fields of some subclasses
         training: Any
+        condition: Any
+        gist_tokens: Any
 
     base: Name
     """The model that is loaded, or that training starts from."""
 
+    @property
+    def look(self) -> str:
+        """What has a colour of its own in figures: the method, or the condition of a control."""
+        return str(self.method)
+
     def check(self, key: Key, name: str, experiment: Experiment) -> Iterator[Problem]:
         """What does not fit the rest of the experiment; `key`: where this section stands."""
         yield from ()
+
+    # ------------------------------------------------------------------------------------------------ its models
+
+    kind: ClassVar[str | None] = None
+    """Name of its classes in config.json (`compressor_kind`); None: its models are of transformers' own class."""
+    mixin: ClassVar[str] = ""
+    """`module:class` that is put before transformers' class of an architecture."""
+    explicit: ClassVar[dict[str, str]] = {}
+    """Architecture -> `module:class`, where the mixin is not enough."""
+    class_name: ClassVar[str] = ""
+    """Name of a class; `{stem}` stands for that of transformers' class without `ForCausalLM`."""
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of the configuration of its models."""
+        return {}
+
+    def new_model(self, base: Path, tokenizer: Any, device: Any = "cpu", dtype: Any = "float32", **options: Any) -> Any:
+        """The base with what the method adds to it: where training starts, or what is measured without a training.
+
+        base: its folder; tokenizer: of the base, to which a method may add tokens; options: of `from_pretrained`.
+        """
+        from synopsis.compressors.loading import build
+
+        return build(self.open_base(base), device, dtype, **options)
+
+    def open_base(self, folder: Path) -> Any:
+        """The base's checkpoint with the class, settings and positions of this compressor."""
+        from synopsis.compressors.loading import open_checkpoint
+        from synopsis.compressors.registry import compressor_class
+
+        checkpoint, wanted = open_checkpoint(folder), self.own_positions()
+        if wanted is not None:
+            has = getattr(checkpoint.config, "max_position_embeddings", None)
+            if has is None or wanted < has:
+                found = "none that could be extended" if has is None else f"{has} already"
+                raise InputError(f"max_positions {wanted}: the base '{self.base}' has {found}")
+            checkpoint = open_checkpoint(folder, max_position_embeddings=wanted)
+        if self.kind is not None:
+            checkpoint.cls = compressor_class(self.kind, checkpoint.config.model_type)
+        for name, value in self.settings().items():
+            setattr(checkpoint.config, name, value)
+        return checkpoint
+
+    def longest_segment(self, model: Any) -> int:
+        """Tokens of a segment that fit the positions in training; 0 for a method without segments."""
+        return 0
 
 
 class TrainedCompressor(Compressor):
@@ -119,6 +174,12 @@ def sections() -> dict[str, type[Compressor]]:
                 if isinstance(value, type) and issubclass(value, Compressor) and "method" in value.model_fields:
                     found |= dict.fromkeys(_names(value), value)
     return found
+
+
+@cache
+def kinds() -> dict[str, type[Compressor]]:
+    """Kind of models -> the section that describes its classes."""
+    return {section.kind: section for section in sections().values() if section.kind is not None}
 
 
 def _names(section: Any) -> tuple[str, ...]:

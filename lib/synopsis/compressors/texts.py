@@ -24,9 +24,7 @@ from typing import Any
 import torch
 
 from synopsis.compressors.context import CompressedContext
-from synopsis.compressors.gist.model import GistMixin
 from synopsis.compressors.loading import load, load_tokenizer, quiet
-from synopsis.compressors.summary.model import AutoCompressorMixin
 from synopsis.data.prompts import GIST_TOKEN, input_part
 from synopsis.data.sequences import collate_padded, encode, gist_prompt_ids
 from synopsis.errors import ArtifactError, DataError, InputError
@@ -152,19 +150,19 @@ def compress_text(
     tokens. gist_tokens: None for as many as the model was trained with. InputError names the model and what is wrong.
     """
     name = _name(model)
-    if isinstance(model, GistMixin):
-        _refuse(name, segment_length, "segment length", "reads an instruction in one piece")
-        ids = _gist_instruction(model, tokenizer, text, gist_tokens)
-        segments, arguments = [len(ids)], {}
-    elif isinstance(model, AutoCompressorMixin):
-        _refuse(name, gist_tokens, "number of gist tokens", f"gives {model.config.summary_length} for each segment")
-        ids = encode(tokenizer, text)
-        segments = _segments(model, len(ids), segment_length)
-        arguments = {"segment_lengths": segments}
-    else:
+    if not hasattr(model, "compress"):
         raise InputError(
             f"{name}: {type(model).__name__} cannot compress; expected an AutoCompressor, an RMT or a gist model"
         )
+    if model.reads == "instructions":
+        _refuse(name, segment_length, "segment length", "reads an instruction in one piece")
+        ids = _gist_instruction(model, tokenizer, text, gist_tokens)
+        segments, arguments = [len(ids)], {}
+    else:
+        _refuse(name, gist_tokens, "number of gist tokens", f"gives {model.summary_tokens()} for each segment")
+        ids = encode(tokenizer, text)
+        segments = _segments(model, len(ids), segment_length)
+        arguments = {"segment_lengths": segments}
     say(f"{name}: compressing {len(ids)} tokens in {len(segments)} segment{'s' * (len(segments) > 1)}")
     with _told_of(name):
         context = model.compress(torch.tensor([ids], device=model.device), **arguments)
@@ -196,26 +194,11 @@ def _gist_instruction(model: Any, tokenizer: Any, instruction: str, count: int |
 
 def _segments(model: Any, length: int, segment_length: int | None) -> list[int]:
     """Lengths of the segments that `length` tokens are read in."""
-    step, limit = model.config.summary_length, getattr(model.config, "max_position_embeddings", None)
     if segment_length is not None:
         whole, rest = divmod(length, segment_length)
         return [segment_length] * whole + ([rest] if rest else [])
-    if limit is None:
-        return [length]
-    lengths: list[int] = []
-    left, soft = length, 0
-    while left:
-        # What soft prompt and summary tokens leave; those of OPT take no positions.
-        room = limit - model._positions(soft, None, 0, None, step)[1]
-        if room < 1:
-            raise InputError(
-                f"{_name(model)}: the text has {length} tokens, and this model reads {length - left} of them: "
-                f"their {soft} summary vectors, with {step} more, fill its {limit} positions"
-            )
-        lengths.append(min(room, left))
-        left -= lengths[-1]
-        soft = soft + step if model.config.accumulate_summary else step
-    return lengths
+    with _told_of(_name(model)):
+        return list(model.steps_that_fit(length))
 
 
 def _bytes_of_a_token(model: Any, context: CompressedContext) -> int:
@@ -245,7 +228,7 @@ def ask(
     name = _name(model)
     if context is not None:
         check_context(model, context)
-    if not questions and isinstance(model, GistMixin) and context is not None:
+    if not questions and _reads_instructions(model) and context is not None:
         questions = [""]
     if not questions:
         raise InputError(f"{name}: there is no question to answer")
@@ -272,7 +255,7 @@ def compare(
     (answer,) = ask(model, tokenizer, [question], compressed.context, max_new_tokens)
     answers["with_compression"] = answer.answer
     prompt, options = [*compressed.ids, *_prompt(model, tokenizer, question, True)], {}
-    if isinstance(model, GistMixin):
+    if _reads_instructions(model):
         seen = torch.ones(1, 1, len(prompt), len(prompt), dtype=torch.long, device=model.device)
         options = {"attention_mask" if model.config.is_encoder_decoder else "attention_mask_gist": seen}
     try:
@@ -285,7 +268,7 @@ def compare(
 
 def check_context(model: Any, context: CompressedContext, source: str | Path = "the context") -> None:
     """InputError naming where the context comes from, when the model cannot go on from it."""
-    if not isinstance(model, GistMixin | AutoCompressorMixin):
+    if not hasattr(model, "check_context"):
         raise InputError(f"{source}: {_name(model)} cannot read it: {type(model).__name__} knows no compressed context")
     with _told_of(f"{source}: {_name(model)} cannot read it"):
         model.check_context(context)
@@ -294,15 +277,15 @@ def check_context(model: Any, context: CompressedContext, source: str | Path = "
 def _prompt(model: Any, tokenizer: Any, question: str, after_context: bool) -> list[int]:
     """Ids of a question in the form that the model was trained on."""
     seq2seq, name = model.config.is_encoder_decoder, _name(model)
-    if not question.strip() and not (after_context and isinstance(model, GistMixin)):
+    if not question.strip() and not (after_context and _reads_instructions(model)):
         raise InputError(f"{name}: a question is empty")
-    if isinstance(model, GistMixin):
+    if _reads_instructions(model):
         before = [] if after_context else _gist_instruction(model, tokenizer, question, None)
         cue = input_part(question if after_context else "")
         ids = encode(tokenizer, cue.removesuffix("\nOutput:") if seq2seq else cue)
         _check_plain(ids, model.config.gist_token_id, 0, "the question")
         return [*before, *ids, *([tokenizer.eos_token_id] if seq2seq else [])]
-    ids = encode(tokenizer, question) if isinstance(model, AutoCompressorMixin) else tokenizer(question)["input_ids"]
+    ids = encode(tokenizer, question) if hasattr(model, "reads") else tokenizer(question)["input_ids"]
     if not ids:
         raise InputError(f"{name}: the tokenizer finds nothing to read in the question {question!r}")
     return ids
@@ -359,6 +342,10 @@ def _words(tokenizer: Any, ids: list[int]) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
+
+
+def _reads_instructions(model: Any) -> bool:
+    return getattr(model, "reads", None) == "instructions"
 
 
 def _name(model: Any) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from synopsis.compressors.gist.section import GistCompressor
+from synopsis.compressors.section import Compressor
 from synopsis.data.gist_collators import GistCollator, GistSeq2SeqCollator
 from synopsis.data.sequences import IGNORED
 from synopsis.errors import DataError
@@ -73,7 +73,7 @@ class InstructionExamples(Dataset[dict[str, Any]]):
 
 
 def gist_collator(
-    tokenizer: PreTrainedTokenizerBase, subject: GistCompressor, seq2seq: bool, keep_all: bool = False
+    tokenizer: PreTrainedTokenizerBase, subject: Compressor, seq2seq: bool, keep_all: bool = False
 ) -> GistCollator | GistSeq2SeqCollator:
     """How rows become ids for a compressor; `seq2seq`: whether its base is an encoder-decoder.
 

@@ -1,6 +1,6 @@
 """Losses of a text's last segment after a context, with memory that is bounded whatever the lengths.
 
-Compressors read the context in steps and predict from the summary vectors; plain models read it piece by piece into a
+Compressors read the context in steps and predict from what they kept of it; plain models read it piece by piece into a
 cache. Logits are made for the last segment only, a slice at a time. Whatever the context, the same tokens are scored:
 all of the last segment but its first, which nothing predicts when there is no context.
 
@@ -10,7 +10,7 @@ all of the last segment but its first, which nothing predicts when there is no c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
+from synopsis.compressors.base import Demand
 from synopsis.compressors.loss import LOGITS_AT_ONCE
 from synopsis.engine.likelihood import plain_forward
 from synopsis.engine.memory import out_of_memory
@@ -32,18 +33,19 @@ TOKENS_AT_ONCE = 2048
 class Reading:
     """How a text is read: `scored` tokens at its end, `context` tokens directly before them, compressed in steps.
 
-    step: tokens compressed at once; summary_length: summary tokens that end a step, None for all that the model has.
+    step: tokens compressed at once, None for a model that reads the whole context; summary_length: summary tokens that
+    end a step, None for all that the model has.
     """
 
     context: int
     scored: int
-    step: int
+    step: int | None
     summary_length: int | None = None
 
-
-def compresses(model: Any) -> bool:
-    """Whether a model has summary tokens; full-attention models of the same class have none."""
-    return getattr(model.config, "summary_length", 0) > 0
+    @property
+    def options(self) -> dict[str, int]:
+        """Those of `compress`."""
+        return {} if self.summary_length is None else {"summary_length": self.summary_length}
 
 
 def steps(length: int, step: int) -> list[int]:
@@ -56,26 +58,12 @@ def steps(length: int, step: int) -> list[int]:
     return ([rest] if rest else []) + [step] * whole
 
 
-def summary_vectors(model: Any, reading: Reading) -> int:
-    """Summary vectors that stand before the last segment."""
-    return _vectors(model, reading, len(steps(reading.context, reading.step)))
-
-
-def positions_needed(model: Any, reading: Reading) -> int:
-    """Positions of the longest pass that a reading takes."""
-    if not compresses(model) or not reading.context:
-        return reading.context + reading.scored
-    ends, lengths = model.summary_tokens(reading.summary_length), steps(reading.context, reading.step)
-    passes = [
-        tokens + model.positions_beside(_vectors(model, reading, done), ends) for done, tokens in enumerate(lengths)
-    ]
-    return max([*passes, reading.scored + model.positions_beside(summary_vectors(model, reading), 0)])
-
-
-def _vectors(model: Any, reading: Reading, done: int) -> int:
-    if not compresses(model):
-        return 0
-    return model.summary_tokens(reading.summary_length) * (done if model.config.accumulate_summary else min(done, 1))
+def demand(model: Any, reading: Reading) -> Demand:
+    """Positions of the longest pass that a reading takes, and the vectors before the last segment."""
+    if reading.step is None or not reading.context:
+        return Demand(reading.context + reading.scored, reading.context, 0)
+    found: Demand = model.demand(steps(reading.context, reading.step), **reading.options)
+    return replace(found, positions=max(found.positions, found.next_position + reading.scored))
 
 
 @torch.no_grad()
@@ -83,22 +71,15 @@ def scored_losses(model: Any, reading: Reading, ids: Tensor) -> Tensor:
     """(batch, scored - 1) float32 losses in nats of the last tokens of `ids` (batch, length)."""
     text = ids[:, ids.shape[1] - reading.scored - reading.context :]
     before, last = text[:, : reading.context], text[:, reading.context :]
-    if reading.context and compresses(model):
-        context = _compressed(model, before, reading)
+    if reading.context and reading.step is not None:
+        # Numbers that are not finite spoil their own row alone.
+        lengths = steps(reading.context, reading.step)
+        context = model.compress(before, segment_lengths=lengths, check_numbers=False, **reading.options)
         return _losses(model, last, model.prefix_cache(context), int(context.next_position[0]))
     cache = DynamicCache(config=model.config)
     for part in before.split(max(1, TOKENS_AT_ONCE // len(before)), 1) if reading.context else ():
         plain_forward(model, input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return _losses(model, last, cache, None)
-
-
-def _compressed(model: Any, before: Tensor, reading: Reading) -> Any:
-    """The context as `compress` gives it, but that numbers which are not finite spoil their own row alone."""
-    ends = model.summary_tokens(reading.summary_length)
-    soft, soft_mask = model.get_input_embeddings()(before[:, :0]), torch.ones_like(before[:, :0])
-    for tokens in before.split(steps(reading.context, reading.step), 1):
-        soft, soft_mask = model.summarised(soft, soft_mask, tokens, torch.ones_like(tokens), ends)
-    return model.context_of(soft, soft_mask, torch.full_like(before[:, 0], reading.context))
 
 
 def _losses(model: Any, last: Tensor, cache: DynamicCache, start: int | None) -> Tensor:

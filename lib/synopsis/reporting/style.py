@@ -17,7 +17,6 @@ from matplotlib.lines import Line2D
 from synopsis.artifacts import atomic_file
 from synopsis.config.experiment import Experiment
 from synopsis.reporting.files import FIGURE_FORMATS
-from synopsis.reporting.summaries import condition_of
 
 # The palette of Okabe and Ito (2008), which people with any common colour blindness can tell apart.
 COLOURS = {
@@ -38,6 +37,9 @@ MARKERS = {
     "pos_control": "D",
     "neg_control": "v",
 }
+MORE_COLOURS = ("#882255", "#332288", "#999933", "#44aa99")
+"""Of methods that have none of their own, in the order of the experiment (Paul Tol's muted colours)."""
+MORE_MARKERS = ("P", "X", "*", "p")
 LineStyle = Literal["-", "--", "-.", ":"]
 VARIANT_LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":")
 LIGHTER_BY_VARIANT = 0.3
@@ -85,16 +87,21 @@ def subject_styles(experiment: Experiment) -> dict[str, SubjectStyle]:
 
     The styles follow from the configuration, so a subject looks the same in every figure.
     """
+    colours, markers = dict(COLOURS), dict(MARKERS)
     seen: dict[str, int] = {}
     styles = {}
     for subject in [*experiment.models, *experiment.compressors]:
-        key = condition_of(experiment, subject) or _family(experiment, subject)
+        key = "base" if subject in experiment.models else experiment.compressors[subject].look
+        if key not in colours:
+            place = len(colours) - len(COLOURS)
+            colours[key] = MORE_COLOURS[place % len(MORE_COLOURS)]
+            markers[key] = MORE_MARKERS[place % len(MORE_MARKERS)]
         variant = seen.get(key, 0)
         seen[key] = variant + 1
         lighter = 1 - 1 / (1 + LIGHTER_BY_VARIANT * variant)
         styles[subject] = SubjectStyle(
-            colour=_lightened(COLOURS[key], lighter),
-            marker=MARKERS[key],
+            colour=_lightened(colours[key], lighter),
+            marker=markers[key],
             line=VARIANT_LINES[variant % len(VARIANT_LINES)],
         )
     return styles
@@ -103,10 +110,6 @@ def subject_styles(experiment: Experiment) -> dict[str, SubjectStyle]:
 def _lightened(colour: str, share: float) -> str:
     red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(colour))
     return to_hex((red, green, blue))
-
-
-def _family(experiment: Experiment, subject: str) -> str:
-    return "base" if subject in experiment.models else experiment.compressors[subject].method
 
 
 def new_figure(

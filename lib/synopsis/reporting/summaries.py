@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from synopsis.compressors.gist.section import GistCompressor
 from synopsis.config.experiment import Experiment
 from synopsis.reporting.estimates import Estimate, recovered_percent, wilson_interval
 from synopsis.reporting.grouping import counts, estimate, grouped, together, total
@@ -45,7 +44,7 @@ def rouges(scores: pd.DataFrame, experiment: Experiment, metrics: Sequence[str])
         records.append(
             Rouge(
                 compressor=compressor,
-                condition=condition_of(experiment, compressor),
+                condition=experiment.compressors[compressor].look,
                 split=split,
                 metrics={metric: estimate(group, metric) for metric in metrics},
                 recovered=recovered_percent(rouge_l[split, compressor], negative, positive),
@@ -55,16 +54,11 @@ def rouges(scores: pd.DataFrame, experiment: Experiment, metrics: Sequence[str])
     return together(records, lambda record: record.split)
 
 
-def condition_of(experiment: Experiment, compressor: str) -> str:
-    subject = experiment.compressors.get(compressor)
-    return subject.condition if isinstance(subject, GistCompressor) else ""
-
-
 def _control(experiment: Experiment, compressor: str, condition: str) -> str:
     """The first compressor of `condition` with the same base model; "" when there is none."""
     base = experiment.compressors[compressor].base
     for name, other in experiment.compressors.items():
-        if isinstance(other, GistCompressor) and other.condition == condition and other.base == base:
+        if other.look == condition and other.base == base:
             return name
     return ""
 

@@ -15,18 +15,13 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from synopsis.artifacts import Layout
-from synopsis.compressors.gist.section import GistCompressor
-from synopsis.compressors.loading import Checkpoint, build, load_tokenizer, open_checkpoint
-from synopsis.compressors.published.names import SUMMARY_KEY, input_embeddings
-from synopsis.compressors.registry import compressor_class
+from synopsis.compressors.loading import load_tokenizer
 from synopsis.compressors.section import Compressor
-from synopsis.compressors.summary.section import SummaryCompressor
 from synopsis.config.experiment import Experiment, Model
 from synopsis.config.training import LanguageModelTraining, Optimisation, SegmentTraining
 from synopsis.data.corpora import load_corpus
 from synopsis.data.instruction_examples import InstructionExamples, collate_seq2seq, gist_collator
 from synopsis.data.instructions import load_instructions
-from synopsis.data.prompts import GIST_TOKEN
 from synopsis.data.sequences import (
     IGNORED,
     DocumentSequences,
@@ -103,10 +98,7 @@ def prepare(experiment: Experiment, run: str) -> Prepared:
         data = _sequences(experiment, subject.pretraining, base, subject.pretraining.pack_documents)
     else:
         training, weights = subject.training, Layout(experiment).model(base)
-        if isinstance(subject, GistCompressor):
-            # The base may have spare rows that are no tokens; this one becomes a token like those before it.
-            tokenizer.add_tokens([GIST_TOKEN], special_tokens=True)
-        model = _compressor(weights, subject, tokenizer)
+        model = subject.new_model(weights, tokenizer, **_attention(training))
         data = _data(experiment, subject, tokenizer, model)
     _check_tokenizer(model, tokenizer, base)
     _check_step(data, training)
@@ -157,49 +149,6 @@ def _new_model(subject: Model, tokenizer: PreTrainedTokenizerBase) -> Any:
     return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **_attention(subject.pretraining))
 
 
-def _compressor(weights: Path, subject: Compressor, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The base with what the method adds to it; ArtifactError when the folder is damaged."""
-    checkpoint, fresh = _opened(weights, subject), False
-    fields: dict[str, Any] = {}
-    if isinstance(subject, SummaryCompressor):
-        fresh = SUMMARY_KEY not in checkpoint.weights
-        fields = {
-            "summary_length": subject.summary_length,
-            "accumulate_summary": subject.method == "autocompressor",
-            "random_summary_length": subject.training.random_summary_length,
-            "segment_gradient_checkpointing": subject.training.segment_gradient_checkpointing,
-        }
-        words = input_embeddings(checkpoint.weights)
-        if fresh and words is not None:
-            checkpoint.weights[SUMMARY_KEY] = words.new_zeros(subject.summary_length, words.shape[1])
-        checkpoint.cls = compressor_class("summary", checkpoint.config.model_type)
-    elif isinstance(subject, GistCompressor):
-        fields = {"gist_condition": subject.condition, "gist_tokens": subject.gist_tokens}
-        checkpoint.cls = compressor_class("gist", checkpoint.config.model_type)
-    for name, value in fields.items():
-        setattr(checkpoint.config, name, value)
-    model: Any = build(checkpoint, "cpu", torch.float32, **_attention(subject.training))
-    if fresh:
-        model.initialize_summary_embeddings()
-    if isinstance(subject, GistCompressor):
-        token = tokenizer.convert_tokens_to_ids(GIST_TOKEN)
-        assert isinstance(token, int)
-        model.add_gist_token(token)
-    return model
-
-
-def _opened(weights: Path, subject: Compressor) -> Checkpoint:
-    """The base's checkpoint, with as many positions as the compressor wants."""
-    checkpoint, wanted = open_checkpoint(weights), subject.own_positions()
-    if wanted is None:
-        return checkpoint
-    has = getattr(checkpoint.config, "max_position_embeddings", None)
-    if has is None or wanted < has:
-        told = "none that could be extended" if has is None else f"{has} already"
-        raise InputError(f"max_positions {wanted}: the base '{subject.base}' has {told}")
-    return open_checkpoint(weights, max_position_embeddings=wanted)
-
-
 def _attention(training: Optimisation) -> dict[str, str]:
     if training.attention == "flash_attention_2" and training.dtype == "float32":
         raise InputError("attention flash_attention_2 computes in 16 bits: it needs dtype bfloat16")
@@ -231,11 +180,9 @@ class _Data:
 
 
 def _data(experiment: Experiment, subject: Compressor, tokenizer: PreTrainedTokenizerBase, model: Any) -> _Data:
-    if isinstance(subject, GistCompressor):
+    if subject.trained_on == "instructions":
         return _instructions(experiment, subject, tokenizer, model)
-    if isinstance(subject, SummaryCompressor):
-        return _sequences(experiment, subject.training, subject.base, pack=False)
-    return _sequences(experiment, subject.training, subject.base, subject.training.pack_documents)
+    return _sequences(experiment, subject.training, subject.base, getattr(subject.training, "pack_documents", False))
 
 
 def _sequences(
@@ -256,9 +203,7 @@ def _some(dataset: Any) -> Any:
     return torch.utils.data.Subset(dataset, range(min(len(dataset), VALIDATION_EXAMPLES)))
 
 
-def _instructions(
-    experiment: Experiment, subject: GistCompressor, tokenizer: PreTrainedTokenizerBase, model: Any
-) -> _Data:
+def _instructions(experiment: Experiment, subject: Compressor, tokenizer: PreTrainedTokenizerBase, model: Any) -> _Data:
     """Instruction rows; those of the first validation split judge the training."""
     path = Layout(experiment).instructions(subject.training.instructions)
     splits = load_instructions(path)

@@ -32,7 +32,6 @@ from synopsis.artifacts import (
     told_when_full,
     write_json,
 )
-from synopsis.compressors.summary.section import SummaryCompressor
 from synopsis.config.experiment import Experiment, Model
 from synopsis.config.training import Optimisation, SegmentTraining
 from synopsis.errors import ArtifactError, InputError, Interrupted
@@ -237,10 +236,7 @@ def _depends_on_processes(training: Optimisation, processes: int) -> str:
 
 def _longest(model: Any, subject: Any) -> int:
     """Tokens of a segment that fit the positions beside the soft prompt and the summary tokens."""
-    if not isinstance(subject, SummaryCompressor):
-        return 0
-    beside = model.positions_beside(subject.most_vectors(), subject.summary_length)
-    return model.config.max_position_embeddings - beside
+    return 0 if isinstance(subject, Model) else subject.longest_segment(model)
 
 
 def _quiet(trainer: CompressorTrainer) -> None:

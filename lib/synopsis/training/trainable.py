@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from synopsis.compressors.adapters import CONFIGURATION, FACTOR, TOKEN_ROWS, change_of
-from synopsis.compressors.published.names import SUMMARY_KEY
 from synopsis.config.training import LowRank, Optimisation, SegmentTraining
 from synopsis.errors import InputError
 
@@ -34,22 +33,21 @@ def choose_trainable(model: Any, training: Optimisation) -> None:
         model.requires_grad_(False)
     else:
         _add_low_rank(model, training.lora)
-    if has_summary_tokens(model):
-        model.embed_summary.weight.requires_grad_(True)
-    elif gist_token(model) is not None:
+    for name, row in _added_weights(model).items():
+        if row is None:
+            model.get_parameter(name).requires_grad_(True)
+            continue
         if training.fsdp:
             raise InputError("fsdp shards the embeddings, of which lora and train_only new_embeddings train one row")
         if training.deepspeed and training.weight_decay:
             raise InputError("weight_decay with deepspeed would change the embeddings, of which one row is trained")
-        train_row(model.get_input_embeddings().weight, gist_token(model))
+        if model.get_parameter(name) is model.get_input_embeddings().weight:
+            train_row(model.get_input_embeddings().weight, row)
 
 
-def has_summary_tokens(model: Any) -> bool:
-    return getattr(model.config, "summary_length", 0) > 0 and hasattr(model, "embed_summary")
-
-
-def gist_token(model: Any) -> Any:
-    return getattr(model.config, "gist_token_id", None)
+def _added_weights(model: Any) -> dict[str, int | None]:
+    """Parameters that the base does not have -> their new row, None for all of them."""
+    return model.added_weights() if hasattr(model, "added_weights") else {}
 
 
 def train_row(weight: nn.Parameter, row: int) -> None:
@@ -81,7 +79,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_learns(model: Any, training: Optimisation) -> None:
-    if not has_summary_tokens(model) and gist_token(model) is None:
+    if not _added_weights(model):
         raise InputError("train_only new_embeddings: this model has no summary tokens and no gist token to train")
     if isinstance(training, SegmentTraining) and training.segments_per_substep == 1:
         raise InputError(
@@ -124,7 +122,7 @@ def save_trained(
 
     tensors = {PEFT_PREFIX + name: tensor.contiguous().cpu() for name, tensor in _adapter(model, state).items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    rows = {name.removesuffix(".weight"): [gist_token(model)] for name in _token_matrices(model)}
+    rows = {name.removesuffix(".weight"): [row] for name, row in _added_weights(model).items() if row is not None}
     (folder / CONFIGURATION).write_text(json.dumps(_described(lora, base, rows), indent=2) + "\n")
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
@@ -157,19 +155,12 @@ def _adapter(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
         match = FACTOR.match(name)
         if match:
             found[f"{match['module']}.lora_{match['side']}.weight"] = tensor
-        elif name == SUMMARY_KEY:
-            found[name] = tensor
-    for name in _token_matrices(model):
-        found[f"{name.removesuffix('.weight')}{TOKEN_ROWS}"] = state[name][gist_token(model)][None]
+    for name, row in _added_weights(model).items():
+        if row is None:
+            found[name] = state[name]
+        else:
+            found[f"{name.removesuffix('.weight')}{TOKEN_ROWS}"] = state[name][row][None]
     return found
-
-
-def _token_matrices(model: Any) -> list[str]:
-    """Names of the matrices that have a row for the gist token; the output's is none of its own where it is tied."""
-    if gist_token(model) is None:
-        return []
-    kept = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
-    return [name for name, weight in model.named_parameters() if id(weight) in kept]
 
 
 def _settings(lora: LowRank, **more: Any) -> Any:

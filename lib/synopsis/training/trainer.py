@@ -185,7 +185,7 @@ class CompressorTrainer(Trainer):
     def _drawn_options(self, training: SegmentTraining) -> dict[str, int]:
         if not training.random_summary_length:
             return {}
-        most = self.model.config.summary_length
+        most = self.model.summary_tokens()
         return {"summary_length": self._drawn("summary", lambda: int(torch.randint(1, most + 1, ())))}
 
     def _drawn(self, what: str, draw: Callable[[], T]) -> T:

@@ -38,6 +38,19 @@ class GistMixin(ContextMixin):
             raise ValueError(f"gist_condition {config.gist_condition!r}; expected one of {', '.join(CONDITIONS)}")
         super().__init__(config)
 
+    reads = "instructions"
+
+    def compressible(self, ids: Tensor) -> Tensor:
+        gist = torch.full_like(ids[:, : self.config.gist_tokens], self.config.gist_token_id)
+        return torch.cat([ids[:, : -gist.shape[1]], gist], dim=1)
+
+    def added_weights(self) -> dict[str, int | None]:
+        if self.config.gist_token_id is None:
+            return {}
+        kept = {id(layer.weight) for layer in (self.get_input_embeddings(), self.get_output_embeddings())}
+        # The output's matrix is none of its own where it is tied.
+        return {name: self.config.gist_token_id for name, weight in self.named_parameters() if id(weight) in kept}
+
     def add_gist_token(self, token_id: int) -> None:
         """Make room for the gist token; its embedding starts as the mean of those before it, as published.
 
@@ -145,13 +158,21 @@ class GistMixin(ContextMixin):
     # ------------------------------------------------------------------------------------------------------- compress
 
     @torch.no_grad()
-    def compress(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> CompressedContext:
+    def compress(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        context: CompressedContext | None = None,
+        **options: Any,
+    ) -> CompressedContext:
         """Keys and values of each row's gist tokens; the ids end (padding aside) with the last gist token.
 
         Rows may have different numbers of gist tokens. Under pos_control the whole prompt is kept, under neg_control
         nothing but the position: the controls go through the same code as the gist tokens, so that only the mask
         differs. Rows that keep less than others are padded on the left. ValueError names the row that does not fit.
         """
+        if context is not None:
+            raise ValueError("an instruction is compressed in one piece, not after another context")
         ids, condition = input_ids.to(self.device), self.config.gist_condition
         mask = torch.ones_like(ids) if attention_mask is None else attention_mask.to(self.device)
         last = self.last_gist(ids, mask, self.config.gist_token_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +19,10 @@ class GistCompressor(TrainedCompressor):
     trained_on = "instructions"
     measured_by = frozenset({"generate", "benchmark"})
     architectures = frozenset({*DECODERS, *ENCODER_DECODERS})
+    kind = "gist"
+    mixin = "synopsis.compressors.gist.model:GistMixin"
+    explicit: ClassVar[dict[str, str]] = {"t5": "synopsis.compressors.gist.t5:GistT5ForConditionalGeneration"}
+    class_name = "Gist{stem}ForCausalLM"
     condition: Literal["gist", "pos_control", "neg_control"]
     gist_tokens: Annotated[int, Field(ge=1, le=10)] = 1
     training: InstructionTraining
@@ -25,3 +30,19 @@ class GistCompressor(TrainedCompressor):
     def shortest_context(self) -> int:
         """The gist tokens are part of the context, and something stands before them."""
         return self.gist_tokens + 1
+
+    @property
+    def look(self) -> str:
+        return self.condition
+
+    def settings(self) -> dict[str, Any]:
+        return {"gist_condition": self.condition, "gist_tokens": self.gist_tokens}
+
+    def new_model(self, base: Path, tokenizer: Any, device: Any = "cpu", dtype: Any = "float32", **options: Any) -> Any:
+        from synopsis.compressors.published.names import GIST_TOKEN
+
+        # The base may have spare rows that are no tokens; this one becomes a token like those before it.
+        tokenizer.add_tokens([GIST_TOKEN], special_tokens=True)
+        model = super().new_model(base, tokenizer, device, dtype, **options)
+        model.add_gist_token(tokenizer.convert_tokens_to_ids(GIST_TOKEN))
+        return model

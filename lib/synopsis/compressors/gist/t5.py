@@ -236,13 +236,21 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
     # ------------------------------------------------------------------------------------------------------- compress
 
     @torch.no_grad()
-    def compress(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> CompressedContext:
+    def compress(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        context: CompressedContext | None = None,
+        **options: Any,
+    ) -> CompressedContext:
         """The encoder's activations of each row's gist tokens; the ids end (padding aside) with the last gist token.
 
         Rows may have different numbers of gist tokens. Under neg_control nothing is kept. Under pos_control there is no
         context: instruction and input see each other, so that nothing can be computed before the input is there.
         ValueError names the row that does not fit.
         """
+        if context is not None:
+            raise ValueError("an instruction is compressed in one piece, not after another context")
         ids, condition = input_ids.to(self.device), self.config.gist_condition
         if condition == "pos_control":
             raise ValueError("pos_control has no context: T5 reads instruction and input in both directions at once")

@@ -22,8 +22,9 @@ class SummaryContexts(ContextMixin):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        segment_lengths: int | list[int] | None = None,
         context: CompressedContext | None = None,
+        segment_lengths: int | list[int] | None = None,
+        check_numbers: bool = True,
         summary_length: int | None = None,
         **options: Any,
     ) -> CompressedContext:
@@ -52,7 +53,8 @@ class SummaryContexts(ContextMixin):
         ids, mask = left_aligned(input_ids, mask)
         for tokens, tokens_mask in zip(ids.split(lengths, 1), mask.split(lengths, 1), strict=True):
             soft, soft_mask = self.summarised(soft, soft_mask, tokens, tokens_mask, ends)
-        check_finite(soft, "of the summary vectors")
+        if check_numbers:
+            check_finite(soft, "of the summary vectors")
         return self.context_of(soft, soft_mask, source)
 
     def context_of(self, soft: Tensor, soft_mask: Tensor, source: Tensor) -> CompressedContext:

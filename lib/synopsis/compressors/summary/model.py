@@ -15,6 +15,7 @@ real (unpadded) positions, soft prompt and summary tokens included.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,11 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from synopsis.compressors.attention import sliding_window
+from synopsis.compressors.base import Demand
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.loss import losses_by_segment, next_token_loss
 from synopsis.compressors.summary.contexts import SummaryContexts, check_finite
+from synopsis.compressors.summary.section import vectors_after
 from synopsis.compressors.summary.segments import Segment, SegmentCache, lengths_of_segments
 
 
@@ -72,6 +75,44 @@ class AutoCompressorMixin(SummaryContexts):
         start = words.mean(0) if end is None else words[end]
         with torch.no_grad():
             self.embed_summary.weight.copy_(start.expand_as(self.embed_summary.weight))
+
+    @property
+    def compresses(self) -> bool:
+        return self.config.summary_length > 0
+
+    def added_weights(self) -> dict[str, int | None]:
+        return {"embed_summary.weight": None} if self.compresses else {}
+
+    def demand(
+        self,
+        lengths: Sequence[int],
+        context: CompressedContext | None = None,
+        summary_length: int | None = None,
+        **options: Any,
+    ) -> Demand:
+        soft, ends = 0 if context is None else context.length, self.summary_tokens(summary_length)
+        longest = 0
+        for tokens in lengths:
+            longest = max(longest, tokens + self.positions_beside(soft, ends))
+            soft = vectors_after(soft, ends, self.config.accumulate_summary)
+        return Demand(longest, self.positions_beside(soft, 0), soft)
+
+    def steps_that_fit(self, length: int) -> list[int]:
+        limit, ends = getattr(self.config, "max_position_embeddings", None), self.config.summary_length
+        if limit is None:
+            return [length]
+        lengths: list[int] = []
+        left, soft = length, 0
+        while left:
+            room = limit - self.positions_beside(soft, ends)
+            if room < 1:
+                raise ValueError(
+                    f"the text has {length} tokens, and this model reads {length - left} of them: "
+                    f"their {soft} summary vectors, with {ends} more, fill its {limit} positions"
+                )
+            lengths.append(min(room, left))
+            left, soft = left - lengths[-1], vectors_after(soft, ends, self.config.accumulate_summary)
+        return lengths
 
     # ------------------------------------------------------------------------------------------------------- reading
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -12,12 +13,21 @@ from synopsis.compressors.section import TrainedCompressor
 from synopsis.config.training import SegmentTraining
 
 
+def vectors_after(before: int, made: int, accumulates: bool) -> int:
+    """Summary vectors after a step that made `made` of them behind `before` earlier ones."""
+    return before + made if accumulates else made
+
+
 class SummaryCompressor(TrainedCompressor):
     """AutoCompressor, or RMT (its summary vectors are replaced at each segment instead of accumulated)."""
 
     method: Literal["autocompressor", "rmt"]
     trained_on = "corpus"
     architectures = frozenset(DECODERS)
+    kind = "summary"
+    mixin = "synopsis.compressors.summary.model:AutoCompressorMixin"
+    explicit: ClassVar[dict[str, str]] = {"opt": "synopsis.compressors.summary.opt:OPTAutoCompressorModel"}
+    class_name = "{stem}AutoCompressorModel"
     summary_length: Annotated[int, Field(ge=1, le=2**16)]
     """Summary tokens at the end of each segment."""
     training: SegmentTraining
@@ -27,7 +37,10 @@ class SummaryCompressor(TrainedCompressor):
         return self.method == "autocompressor"
 
     def vectors(self, steps: int) -> int:
-        return self.summary_length * (steps if self.accumulates else min(steps, 1))
+        vectors = 0
+        for _ in range(steps):
+            vectors = vectors_after(vectors, self.summary_length, self.accumulates)
+        return vectors
 
     def most_vectors(self) -> int:
         return self.vectors(self.training.segments - 1)
@@ -50,3 +63,29 @@ class SummaryCompressor(TrainedCompressor):
         if length < self.summary_length and not self.training.random_summary_length:
             return f"{self.summary_length}: fewer are of use only to a compressor trained with random_summary_length"
         return None
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "summary_length": self.summary_length,
+            "accumulate_summary": self.accumulates,
+            "random_summary_length": self.training.random_summary_length,
+            "segment_gradient_checkpointing": self.training.segment_gradient_checkpointing,
+        }
+
+    def new_model(self, base: Path, tokenizer: Any, device: Any = "cpu", dtype: Any = "float32", **options: Any) -> Any:
+        from synopsis.compressors.loading import build
+        from synopsis.compressors.published.names import SUMMARY_KEY, input_embeddings
+
+        checkpoint = self.open_base(base)
+        fresh, words = SUMMARY_KEY not in checkpoint.weights, input_embeddings(checkpoint.weights)
+        if fresh and words is not None:
+            checkpoint.weights[SUMMARY_KEY] = words.new_zeros(self.summary_length, words.shape[1])
+        model: Any = build(checkpoint, device, dtype, **options)
+        if fresh:
+            model.initialize_summary_embeddings()
+        return model
+
+    def longest_segment(self, model: Any) -> int:
+        """Beside the soft prompt and the summary tokens."""
+        beside = model.positions_beside(self.most_vectors(), self.summary_length)
+        return int(model.config.max_position_embeddings - beside)

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from synopsis.artifacts import Layout, Provenance, write_csv, write_json
-from synopsis.compressors.loading import load
 from synopsis.config.experiment import Experiment
+from synopsis.engine.runs import open_run
 from synopsis.progress import track
 from synopsis.stages.plan import benchmark_facts
 
@@ -56,8 +56,8 @@ def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
     section = experiment.benchmark
     assert section is not None
     layout = Layout(experiment)
-    provenance = Provenance(benchmark_facts(experiment, run), inputs=[layout.model(run)], seed=0)
-    model = load(layout.model(run))
+    provenance = Provenance(benchmark_facts(experiment, run), inputs=[layout.weights(run)], seed=0)
+    model = open_run(experiment, run).model
     provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
     torch.manual_seed(0)
     cases = [(batch, length) for batch in section.batch_sizes for length in section.context_lengths]
@@ -82,18 +82,16 @@ def _modes(model: Any, batch: int, length: int, new: int) -> Iterator[tuple[str,
     """(mode, generation to be measured, bytes kept of the context)."""
     vocabulary = model.config.vocab_size
     ids = torch.randint(3, vocabulary - 1, (batch, length + PROMPT_TOKENS), device=model.device)
-    gist = getattr(model.config, "gist_token_id", None)
-    if gist is not None:
-        ids[ids == gist] = 3
-        ids[:, length - model.config.gist_tokens : length] = gist
-    context_ids, prompt = ids[:, :length], ids[:, length:]
+    for row in model.added_weights().values():
+        if row is not None:
+            ids[ids == row] = 3  # without the tokens of the method nothing is compressed
+    prompt = ids[:, length:]
     options: dict[str, Any] = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
 
     def uncached() -> Any:
-        plain = ids if gist is None else ids.masked_fill(ids == gist, 3)  # without gist tokens nothing is compressed
-        return model.generate(plain, attention_mask=torch.ones_like(plain), **options)
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **options)
 
-    context = model.compress(context_ids)
+    context = model.compress(model.compressible(ids[:, :length]))
 
     def cached() -> Any:
         return model.generate(prompt, context=context, **options)

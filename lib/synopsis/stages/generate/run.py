@@ -16,12 +16,13 @@ import torch
 
 from synopsis.artifacts import Layout, Provenance, write_csv, write_json
 from synopsis.compressors.gist.section import GistCompressor
-from synopsis.compressors.loading import load, load_tokenizer
+from synopsis.compressors.loading import load_tokenizer
 from synopsis.config.experiment import Experiment
 from synopsis.data.instruction_examples import collate_seq2seq, gist_collator
 from synopsis.data.instructions import load_instructions
 from synopsis.data.prompts import GIST_TOKEN, gist_prompt, source_prompt
 from synopsis.data.sequences import collate_padded, gist_prompt_ids
+from synopsis.engine.runs import open_run
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import track
 from synopsis.stages.generate.rouge import exact_match, score_rouge
@@ -36,12 +37,13 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     assert section is not None and isinstance(subject, GistCompressor)
     layout = Layout(experiment)
     source = layout.instructions(section.instructions)
-    provenance = Provenance(generate_facts(experiment, run, split), inputs=[layout.model(run), source])
+    provenance = Provenance(generate_facts(experiment, run, split), inputs=[layout.weights(run), source])
     splits = load_instructions(source)
     if split not in splits:
         raise ArtifactError(f"{source}: has no split {split!r}; found {', '.join(splits)}")
     rows = splits[split][: section.max_examples]
-    model, tokenizer = load(layout.model(run)), load_tokenizer(layout.model(run))
+    opened = open_run(experiment, run)
+    model, tokenizer = opened.model, load_tokenizer(opened.folder)
     provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
     seq2seq = model.config.is_encoder_decoder
     prompts = prompts_of(rows, tokenizer, subject, split, seq2seq)

@@ -18,12 +18,12 @@ import torch
 
 from synopsis.artifacts import Layout, Provenance, write_json, write_json_lines
 from synopsis.compressors.context import CompressedContext
-from synopsis.compressors.loading import load, load_tokenizer
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import Task
 from synopsis.data.tasks import load_task
 from synopsis.engine.likelihood import Cost, read_prefix
 from synopsis.engine.memory import out_of_memory
+from synopsis.engine.runs import open_run
 from synopsis.errors import DataError
 from synopsis.progress import say
 from synopsis.stages.icl.classification import Example, Texts, classify
@@ -42,14 +42,16 @@ def icl(experiment: Experiment, run: str, dataset: str, seed: int) -> dict[str, 
     assert experiment.icl is not None
     layout, task, section = Layout(experiment), experiment.tasks[dataset], experiment.icl
     provenance = Provenance(
-        icl_facts(experiment, run, dataset, seed), inputs=[layout.model(run), layout.task(dataset)], seed=seed
+        icl_facts(experiment, run, dataset, seed), inputs=[layout.weights(run), layout.task(dataset)], seed=seed
     )
     rows = load_task(layout.task(dataset), task)
-    model = load(layout.model(run), dtype=section.dtype)
-    tokenizer = load_tokenizer(layout.tokenizer(experiment.base_of(run)))
+    opened = open_run(experiment, run, section.dtype)
+    model = opened.model
     provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
     examples = subsample(rows["test"], section.max_examples)
-    job = Job(model, Texts(task, tokenizer), section, rows["train"], rows["test"][0], f"{run} {dataset} seed {seed}")
+    job = Job(
+        model, Texts(task, opened.tokenizer), section, rows["train"], rows["test"][0], f"{run} {dataset} seed {seed}"
+    )
     settings, records, dropped = job.results(experiment.settings_of(run, dataset, seed), examples, seed)
     path = layout.icl(run, dataset, seed)
     records_path = path.with_suffix(".examples.jsonl.gz")
@@ -171,7 +173,7 @@ class Job:
 
     def _check_step(self, ids: list[int], context: CompressedContext | None) -> None:
         """DataError when a chunk is too long to be compressed; the published counts do not look at lengths."""
-        needed = (0 if context is None else context.length) + len(ids) + self.model.config.summary_length
+        needed = self.model.demand([len(ids)], context).positions
         if self.positions is not None and needed > self.positions:
             raise DataError(
                 f"a chunk of {len(ids)} tokens of demonstrations needs {needed} positions to be compressed, and the "

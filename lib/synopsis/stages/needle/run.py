@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from synopsis.artifacts import Layout, Provenance, write_json, write_json_lines
-from synopsis.compressors.loading import load, load_tokenizer
+from synopsis.compressors.loading import load_tokenizer
 from synopsis.config.experiment import Experiment
-from synopsis.engine.last_segment import Reading, compresses, positions_needed, steps
+from synopsis.engine.last_segment import Reading, demand, steps
 from synopsis.engine.likelihood import Prefix, plain_forward, read_prefix, score_options
 from synopsis.engine.memory import out_of_memory
+from synopsis.engine.runs import OpenRun, open_run
 from synopsis.errors import DataError, SynopsisError
 from synopsis.progress import say, track
 from synopsis.stages.needle.section import Needle
@@ -44,13 +45,13 @@ def needle(experiment: Experiment, run: str) -> dict[str, Any]:
     assert section is not None
     layout = Layout(experiment)
     folder = layout.tokenizer(experiment.base_of(run))
-    provenance = Provenance(needle_facts(experiment, run), inputs=[layout.model(run), folder], seed=section.seed)
-    tokenizer = load_tokenizer(folder)
-    texts = NeedleTexts(section, tokenizer)
-    model = load(layout.model(run), dtype=section.dtype)
+    provenance = Provenance(needle_facts(experiment, run), inputs=[layout.weights(run), folder], seed=section.seed)
+    texts = NeedleTexts(section, load_tokenizer(folder))
+    opened = open_run(experiment, run, section.dtype)
+    model = opened.model
     provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
-    lengths, skipped = _lengths(model, run, section, texts)
-    records, failed = _measure(Asker(model, tokenizer, section), texts, lengths, run)
+    lengths, skipped = _lengths(opened, run, section, texts)
+    records, failed = _measure(Reader(opened, section), texts, lengths, run)
     payload = {
         "run": run,
         "choices": section.choices,
@@ -70,11 +71,12 @@ class CellError(Exception):
     """A text that cannot be measured; its cell fails."""
 
 
-class Asker:
+class Reader:
     """Reads contexts with one model and asks for their keys."""
 
-    def __init__(self, model: Any, tokenizer: Any, section: Needle):
-        self.model, self.tokenizer, self.section = model, tokenizer, section
+    def __init__(self, opened: OpenRun, section: Needle):
+        self.model, self.tokenizer, self.section = opened.model, opened.tokenizer, section
+        self.compresses = opened.compresses
 
     def record(self, example: NeedleExample) -> Record:
         """What the model makes of one text.
@@ -107,14 +109,14 @@ class Asker:
         }
 
     def read(self, context: Sequence[int]) -> tuple[Prefix, int]:
-        """The prefix that a question goes on from, and how many summary vectors it holds."""
-        if not compresses(self.model):
+        """The prefix that a question goes on from, and how many vectors stand for the context."""
+        if not self.compresses:
             return read_prefix(self.model, None, context), 0
         ids = torch.tensor([list(context)], device=self.model.device)
         lengths = steps(len(context), self.section.tokens_per_step)
         try:
             compressed = self.model.compress(ids, segment_lengths=lengths)
-        except ValueError as error:  # summary vectors that are not finite
+        except ValueError as error:  # vectors that are not finite
             raise CellError(str(error)) from None
         return read_prefix(self.model, compressed, []), compressed.length
 
@@ -139,13 +141,14 @@ class Asker:
         return best[: right + 1]
 
 
-def _lengths(model: Any, run: str, section: Needle, texts: NeedleTexts) -> tuple[list[int], list[Record]]:
+def _lengths(opened: OpenRun, run: str, section: Needle, texts: NeedleTexts) -> tuple[list[int], list[Record]]:
     """The lengths that the model has positions for, and what is told of the others; DataError when none is left."""
-    positions, lengths = getattr(model.config, "max_position_embeddings", None), sorted(section.lengths)
+    model, lengths = opened.model, sorted(section.lengths)
+    positions, step = getattr(model.config, "max_position_embeddings", None), section.tokens_per_step
     keys = section.keys or texts.example(lengths[0], 0.0, 0).options
     asked = len(texts.question) + max(len(texts.answer(key)) for key in keys)
-    readings = {length: Reading(length, asked, section.tokens_per_step) for length in lengths}
-    needed = {length: positions_needed(model, reading) for length, reading in readings.items()}
+    readings = {length: Reading(length, asked, step if opened.compresses else None) for length in lengths}
+    needed = {length: demand(model, reading).positions for length, reading in readings.items()}
     kept = [length for length in lengths if positions is None or needed[length] <= positions]
     left_out = [length for length in lengths if length not in kept]
     if not kept:
@@ -159,9 +162,9 @@ def _lengths(model: Any, run: str, section: Needle, texts: NeedleTexts) -> tuple
     return kept, [{"length": n, "positions": needed[n], "model_positions": positions} for n in left_out]
 
 
-def _measure(asker: Asker, texts: NeedleTexts, lengths: Sequence[int], run: str) -> tuple[list[Record], list[Record]]:
+def _measure(reader: Reader, texts: NeedleTexts, lengths: Sequence[int], run: str) -> tuple[list[Record], list[Record]]:
     """Records of all texts by length and depth, and the cells that failed; SynopsisError when there is no other."""
-    section = asker.section
+    section = reader.section
     # Longest first: a text that does not fit shows at once, and the time left is never underestimated.
     cells = [(length, depth) for length in reversed(lengths) for depth in section.depths]
     found: dict[Cell, list[Record]] = {cell: [] for cell in cells}
@@ -172,7 +175,7 @@ def _measure(asker: Asker, texts: NeedleTexts, lengths: Sequence[int], run: str)
         if cell in failed:
             continue
         try:
-            record = asker.record(texts.example(length, depth, number))
+            record = reader.record(texts.example(length, depth, number))
         except CellError as error:
             failed[cell] = f"example {number}: {error}"
             say(f"{run} needle, length {length}, depth {depth:g}: {failed[cell]}")

@@ -21,17 +21,15 @@ import numpy as np
 import torch
 
 from synopsis.artifacts import Layout, Provenance, write_json
-from synopsis.compressors.loading import load, load_tokenizer
 from synopsis.config.experiment import Experiment
 from synopsis.data.corpora import load_corpus
 from synopsis.engine.last_segment import (
     Batches,
     Reading,
-    compresses,
-    positions_needed,
+    demand,
     scored_losses,
-    summary_vectors,
 )
+from synopsis.engine.runs import OpenRun, open_run
 from synopsis.errors import DataError, InputError
 from synopsis.progress import say, track
 from synopsis.stages.perplexity.documents import Documents, text_bytes
@@ -54,7 +52,7 @@ def perplexity(experiment: Experiment, run: str) -> dict[str, Any]:
     assert section is not None
     layout, base = Layout(experiment), experiment.base_of(run)
     corpus = layout.corpus(section.corpus, base)
-    provenance = Provenance(perplexity_facts(experiment, run), inputs=[layout.model(run), corpus])
+    provenance = Provenance(perplexity_facts(experiment, run), inputs=[layout.weights(run), corpus])
     needed = max(section.context_lengths) + section.scored_tokens
     documents = Documents.of(load_corpus(corpus, section.split), needed, section.max_documents)
     if not len(documents):
@@ -62,16 +60,16 @@ def perplexity(experiment: Experiment, run: str) -> dict[str, Any]:
             f"{corpus}: none of {documents.too_short} documents of the split '{section.split}' has "
             f"{needed} tokens (longest context and scored tokens)"
         )
-    tokenizer = load_tokenizer(layout.tokenizer(base))
-    model = load(layout.model(run), dtype=section.dtype)
+    opened = open_run(experiment, run, section.dtype)
+    model = opened.model
     provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
-    readings, skipped = _readings(model, run, section)
+    readings, skipped = _readings(opened, run, section)
     say(f"{run}: {len(documents)} documents of {needed} tokens or more; {documents.too_short} are shorter")
-    measured = _measure(model, tokenizer, run, documents, readings, section.batch_size)
+    measured = _measure(model, opened.tokenizer, run, documents, readings, section.batch_size)
     rows = [
         row
         for reading in sorted(readings, key=lambda reading: (reading.context, reading.summary_length or 0))
-        for row in _rows(documents, measured, reading, summary_vectors(model, reading))
+        for row in _rows(documents, measured, reading, demand(model, reading).vectors)
     ]
     if len(measured.not_finite) == len(documents) * len(readings):
         first = measured.not_finite[0]
@@ -96,15 +94,16 @@ def perplexity(experiment: Experiment, run: str) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------- what is read
 
 
-def _readings(model: Any, run: str, section: Perplexity) -> tuple[list[Reading], list[dict[str, Any]]]:
+def _readings(opened: OpenRun, run: str, section: Perplexity) -> tuple[list[Reading], list[dict[str, Any]]]:
     """The readings that the model has positions for, longest first (so that what is too large shows at once), and
     records of the others."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(opened.model.config, "max_position_embeddings", None)
+    step = section.tokens_per_step if opened.compresses else None
     readings, skipped = [], []
     for length in sorted(set(section.context_lengths), reverse=True):
-        for summary_length in _summary_lengths(model, run, section) if length else [None]:
-            reading = Reading(length, section.scored_tokens, section.tokens_per_step, summary_length)
-            positions = positions_needed(model, reading)
+        for summary_length in _summary_lengths(opened, run, section) if length else [None]:
+            reading = Reading(length, section.scored_tokens, step, summary_length)
+            positions = demand(opened.model, reading).positions
             if limit is None or positions <= limit:
                 readings.append(reading)
             else:
@@ -119,15 +118,16 @@ def _readings(model: Any, run: str, section: Perplexity) -> tuple[list[Reading],
     return readings, skipped
 
 
-def _summary_lengths(model: Any, run: str, section: Perplexity) -> list[int | None]:
+def _summary_lengths(opened: OpenRun, run: str, section: Perplexity) -> list[int | None]:
     """Summary tokens a step, None for all: InputError where so few are of no use to the model."""
-    if section.summary_lengths is None or not compresses(model):
+    most = opened.model.summary_tokens() if opened.compresses else 0
+    if section.summary_lengths is None or not most:
         return [None]
     try:
-        found = [model.summary_tokens(length) for length in section.summary_lengths]
+        found = [opened.model.summary_tokens(length) for length in section.summary_lengths]
     except ValueError as error:
         raise InputError(f"perplexity.summary_lengths: run '{run}': {error}") from None
-    return [None if length == model.config.summary_length else length for length in found]
+    return [None if length == most else length for length in found]
 
 
 # --------------------------------------------------------------------------------------------------------- measuring
