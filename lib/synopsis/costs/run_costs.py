@@ -175,7 +175,7 @@ def _costs(
 ) -> Iterator[RunCost]:
     for run in experiment.run_names:
         subject, size = experiment.subject(run), sizes[experiment.base_of(run)]
-        training = subject.pretraining if isinstance(subject, Model) else subject.training
+        training = subject.pretraining if isinstance(subject, Model) else getattr(subject, "training", None)
         if training is not None:
             one = _sequence(experiment, subject, training, size is not None and size.encoder_layers > 0)
             yield _cost(run, subject, training, size, one, machine, zero_stage(training, beside))

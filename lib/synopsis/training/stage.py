@@ -66,7 +66,7 @@ def train(experiment: Experiment, run: str, files: Sequence[Path] = ()) -> dict[
     experiment, beside which a DeepSpeed file may lie.
     """
     subject = experiment.subject(run)
-    training = subject.pretraining if isinstance(subject, Model) else subject.training
+    training = subject.pretraining if isinstance(subject, Model) else getattr(subject, "training", None)
     if training is None:
         raise InputError(f"'{run}' is a loaded model: there is nothing to train")
     group = training.fsdp or training.deepspeed is not None
