@@ -40,4 +40,4 @@ rule all:
 
 rule models:
     input:
-        [LAYOUT.model(run) for run in EXPERIMENT.run_names],
+        [LAYOUT.weights(run) for run in EXPERIMENT.run_names],

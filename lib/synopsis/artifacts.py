@@ -65,8 +65,9 @@ class Layout:
 
     def tokenizer(self, model: str) -> Path:
         """Folder of a model's tokenizer: beside the weights of a loaded model, made by `prepare` otherwise."""
-        if self.experiment.models[model].architecture is None:
-            return self.model(model)
+        return self.model(model) if self.experiment.models[model].architecture is None else self.made_tokenizer(model)
+
+    def made_tokenizer(self, model: str) -> Path:
         return self.root / "data" / "tokenizers" / model
 
     def corpus(self, corpus: str, tokenizer: str) -> Path:
@@ -97,8 +98,12 @@ class Layout:
         return self.root / "icl" / run / dataset / f"seed{seed}.json"
 
     def needle(self, run: str) -> Path:
-        """The result; a record of each text lies beside it with the suffix .examples.jsonl.gz."""
         return self.root / "needle" / f"{run}.json"
+
+    @staticmethod
+    def examples(result: Path) -> Path:
+        """The records of single examples beside a result of icl or needle."""
+        return result.with_suffix(".examples.jsonl.gz")
 
     def generations(self, run: str, split: str) -> Path:
         return self.root / "generations" / run / f"{split}.csv"
@@ -113,6 +118,10 @@ class Layout:
     @property
     def scores(self) -> Path:
         return self.root / "scores.parquet"
+
+    @property
+    def scores_csv(self) -> Path:
+        return self.root / "scores.csv"
 
     @property
     def accuracy(self) -> Path:

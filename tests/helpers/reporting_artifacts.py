@@ -9,9 +9,13 @@ from typing import Any
 
 from synopsis.artifacts import Layout, write_csv, write_json, write_json_lines, write_text
 from synopsis.config.experiment import Experiment
-from synopsis.reporting.files import domains_of, icl_records, judgement_summaries, runs_with_metrics
-from synopsis.reporting.scores import BENCHMARK_AXES, BENCHMARK_METRICS
+from synopsis.reporting.items import items
+from synopsis.reporting.style import drawing
+from synopsis.stages.benchmark.report import AXES, METRICS
 from synopsis.stages.icl.section import Setting
+from synopsis.stages.perplexity.report import domains_of
+from synopsis.stages.record import stages
+from synopsis.stages.train.section import trained
 
 PROVENANCE = {"commit": None}
 TEXT_TRAINING = {"steps": 40, "batch_size": 2, "learning_rate": 1e-3, "corpus": "world", "sequence_length": 64}
@@ -90,10 +94,21 @@ def write_artifacts(subject: Experiment) -> Layout:
     _write_icl(subject, layout)
     _write_needle(subject, layout)
     _write_rouge(subject, layout)
-    for (judge, a, b, split), path in judgement_summaries(subject).items():
-        write_json(path, "judgement_summary", judgement_summary(judge, a, b, split), PROVENANCE)
+    for job in stages()["judge"].jobs(subject):
+        write_json(job.record, "judgement_summary", judgement_summary(**job.wildcards), PROVENANCE)
     _write_benchmark(subject, layout)
     return layout
+
+
+def names(subject: Experiment, kind: str) -> list[str]:
+    """The tables or figures of an experiment."""
+    return [item.name for _, item in items(subject, kind)]
+
+
+def figure(subject: Experiment, name: str, scores: Any) -> Any:
+    (found,) = [item for _, item in items(subject, "figure") if item.name == name]
+    with drawing():
+        return found.build(subject, scores)
 
 
 def training_seed(run: str) -> int:
@@ -102,7 +117,7 @@ def training_seed(run: str) -> int:
 
 
 def _write_training(subject: Experiment, layout: Layout) -> None:
-    for run in runs_with_metrics(subject):
+    for run in trained(subject):
         lines = []
         for step in range(1, 41):
             loss = 1.5 + 3 * math.exp(-step / 12) + 0.1 * math.sin(7 * step + training_seed(run))
@@ -113,7 +128,7 @@ def _write_training(subject: Experiment, layout: Layout) -> None:
 
 def _write_perplexity(subject: Experiment, layout: Layout) -> None:
     """As the stage writes it: a corpus of one domain has rows of that domain only, one of several also of `all`."""
-    domains = domains_of(subject)
+    domains = domains_of(subject) if subject.perplexity else []
     lengths = subject.perplexity.context_lengths if subject.perplexity else []
     for run in subject.runs_of("perplexity"):
         rows = [
@@ -171,7 +186,7 @@ def write_icl_result(
     path = Layout(subject).icl(run, dataset, seed)
     document = {"run": run, "dataset": dataset, "seed": seed, "examples": count, "dropped": list(dropped)}
     write_json(path, "icl", {**document, "settings": settings}, PROVENANCE)
-    write_json_lines(icl_records(path), records)
+    write_json_lines(Layout.examples(path), records)
     return path
 
 
@@ -227,6 +242,7 @@ def _write_rouge(subject: Experiment, layout: Layout) -> None:
                 "exact_match": 12.5,
             }
             path = layout.generations(run, split).with_suffix(".json")
+            write_text(path.with_suffix(".csv"), "x,y_pred,y_true\n")
             write_json(path, "rouge", {"run": run, "split": split, "n": 64, "exact_match": 12.5, **metrics}, PROVENANCE)
 
 
@@ -244,7 +260,7 @@ def _write_benchmark(subject: Experiment, layout: Layout) -> None:
             for context in subject.benchmark.context_lengths if subject.benchmark else []:
                 for mode, work in (("cached", 10), ("uncached", 10 + context / 8)):
                     for sample, factor in enumerate((1.0, 1.1, 3.0)):
-                        axes = dict(zip(BENCHMARK_AXES, (mode, batch, context, 16), strict=True))
+                        axes = dict(zip(AXES, (mode, batch, context, 16), strict=True))
                         rows.append(
                             {
                                 "run": run,
@@ -259,4 +275,5 @@ def _write_benchmark(subject: Experiment, layout: Layout) -> None:
                                 "floor_seconds": work / 4000,
                             }
                         )
-        write_csv(layout.benchmark(run), rows, ["run", *BENCHMARK_AXES, "sample", *BENCHMARK_METRICS])
+        write_csv(layout.benchmark(run), rows, ["run", *AXES, "sample", *METRICS])
+        write_json(layout.benchmark(run).with_suffix(".json"), "benchmark", {}, PROVENANCE)

@@ -11,13 +11,11 @@ import reporting_artifacts as artifacts
 from synopsis.artifacts import Layout, file_hash, read_json
 from synopsis.config.experiment import Experiment
 from synopsis.errors import ArtifactError
-from synopsis.reporting.figures import build_figure, save_figure
-from synopsis.reporting.files import FIGURE_FORMATS, REPORT_ITEMS, figure_names, report_files, report_item
+from synopsis.reporting.items import items, places_in_report, report_files
 from synopsis.reporting.report import report
 from synopsis.reporting.scores import read_scores, score
-from synopsis.reporting.style import COLOURS, subject_styles
+from synopsis.reporting.style import save_figure, styles
 
-CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 TABLES, FIGURES = 7, 7
 MAGIC = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
 
@@ -47,10 +45,10 @@ def test_equal_scores_give_equal_bytes(reported: Experiment, tmp_path: Path) -> 
     layout = Layout(reported)
     scores = read_scores(layout.scores)
     for name in ("icl", "judgements"):
-        save_figure(build_figure(name, reported, scores), tmp_path / name)
-        for suffix in FIGURE_FORMATS:
-            again, first = tmp_path / f"{name}.{suffix}", layout.figures / f"{name}.{suffix}"
-            assert again.read_bytes() == first.read_bytes(), f"{name}.{suffix} differs"
+        again = [tmp_path / f"{name}.{suffix}" for suffix in ("svg", "pdf", "png")]
+        save_figure(artifacts.figure(reported, name, scores), again)
+        for path in again:
+            assert path.read_bytes() == (layout.figures / path.name).read_bytes(), f"{path.name} differs"
 
 
 def test_provenance_names_the_scores_and_hashes_the_files(reported: Experiment) -> None:
@@ -63,12 +61,13 @@ def test_provenance_names_the_scores_and_hashes_the_files(reported: Experiment) 
 
 
 def test_perplexity_figure_draws_each_subject_in_each_panel(reported: Experiment) -> None:
-    figure = build_figure("perplexity", reported, read_scores(Layout(reported).scores))
+    figure = artifacts.figure(reported, "perplexity", read_scores(Layout(reported).scores))
     panels = {panel.get_title(): panel for panel in figure.axes}
     assert set(panels) == {"all tokens", "tokens that only context predicts", "topic words", "recalled words"}
     lines = {line.get_color(): list(line.get_ydata()) for line in panels["recalled words"].get_lines()}
-    assert lines[COLOURS["rmt"]] == pytest.approx([2.4, 2.2, 2.0])
-    assert lines[COLOURS["autocompressor"]] == pytest.approx([2.45, 2.05, 1.65])
+    looks = styles(reported)
+    assert lines[looks["rmt"].colour] == pytest.approx([2.4, 2.2, 2.0])
+    assert lines[looks["autocompressor"].colour] == pytest.approx([2.45, 2.05, 1.65])
     band = panels["all tokens"].collections[-1].get_paths()[0].vertices
     assert band[:, 1].min() == pytest.approx(1.6 - 0.05), "one training seed: the interval over documents"
 
@@ -78,7 +77,7 @@ def test_missing_numbers_leave_gaps_and_say_so(tmp_path: Path) -> None:
     artifacts.write_artifacts(subject)
     scores = score(subject)
     scores.loc[scores["metric"] == "peak_bytes", "value"] = float("nan")
-    figure = build_figure("benchmark", subject, scores)
+    figure = artifacts.figure(subject, "benchmark", scores)
     said = {panel.get_ylabel(): [text.get_text() for text in panel.texts] for panel in figure.axes}
     assert said == {
         "wall time (milliseconds)": [],
@@ -89,7 +88,7 @@ def test_missing_numbers_leave_gaps_and_say_so(tmp_path: Path) -> None:
 
 def test_an_experiment_with_one_section_has_the_figures_of_that_section(tmp_path: Path) -> None:
     subject = artifacts.experiment(tmp_path, perplexity=None, generate=None, judge=None, benchmark=None)
-    assert figure_names(subject) == ["icl", "training"]
+    assert artifacts.names(subject, "figure") == ["icl", "training"]
 
 
 def test_loaded_models_alone_have_no_training_curves(tmp_path: Path) -> None:
@@ -101,19 +100,14 @@ def test_loaded_models_alone_have_no_training_curves(tmp_path: Path) -> None:
             "icl": {"datasets": ["x"], "settings": {"zero_shot": {}}},
         }
     )
-    assert figure_names(subject) == ["icl"]
+    assert artifacts.names(subject, "figure") == ["icl"]
 
 
-def test_colours_follow_families_and_condition(tmp_path: Path) -> None:
+def test_no_two_subjects_look_the_same(tmp_path: Path) -> None:
     whole = artifacts.experiment(tmp_path).model_dump()
-    compressors = {**whole["compressors"], "gist-5": whole["compressors"]["gist-1"]}
-    styles = subject_styles(artifacts.experiment(tmp_path, compressors=compressors))
-    assert styles["base"].colour == COLOURS["base"]
-    assert styles["pos_control"].colour == COLOURS["pos_control"]
-    assert styles["gist-1"].colour == COLOURS["gist"]
-    assert styles["gist-5"] != styles["gist-1"]
-    looks = {(style.colour, style.line) for style in styles.values()}
-    assert len(looks) == len(styles), "two subjects look the same"
+    compressors = {f"gist-{number}": whole["compressors"]["gist-1"] for number in range(13)}
+    looks = styles(artifacts.experiment(tmp_path, compressors=compressors, judge=None)).values()
+    assert len({(look.colour, look.marker, look.line) for look in looks}) == len(looks) == 14
 
 
 def test_a_report_without_scores_is_refused(tmp_path: Path) -> None:
@@ -121,18 +115,23 @@ def test_a_report_without_scores_is_refused(tmp_path: Path) -> None:
         report(artifacts.experiment(tmp_path))
 
 
-def test_every_shown_file_has_a_caption_and_every_caption_is_used(reported: Experiment) -> None:
-    used = {item.caption for item in REPORT_ITEMS.values()} | {"workflow.rst"}
-    assert used == {path.name for path in CAPTIONS.glob("*.rst")}
-    shown = [path for paths in report_files(reported).values() for path in paths if report_item(path)]
-    assert {path.suffix for path in shown} == {".html", ".svg"}
-    assert len(shown) == TABLES + FIGURES
+def test_every_table_and_figure_has_a_place_in_the_report_and_a_caption(reported: Experiment, tmp_path: Path) -> None:
+    places = places_in_report(reported, tmp_path)
+    assert {path.suffix for path in places} == {".html", ".svg"} and len(places) == TABLES + FIGURES
+    assert {place["category"] for place in places.values()} >= {"Perplexity", "In-context learning", "Training"}
+    for place in places.values():
+        assert len(Path(place["caption"]).read_text()) > 50
+    told_apart = {(place["category"], place["labels"]["result"]) for place in places.values()}
+    assert len(told_apart) == len(places)
+    assert {item.kind for _, item in items(reported)} == {"table", "figure"}
 
 
-def test_the_file_lists_need_no_heavy_package() -> None:
+def test_what_the_workflow_reads_at_every_start_needs_no_heavy_package() -> None:
     code = (
-        "import sys, synopsis.reporting.files; "
-        "print([name for name in ('pandas', 'matplotlib', 'torch', 'pyarrow', 'numpy') if name in sys.modules])"
+        "import sys, synopsis.reporting.items\n"
+        "from synopsis.stages.record import stages\n"
+        "print([stage.report for stage in stages().values()] and "
+        "[name for name in ('pandas', 'matplotlib', 'torch', 'pyarrow', 'numpy') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

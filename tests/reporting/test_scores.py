@@ -12,8 +12,7 @@ from damage import flips
 from synopsis.artifacts import PROVENANCE, Layout, read_json, write_json, write_text
 from synopsis.config.experiment import Experiment
 from synopsis.errors import ArtifactError
-from synopsis.reporting.files import score_inputs
-from synopsis.reporting.scores import COLUMNS, read_scores, score
+from synopsis.reporting.scores import COLUMNS, read_scores, score, score_inputs
 
 
 @pytest.fixture
@@ -33,12 +32,12 @@ def one(frame: pd.DataFrame, **wanted: object) -> pd.Series:
 
 def test_numbers_of_every_stage_arrive_with_their_count(subject: Experiment) -> None:
     frame = score(subject)
-    loss = one(frame, run="autocompressor-s1", stage="perplexity", setting="context=50/tokens=topic", metric="loss")
+    loss = one(frame, run="autocompressor-s1", stage="perplexity", context_length=50, tokens="topic", metric="loss")
     assert loss["value"] == pytest.approx(2.6 - 0.8 * 0.5 + 0.1)
     assert (loss["compressor"], loss["training_seed"], loss["dataset"], loss["split"], loss["n"]) == (
         "autocompressor",
         1,
-        "world/stories",
+        "world",
         "test",
         640,
     )
@@ -48,17 +47,14 @@ def test_numbers_of_every_stage_arrive_with_their_count(subject: Experiment) -> 
     assert (accuracy["value"], accuracy["n"], accuracy["method"]) == (pytest.approx(0.64), 50, "rmt")
     rouge = one(frame, run="gist-1-s0", stage="generate", split="unseen", metric="rougeL")
     assert (rouge["value"], rouge["dataset"], rouge["n"]) == (45.0, "words", 64)
-    setting = "judge=reference/against=neg_control-s0"
-    wins = one(frame, run="gist-1-s0", stage="judge", setting=setting, split="seen", metric="win")
+    wins = one(frame, run="gist-1-s0", judge="reference", against="neg_control-s0", split="seen", metric="win")
     assert (wins["value"], wins["n"]) == (60, 50)
-    last = one(frame, run="base", stage="train", setting="step=40", metric="eval_loss")
+    last = one(frame, run="base", stage="train", step=40, metric="eval_loss")
     assert last["value"] == 1.7
 
 
 def test_a_benchmark_cell_is_the_median_of_its_samples(subject: Experiment) -> None:
-    setting = "mode=uncached/batch=1/context=64/new=16"
-    frame = score(subject)
-    rows = frame[(frame["run"] == "rmt-s0") & (frame["setting"] == setting)]
+    rows = score(subject).query("run == 'rmt-s0' and mode == 'uncached' and batch_size == 1 and context_length == 64")
     seconds = one(rows, metric="wall_seconds")
     assert (seconds["value"], seconds["n"]) == (pytest.approx(1.1 * 18 / 1000), 3)
     assert pd.isna(one(rows, metric="cuda_seconds")["value"]), "what was not measured must not become zero"
@@ -70,14 +66,17 @@ def test_the_written_table_is_the_returned_one_and_has_provenance(subject: Exper
     pd.testing.assert_frame_equal(read_scores(layout.scores), frame)
     record = read_json(layout.root / "scores.provenance.json", "scores")
     assert record["rows"] == len(frame)
-    assert set(record["provenance"]["outputs"]) == {"scores.parquet", "accuracy.json"}
+    assert set(record["provenance"]["outputs"]) == {"scores.parquet", "scores.csv", "accuracy.json"}
+    written = pd.read_csv(layout.scores_csv, keep_default_na=False, na_values={"value": ""}, usecols=["run", "value"])
+    pd.testing.assert_frame_equal(written, frame[["run", "value"]], check_dtype=False)
     assert str(layout.model("base") / "metrics.jsonl") in record["provenance"]["inputs"]
     assert all(record["provenance"]["inputs"].values()), "every input has a hash"
 
 
-def test_every_input_is_needed_and_named_when_it_is_missing(subject: Experiment) -> None:
-    # The last artifact of every folder that the score stage reads; records of examples are read where they are needed.
-    inputs = [path for path in score_inputs(subject) if path.suffix != ".gz"]
+def test_every_result_is_needed_and_named_when_it_is_missing(subject: Experiment) -> None:
+    # The last result of every folder; outputs and records of examples beside them are read where they are needed.
+    beside = {path for path in score_inputs(subject) if path.suffix == ".gz" or "generations/" in f"{path.parent}/"}
+    inputs = [path for path in score_inputs(subject) if path not in beside or path.suffix == ".json"]
     by_stage = {path.relative_to(Layout(subject).root).parts[0]: path for path in inputs}
     assert set(by_stage) == {"models", "perplexity", "icl", "generations", "judgements", "benchmark"}
     for stage, path in by_stage.items():

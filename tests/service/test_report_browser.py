@@ -154,14 +154,12 @@ def report_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if named := os.environ.get("SYNOPSIS_REPORT"):
         return Path(named)
     pytest.importorskip("snakemake", reason="the package snakemake is not installed")
-    from synopsis.reporting.files import REPORT_ITEMS
     from synopsis.reporting.rendering import Cell, Column, Table, as_html
 
     folder = tmp_path_factory.mktemp("workflow")
     (folder / "source").mkdir()
-    table = Table(
-        "icl", "Accuracy & spread", [Column("Run", key=True), Column("Mean")], [[Cell("a_b"), Cell(71.25, 2.5)]]
-    )
+    columns = [Column("Run", lambda row: row[0], key=True), Column("Mean", lambda row: row[1])]
+    table = Table("Accuracy & spread", columns, [("a_b", Cell(71.25, 2.5))])
     (folder / "source" / "icl.html").write_text(as_html(table), encoding="utf-8")
     for name in ("icl.svg", "training.svg"):
         (folder / "source" / name).write_text(SVG, encoding="utf-8")
@@ -171,11 +169,11 @@ def report_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"rule all:\n    input: {targets}",
     ]
     for target in targets:
-        item = REPORT_ITEMS[target]
-        declared = (
-            f'report("{target}", caption="{CAPTIONS / item.caption}", category="{item.category}", labels={item.labels})'
-        )
-        name = Path(target)
+        name, kind = Path(target), target.split("s/")[0]
+        (folder / "caption.rst").write_text("How to read it.", encoding="utf-8")
+        category = {"icl": "In-context learning", "training": "Training"}[name.stem]
+        labels = {"result": f"{name.stem} ({kind})"}
+        declared = f'report("{target}", caption="caption.rst", category="{category}", labels={labels})'
         rules.append(
             f'rule {name.stem}_{name.parent}:\n    output: {declared}\n    shell: "cp source/{name.name} {{output}}"'
         )

@@ -15,8 +15,6 @@ from synopsis.artifacts import Layout, read_json, write_json, write_json_lines
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import Task
 from synopsis.errors import ArtifactError
-from synopsis.reporting.figures import build_figure
-from synopsis.reporting.files import icl_records, score_inputs
 from synopsis.reporting.rendering import (
     Cell,
     Column,
@@ -29,9 +27,10 @@ from synopsis.reporting.rendering import (
     cell_text,
 )
 from synopsis.reporting.report import headline, main_tables
-from synopsis.reporting.scores import failures, read_scores, score
-from synopsis.reporting.style import COLOURS
-from synopsis.reporting.tables import build_tables
+from synopsis.reporting.report import tables as build_tables
+from synopsis.reporting.scores import read_scores, score, score_inputs
+from synopsis.reporting.statistics import failures
+from synopsis.reporting.style import styles
 
 MESSAGE = "row 17: the template shows {premise}, which is missing"
 
@@ -56,15 +55,14 @@ def accuracy(frame: pd.DataFrame, run: str, dataset: str, setting: str, seed: in
 
 
 def tables(subject: Experiment, frame: pd.DataFrame) -> tuple[Table, Table]:
-    built = {table.name: table for table in build_tables(subject, frame)}
+    built = build_tables(subject, frame)
     return built["icl"], built["icl_speed"]
 
 
 def cell(table: Table, column: str, *keys: str) -> Cell:
-    names = [other.name for other in table.columns]
     rows = [row for row in table.rows if tuple(found.value for found in row[:2]) == keys]
     assert len(rows) == 1, f"{len(rows)} rows of {keys}"
-    return rows[0][names.index(column)]
+    return rows[0][table.names.index(column)]
 
 
 def with_task(subject: Experiment, dataset: str, **changes: Any) -> Experiment:
@@ -146,12 +144,13 @@ def test_a_failed_cell_has_no_accuracy_and_keeps_its_message(subject: Experiment
     ]
     assert json.loads(Layout(subject).accuracy.read_text())["base"]["world_eats"]["plain_48"]["1"] is None
     place = {"run": "base", "stage": "icl", "dataset": "world_eats", "setting": "plain_48", "seed": 1}
-    assert failures(frame) == [{**place, "message": MESSAGE}]
-    assert failures(read_scores(Layout(subject).scores)) == failures(frame)
+    (failure,) = failures(frame, "icl")
+    assert {key: failure[key] for key in place} == place and failure["message"] == MESSAGE
+    assert failures(read_scores(Layout(subject).scores), "icl") == [failure]
 
 
 def test_records_are_read_only_where_examples_are_left_out(subject: Experiment) -> None:
-    records = icl_records(Layout(subject).icl("rmt-s0", "world_eats", 2))
+    records = Layout.examples(Layout(subject).icl("rmt-s0", "world_eats", 2))
     assert records in score_inputs(subject)
     records.unlink()
     score(subject)
@@ -183,7 +182,7 @@ def test_records_that_disagree_with_their_result_are_told(
     subject: Experiment, rows: list[dict[str, Any]], said: str
 ) -> None:
     artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
-    records = icl_records(Layout(subject).icl("full_attention-s0", "world_eats", 1))
+    records = Layout.examples(Layout(subject).icl("full_attention-s0", "world_eats", 1))
     write_json_lines(records, rows)
     with pytest.raises(ArtifactError, match=f"{records}: {said}"):
         score(subject)
@@ -191,7 +190,7 @@ def test_records_that_disagree_with_their_result_are_told(
 
 def test_damaged_records_are_told(subject: Experiment) -> None:
     artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
-    records = icl_records(Layout(subject).icl("rmt-s0", "world_eats", 1))
+    records = Layout.examples(Layout(subject).icl("rmt-s0", "world_eats", 1))
     records.write_bytes(records.read_bytes()[:-30])
     with pytest.raises(ArtifactError, match=rf"{records}: after line \d+: truncated or damaged"):
         score(subject)
@@ -285,7 +284,7 @@ def test_failed_cells_say_so_and_why(subject: Experiment) -> None:
     assert cell(table, "Mean", "rmt", "plain_48").mark == "‡"
     assert cell(table, "world_wears", "autocompressor", "plain_48").mark == ""
     assert cell(table, "Failed cells", "base", "plain_48").value == 3
-    assert [column.brief for column in table.columns if column.name == "Failed cells"] == [True]
+    assert table.names.index("Failed cells") in table.brief()
     partial, first, second = table.remarks
     assert partial == "‡ Over the draws that did not fail."
     assert first == f"Failed on world_eats (base, plain_48, seeds 0, 1, 2): {MESSAGE}"
@@ -294,7 +293,7 @@ def test_failed_cells_say_so_and_why(subject: Experiment) -> None:
     for text in (as_markdown(table), as_html(table), as_terminal_text(table, 100)):
         assert "failed" in text and "the template shows" in " ".join(text.split())
     assert "base,plain_48,failed," in as_csv(table)
-    assert r"\{premise\}" in as_latex(table) and r"$\ddagger$ Over the draws" in as_latex(table)
+    assert r"\{premise\}" in as_latex(table, "icl") and r"$\ddagger$ Over the draws" in as_latex(table, "icl")
 
 
 def test_one_fault_that_fails_many_cells_is_told_once(subject: Experiment) -> None:
@@ -379,9 +378,10 @@ def test_a_failure_leaves_no_headline_number_behind(subject: Experiment) -> None
 
 
 def wide_table() -> Table:
-    columns = [Column("Compressor", key=True), *(Column(f"data_set_{n}", digits=1) for n in range(12))]
-    rows = [[Cell(name), *(Cell(50.0 + n, deviation=1.0) for n in range(12))] for name in ("base", "rmt")]
-    return Table("wide", "Wide", columns, rows)
+    def column(n: int) -> Column:
+        return Column(f"data_set_{n}", lambda name: Cell(50.0 + n, deviation=1.0), digits=1)
+
+    return Table("Wide", [Column("Compressor", str, key=True), *map(column, range(12))], ("base", "rmt"))
 
 
 def test_wide_tables_are_set_in_blocks_with_the_keys_repeated() -> None:
@@ -395,9 +395,9 @@ def test_wide_tables_are_set_in_blocks_with_the_keys_repeated() -> None:
 
 
 def test_wide_tables_in_latex_are_several_of_one_environment() -> None:
-    text = as_latex(wide_table())
+    text = as_latex(wide_table(), "wide")
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
-    assert text.count(r"\begin{tabular}{l") == text.count(r"\end{tabular}") == text.count(r"rmt & ") == 2
+    assert text.count(r"\begin{tabular}{l") == text.count(r"\end{tabular}") == text.count(r"rmt ") == 2
     assert text.count(r"\par\medskip") == 1
     for number in range(12):
         assert text.count(rf"data\_set\_{number} ") == 1
@@ -414,21 +414,23 @@ def test_the_figure_shows_chance_failures_and_empty_budgets(subject: Experiment)
         empty, failed = {"demonstrations": 0, "unfilled": 1}, {"error": MESSAGE}
         artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48=empty)
         artifacts.write_icl_result(subject, "rmt-s0", "world_eats", seed, plain_48=failed)
-    figure = build_figure("icl", subject, score(subject))
+    figure = artifacts.figure(subject, "icl", score(subject))
     panels = {panel.get_title(): panel for panel in figure.axes}
     assert set(panels) == {"world_eats", "world_wears", "mean of the data sets"}
     for title, chance in {"world_eats": 50, "world_wears": 25, "mean of the data sets": 37.5}.items():
         upright = {line.get_xdata()[0] for line in panels[title].get_lines() if list(line.get_ydata()) == [0, 1]}
         assert chance in upright
-    assert [(text.get_text(), text.get_color()) for text in panels["world_eats"].texts] == [("failed", COLOURS["rmt"])]
+    looks = styles(subject)
+    said = [(text.get_text(), text.get_color()) for text in panels["world_eats"].texts]
+    assert said == [("failed", looks["rmt"].colour)]
     open_points = [line for line in panels["world_eats"].get_lines() if line.get_markerfacecolor() == "w"]
-    assert [line.get_color() for line in open_points] == [COLOURS["base"]]
+    assert [line.get_color() for line in open_points] == [looks["base"].colour]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[-2:] == ["no demonstration fits", "uniform chance"]
+    assert labels[-4:] == ["draw", "without demonstrations", "no demonstration fits", "uniform chance"]
 
 
 def test_a_figure_without_known_options_has_no_chance_line(subject: Experiment) -> None:
     frame = score(subject)
-    figure = build_figure("icl", subject.model_copy(update={"tasks": {}}), frame)
+    figure = artifacts.figure(subject.model_copy(update={"tasks": {}}), "icl", frame)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["base", "full_attention", "autocompressor", "rmt"]
+    assert labels == ["base", "full_attention", "autocompressor", "rmt", "draw", "without demonstrations"]

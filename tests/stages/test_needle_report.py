@@ -11,12 +11,11 @@ import reporting_artifacts as artifacts
 from synopsis.artifacts import Layout, read_json, write_json
 from synopsis.config.experiment import Experiment
 from synopsis.errors import ArtifactError
-from synopsis.reporting.figures import build_figure
-from synopsis.reporting.files import figure_names, report_files, table_names
+from synopsis.reporting.items import report_files
 from synopsis.reporting.rendering import DASH, Table, as_csv
 from synopsis.reporting.report import headline, report
+from synopsis.reporting.report import tables as build_tables
 from synopsis.reporting.scores import score
-from synopsis.reporting.tables import build_tables
 
 OTHERS: dict[str, None] = dict.fromkeys(("perplexity", "icl", "generate", "judge", "benchmark"))
 
@@ -35,24 +34,23 @@ def scores(subject: Experiment) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def table(subject: Experiment, scores: pd.DataFrame) -> Table:
-    (found,) = build_tables(subject, scores)
+    (found,) = build_tables(subject, scores).values()
     return found
 
 
 def row(table: Table, compressor: str, length: int) -> dict[str, str]:
-    names = [column.name for column in table.columns]
     (found,) = [texts for texts in table.texts() if texts[:2] == [compressor, str(length)]]
-    return dict(zip(names, found, strict=True))
+    return dict(zip(table.names, found, strict=True))
 
 
 def test_every_cell_is_a_row_of_the_scores(scores: pd.DataFrame) -> None:
-    cells = scores[(scores["stage"] == "needle") & (scores["metric"] == "choice")].set_index(["run", "setting"])
+    cells = scores[(scores["stage"] == "needle") & (scores["metric"] == "choice")].set_index(["run", "length", "depth"])
     # base, full_attention and rmt have one run, autocompressor two; plain models have positions for one length.
     assert len(cells) == 2 * 2 + 3 * 4
-    one = cells.loc[("autocompressor-s1", "length=200/depth=0.5")]
+    one = cells.loc[("autocompressor-s1", 200, 0.5)]
     assert one["value"] == pytest.approx(0.5 + 0.1 - 0.1) and one["n"] == 10
     assert (one["compressor"], one["method"], one["training_seed"]) == ("autocompressor", "autocompressor", 1)
-    assert ("base", "length=200/depth=0") not in cells.index
+    assert ("base", 200, 0.0) not in cells.index
 
 
 def test_table(table: Table) -> None:
@@ -82,7 +80,7 @@ def test_lengths_that_were_left_out_are_dashes(table: Table) -> None:
 
 
 def test_heatmaps_show_each_share(subject: Experiment, scores: pd.DataFrame) -> None:
-    figure = build_figure("needle", subject, scores)
+    figure = artifacts.figure(subject, "needle", scores)
     panels = {panel.get_title(): panel for panel in figure.axes if panel.get_title()}
     assert list(panels) == ["base", "full_attention", "autocompressor", "rmt"]
     texts = [text.get_text() for text in panels["autocompressor"].texts]
@@ -98,7 +96,10 @@ def test_heatmaps_show_each_share(subject: Experiment, scores: pd.DataFrame) -> 
 
 
 def test_files_and_headline_numbers(subject: Experiment, scores: pd.DataFrame) -> None:
-    assert table_names(subject) == ["needle"] and figure_names(subject) == ["needle", "training"]
+    assert artifacts.names(subject, "table") == ["needle"] and artifacts.names(subject, "figure") == [
+        "needle",
+        "training",
+    ]
     report(subject)
     assert all(path.stat().st_size > 100 for paths in report_files(subject).values() for path in paths)
     numbers = headline(subject)
@@ -114,7 +115,7 @@ def test_a_cell_that_failed_is_a_dash_with_its_reason(tmp_path: Path) -> None:
     failed = [{"length": 200, "depth": 0.5, "error": "example 3: the text does not fit in memory"}]
     rows = [row for row in document["rows"] if (row["length"], row["depth"]) != (200, 0.5)]
     write_json(path, "needle", {"rows": rows, "failed": failed, "skipped": []}, {})
-    (table,) = build_tables(subject, score(subject))
+    (table,) = build_tables(subject, score(subject)).values()
     # The other run of the compressor stands alone in its cell.
     assert row(table, "autocompressor", 200)["at 50 %"] == "60.0"
     assert row(table, "autocompressor", 200)["at 0 %"] == "45.0 ± 7.1"

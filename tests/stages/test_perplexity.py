@@ -22,7 +22,7 @@ from synopsis.engine.last_segment import Batches, Reading, demand, scored_losses
 from synopsis.errors import DataError, InputError
 from synopsis.stages.perplexity import run as stage
 from synopsis.stages.perplexity.documents import Documents, text_bytes
-from synopsis.stages.plan import perplexity_facts
+from synopsis.stages.perplexity.section import STAGE
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from torch import Tensor
@@ -470,11 +470,13 @@ def test_bfloat16_is_near(tmp_path: Path) -> None:
         assert other["loss"] != row["loss"] and other["loss"] == pytest.approx(row["loss"], rel=0.03)
 
 
-def test_facts_follow_what_changes_the_numbers(tmp_path: Path) -> None:
-    def facts(run: str, **changes: Any) -> str:
-        return perplexity_facts(experiment(tmp_path, **changes), run)
+def test_the_fingerprint_follows_what_changes_the_numbers(tmp_path: Path) -> None:
+    def fingerprint(run: str, **changes: Any) -> str:
+        return STAGE.fingerprint(experiment(tmp_path, **changes), run=run)
 
-    assert facts("auto-s0", batch_size=4) == facts("auto-s0")
+    assert fingerprint("auto-s0", batch_size=4) == fingerprint("auto-s0")
     for change in ({"dtype": "bfloat16"}, {"summary_lengths": [1]}, {"tokens_per_step": 8}, {"max_documents": 2}):
-        assert facts("auto-s0", **change) != facts("auto-s0")
-    assert facts("full-s0", summary_lengths=[1], tokens_per_step=8) == facts("full-s0"), "nothing is compressed"
+        assert fingerprint("auto-s0", **change) != fingerprint("auto-s0")
+    assert fingerprint("full-s0", summary_lengths=[1], tokens_per_step=8) == fingerprint("full-s0"), (
+        "nothing is compressed"
+    )

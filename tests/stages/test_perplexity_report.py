@@ -11,12 +11,10 @@ import pytest
 import reporting_artifacts as artifacts
 from synopsis.artifacts import read_json, write_json
 from synopsis.config.experiment import Experiment
-from synopsis.reporting.figures import build_figure
-from synopsis.reporting.files import figure_names
 from synopsis.reporting.rendering import Cell, Table, as_csv
 from synopsis.reporting.report import headline
+from synopsis.reporting.report import tables as build_tables
 from synopsis.reporting.scores import score
-from synopsis.reporting.tables import build_tables
 
 KEYS = ("run", "corpus", "split", "rows", "skipped", "not_finite", "documents", "too_short")
 
@@ -37,7 +35,7 @@ def written(found: Experiment, **changes: Any) -> pd.DataFrame:
 
 
 def tables(found: Experiment, scores: pd.DataFrame) -> dict[str, Table]:
-    return {table.name: table for table in build_tables(found, scores)}
+    return build_tables(found, scores)
 
 
 def cell(table: Table, column: str, *keys: Any) -> Cell:
@@ -111,14 +109,14 @@ def test_fewer_vectors_have_rows_and_a_line_of_their_own(tmp_path: Path) -> None
     assert headline(found)["perplexity/autocompressor/context=100/tokens=all/summary_length=1/loss"] == pytest.approx(
         1.55
     )
-    figure = build_figure("perplexity_vectors", found, scores)
+    figure = artifacts.figure(found, "perplexity_vectors", scores)
     panel = next(panel for panel in figure.axes if panel.get_title() == "all tokens")
     lines = {tuple(line.get_xdata()): list(line.get_ydata()) for line in panel.get_lines()}
     assert set(lines) == {(0, 4, 8), (0, 1, 2), (0, 4, 4)}
     assert lines[0, 4, 8] == pytest.approx([2.05, 1.65, 1.25])
     assert lines[0, 1, 2] == pytest.approx([2.05, 1.95, 1.55])
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["autocompressor", "autocompressor, 1 a step", "rmt"]
+    assert legend == ["autocompressor", "autocompressor, 1 a step", "rmt", "context (tokens)"]
 
 
 def test_losses_that_are_not_finite_are_no_number_and_told(tmp_path: Path) -> None:
@@ -134,5 +132,5 @@ def test_losses_that_are_not_finite_are_no_number_and_told(tmp_path: Path) -> No
 def test_without_compressors_there_is_no_figure_of_vectors(tmp_path: Path) -> None:
     section = {"corpus": "world", "context_lengths": [0, 50], "scored_tokens": 32, "tokens_per_step": 50}
     found = subject(tmp_path, perplexity={**section, "runs": ["base", "full_attention"]})
-    assert figure_names(found) == ["perplexity", "training"]
-    assert figure_names(subject(tmp_path)) == ["perplexity", "perplexity_vectors", "training"]
+    assert artifacts.names(found, "figure") == ["perplexity", "training"]
+    assert artifacts.names(subject(tmp_path), "figure") == ["perplexity", "perplexity_vectors", "training"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from running import CONFIG, ROOT, Finished, Project, leftovers, planned
 from synopsis.config.experiment import load_experiment
-from synopsis.reporting.files import report_files
+from synopsis.reporting.items import report_files
 from synopsis.reporting.scores import score
 
 JOBS = {

@@ -60,7 +60,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 def losses(scores: pd.DataFrame, run: str, tokens: str) -> list[float]:
     """By the length of the context: 0, 10, 20 and 30 tokens."""
     return [
-        one(scores, stage="perplexity", run=run, setting=f"context={length}/tokens={tokens}", metric="loss")
+        one(scores, stage="perplexity", run=run, context_length=length, tokens=tokens, metric="loss")
         for length in (0, 10, 20, 30)
     ]
 

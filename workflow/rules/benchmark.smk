@@ -3,10 +3,9 @@
 
 rule benchmark:
     input:
-        model=lambda w: LAYOUT.model(w.run),
+        inputs(STAGES["benchmark"]),
     output:
-        samples=RESULTS / "benchmark" / "{run}.csv",
-        provenance=RESULTS / "benchmark" / "{run}.json",
+        outputs(STAGES["benchmark"]),
     log:
         LOGS / "benchmark" / "{run}.log",
     benchmark:
@@ -20,6 +19,6 @@ rule benchmark:
         mem_mb=6000,
         runtime=120,
     params:
-        facts=lambda w: plan.benchmark_facts(EXPERIMENT, w.run),
+        fingerprint=fingerprint(STAGES["benchmark"]),
     shell:
         "synopsis --log {log:q} benchmark {resources.config} {wildcards.run:q}"

@@ -1,67 +1,42 @@
 # Reads and checks the experiment before the DAG is built, and names what the rules share.
-import contextlib
 import json
-import re
 import shlex
-import sys
+from pathlib import Path
 
-from synopsis.stages import plan
 from synopsis.artifacts import Layout, make_room
 from synopsis.config.experiment import load_experiment
-from synopsis.config.yaml_files import parse_value
-from synopsis.errors import InputError, SynopsisError
-from synopsis.reporting.files import report_files, report_item, score_inputs
+from synopsis.errors import InputError
+from synopsis.reporting.items import places_in_report, report_files
+from synopsis.stages.prepare.section import PREPARE
+from synopsis.stages.record import stages
+from synopsis.stages.workflow import (
+    check_submitted,
+    find_own_commands,
+    one_message,
+    one_of,
+    overrides,
+)
 
 CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
     "config/demo.yaml"
 ]
+STAGES = stages()
 
-
-plan.find_own_commands()
-
-
-def flat(changes, prefix=""):
-    """The values of `snakemake --config`, by dotted key."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", typed(value, f"--config {prefix}{key}")
-
-
-def typed(value, origin):
-    """Snakemake leaves numbers inside lists and sections as text; here they are what they would be in a file."""
-    if isinstance(value, dict):
-        return {key: typed(inner, origin) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [typed(inner, origin) for inner in value]
-    return parse_value(value, origin) if isinstance(value, str) else value
-
-
-@contextlib.contextmanager
-def one_message():
-    """What is wrong, without a traceback."""
-    try:
-        yield
-    except SynopsisError as error:
-        print(f"synopsis: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
+find_own_commands()
 with one_message():
     if set("{}") & set(workflow.basedir):
         raise InputError(
             f"{workflow.basedir}: found braces; expected a folder without them: Snakemake takes them for wildcards"
         )
     make_room(".snakemake/locks")
-    OVERRIDES = dict(flat(workflow.config_settings.config))
+    OVERRIDES = overrides(workflow.config_settings.config)
     EXPERIMENT = load_experiment(*CONFIG_FILES, overrides=OVERRIDES)
+    PLACES = places_in_report(EXPERIMENT, Path(".snakemake/captions").absolute())
 
 # The front page of the HTML report reads these.
 config.setdefault("name", EXPERIMENT.name)
 config.setdefault("title", EXPERIMENT.title or EXPERIMENT.name)
 LAYOUT = Layout(EXPERIMENT)
-RESULTS = LAYOUT.root
 LOGS = LAYOUT.root / "logs"
 REPORT_FILES = report_files(EXPERIMENT)
 # How a job's command names the experiment: the same files and changes as on Snakemake's own command line.
@@ -79,31 +54,31 @@ CONFIG = shlex.join(
 onstart:
     with one_message():
         if workflow.non_local_exec:
-            plan.check_submitted(
-                [
-                    *(
-                        (f"--config {key}", value)
-                        for key, value in OVERRIDES.items()
-                    ),
-                    *(("--configfile", file) for file in CONFIG_FILES),
-                    ("--snakefile", str(workflow.main_snakefile)),
-                ]
-            )
+            changes = [
+                (f"--config {key}", value) for key, value in OVERRIDES.items()
+            ]
+            files = [("--configfile", file) for file in CONFIG_FILES]
+            snakefile = ("--snakefile", str(workflow.main_snakefile))
+            check_submitted([*changes, *files, snakefile])
         make_room(LOGS)
 
 
-def one_of(names):
-    """Wildcard constraint that matches these names, and nothing when there are none."""
-    return "|".join(re.escape(str(name)) for name in names) or "(?!)"
+def inputs(jobs):
+    return lambda wildcards: jobs.inputs(EXPERIMENT, **dict(wildcards.items()))
+
+
+def fingerprint(jobs):
+    """Kept as a parameter of a job: a changed setting makes exactly those jobs run again that it touches."""
+    return lambda wildcards: jobs.fingerprint(EXPERIMENT, **dict(wildcards.items()))
+
+
+def outputs(jobs):
+    return jobs.patterns(LAYOUT)
 
 
 def shown(path):
     """The file, marked for Snakemake's HTML report where it has a place there."""
-    item = report_item(path)
-    if item is None:
-        return path
-    caption = f"../report/{item.caption}"
-    return report(path, caption=caption, category=item.category, labels=item.labels)
+    return report(path, **PLACES[path]) if path in PLACES else path
 
 
 LOADED = [

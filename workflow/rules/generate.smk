@@ -3,11 +3,9 @@
 
 rule generate:
     input:
-        model=lambda w: LAYOUT.model(w.run),
-        instructions=lambda w: LAYOUT.instructions(EXPERIMENT.generate.instructions),
+        inputs(STAGES["generate"]),
     output:
-        outputs=RESULTS / "generations" / "{run}" / "{split}.csv",
-        scores=RESULTS / "generations" / "{run}" / "{split}.json",
+        outputs(STAGES["generate"]),
     log:
         LOGS / "generate" / "{run}-{split}.log",
     benchmark:
@@ -19,6 +17,6 @@ rule generate:
         mem_mb=6000,
         runtime=240,
     params:
-        facts=lambda w: plan.generate_facts(EXPERIMENT, w.run, w.split),
+        fingerprint=fingerprint(STAGES["generate"]),
     shell:
         "synopsis --log {log:q} generate {resources.config} {wildcards.run:q} {wildcards.split:q}"

@@ -3,16 +3,9 @@
 
 rule icl:
     input:
-        model=lambda w: LAYOUT.model(w.run),
-        tokenizer=lambda w: LAYOUT.tokenizer(EXPERIMENT.base_of(w.run)),
-        task=lambda w: LAYOUT.task(w.dataset),
+        inputs(STAGES["icl"]),
     output:
-        result=RESULTS / "icl" / "{run}" / "{dataset}" / "seed{seed}.json",
-        examples=RESULTS
-        / "icl"
-        / "{run}"
-        / "{dataset}"
-        / "seed{seed}.examples.jsonl.gz",
+        outputs(STAGES["icl"]),
     log:
         LOGS / "icl" / "{run}-{dataset}-seed{seed}.log",
     benchmark:
@@ -24,6 +17,6 @@ rule icl:
         mem_mb=6000,
         runtime=240,
     params:
-        facts=lambda w: plan.icl_facts(EXPERIMENT, w.run, w.dataset, int(w.seed)),
+        fingerprint=fingerprint(STAGES["icl"]),
     shell:
         "synopsis --log {log:q} icl {resources.config} {wildcards.run:q} {wildcards.dataset:q} --seed {wildcards.seed:q}"

@@ -3,11 +3,9 @@
 
 rule judge:
     input:
-        a=RESULTS / "generations" / "{a}" / "{split}.csv",
-        b=RESULTS / "generations" / "{b}" / "{split}.csv",
-        instructions=lambda w: LAYOUT.instructions(EXPERIMENT.generate.instructions),
+        inputs(STAGES["judge"]),
     output:
-        RESULTS / "judgements" / "{judge}" / "{a}-vs-{b}" / "{split}.json",
+        outputs(STAGES["judge"]),
     log:
         LOGS / "judge" / "{judge}-{a}-vs-{b}-{split}.log",
     benchmark:
@@ -19,6 +17,6 @@ rule judge:
         mem_mb=1000,
         runtime=240,
     params:
-        facts=lambda w: plan.judge_facts(EXPERIMENT, w.judge),
+        fingerprint=fingerprint(STAGES["judge"]),
     shell:
         "synopsis --log {log:q} judge {resources.config} {wildcards.judge:q} {wildcards.a:q} {wildcards.b:q} {wildcards.split:q}"

@@ -3,11 +3,9 @@
 
 rule needle:
     input:
-        model=lambda w: LAYOUT.model(w.run),
-        tokenizer=lambda w: LAYOUT.tokenizer(EXPERIMENT.base_of(w.run)),
+        inputs(STAGES["needle"]),
     output:
-        result=RESULTS / "needle" / "{run}.json",
-        examples=RESULTS / "needle" / "{run}.examples.jsonl.gz",
+        outputs(STAGES["needle"]),
     log:
         LOGS / "needle" / "{run}.log",
     benchmark:
@@ -19,6 +17,6 @@ rule needle:
         mem_mb=6000,
         runtime=240,
     params:
-        facts=lambda w: plan.needle_facts(EXPERIMENT, w.run),
+        fingerprint=fingerprint(STAGES["needle"]),
     shell:
         "synopsis --log {log:q} needle {resources.config} {wildcards.run:q}"

@@ -3,13 +3,9 @@
 
 rule perplexity:
     input:
-        model=lambda w: LAYOUT.model(w.run),
-        tokenizer=lambda w: LAYOUT.tokenizer(EXPERIMENT.base_of(w.run)),
-        corpus=lambda w: LAYOUT.corpus(
-            EXPERIMENT.perplexity.corpus, EXPERIMENT.base_of(w.run)
-        ),
+        inputs(STAGES["perplexity"]),
     output:
-        RESULTS / "perplexity" / "{run}.json",
+        outputs(STAGES["perplexity"]),
     log:
         LOGS / "perplexity" / "{run}.log",
     benchmark:
@@ -21,6 +17,6 @@ rule perplexity:
         mem_mb=6000,
         runtime=240,
     params:
-        facts=lambda w: plan.perplexity_facts(EXPERIMENT, w.run),
+        fingerprint=fingerprint(STAGES["perplexity"]),
     shell:
         "synopsis --log {log:q} perplexity {resources.config} {wildcards.run:q}"

@@ -3,7 +3,7 @@
 
 rule prepare_model:
     output:
-        directory(RESULTS / "models" / "{model}"),
+        directory(outputs(PREPARE["model"])),
     log:
         LOGS / "prepare" / "model-{model}.log",
     benchmark:
@@ -17,14 +17,14 @@ rule prepare_model:
         mem_mb=8000,
         runtime=60,
     params:
-        facts=lambda w: plan.prepare_facts(EXPERIMENT, "model", w.model),
+        fingerprint=fingerprint(PREPARE["model"]),
     shell:
         "synopsis --log {log:q} prepare {resources.config} model {wildcards.model:q}"
 
 
 rule prepare_tokenizer:
     output:
-        directory(RESULTS / "data" / "tokenizers" / "{model}"),
+        directory(outputs(PREPARE["tokenizer"])),
     log:
         LOGS / "prepare" / "tokenizer-{model}.log",
     benchmark:
@@ -38,16 +38,16 @@ rule prepare_tokenizer:
         mem_mb=2000,
         runtime=10,
     params:
-        facts=lambda w: plan.prepare_facts(EXPERIMENT, "tokenizer", w.model),
+        fingerprint=fingerprint(PREPARE["tokenizer"]),
     shell:
         "synopsis --log {log:q} prepare {resources.config} tokenizer {wildcards.model:q}"
 
 
 rule prepare_corpus:
     input:
-        lambda w: LAYOUT.tokenizer(w.model),
+        inputs(PREPARE["corpus"]),
     output:
-        directory(RESULTS / "data" / "{corpus}" / "{model}"),
+        directory(outputs(PREPARE["corpus"])),
     log:
         LOGS / "prepare" / "corpus-{corpus}-{model}.log",
     benchmark:
@@ -61,14 +61,14 @@ rule prepare_corpus:
         mem_mb=lambda w, threads: 2000 + 1000 * threads,
         runtime=240,
     params:
-        facts=lambda w: plan.prepare_facts(EXPERIMENT, "corpus", w.corpus),
+        fingerprint=fingerprint(PREPARE["corpus"]),
     shell:
         "synopsis --log {log:q} prepare {resources.config} corpus {wildcards.corpus:q} {wildcards.model:q}"
 
 
 rule prepare_instructions:
     output:
-        RESULTS / "data" / "instructions" / "{instructions}.json",
+        outputs(PREPARE["instructions"]),
     log:
         LOGS / "prepare" / "instructions-{instructions}.log",
     benchmark:
@@ -80,14 +80,14 @@ rule prepare_instructions:
         mem_mb=2000,
         runtime=30,
     params:
-        facts=lambda w: plan.prepare_facts(EXPERIMENT, "instructions", w.instructions),
+        fingerprint=fingerprint(PREPARE["instructions"]),
     shell:
         "synopsis --log {log:q} prepare {resources.config} instructions {wildcards.instructions:q}"
 
 
 rule prepare_task:
     output:
-        RESULTS / "data" / "tasks" / "{dataset}.json",
+        outputs(PREPARE["task"]),
     log:
         LOGS / "prepare" / "task-{dataset}.log",
     benchmark:
@@ -99,6 +99,6 @@ rule prepare_task:
         mem_mb=2000,
         runtime=30,
     params:
-        facts=lambda w: plan.prepare_facts(EXPERIMENT, "task", w.dataset),
+        fingerprint=fingerprint(PREPARE["task"]),
     shell:
         "synopsis --log {log:q} prepare {resources.config} task {wildcards.dataset:q}"

@@ -3,9 +3,15 @@
 
 rule score:
     input:
-        score_inputs(EXPERIMENT),
+        [
+            path
+            for stage in STAGES.values()
+            for job in stage.jobs(EXPERIMENT)
+            for path in job.outputs
+        ],
     output:
         scores=LAYOUT.scores,
+        csv=LAYOUT.scores_csv,
         accuracy=LAYOUT.accuracy,
     log:
         LOGS / "score" / "score.log",

@@ -1,12 +1,12 @@
-# One run each. Checkpoints are not declared outputs: a failed job keeps them, and the next one goes on from there.
+# One run each. Checkpoints are not declared outputs: a failed job keeps them, and the next one resumes from them.
 # The command starts one process for each GPU that it sees. `start`: what starts it on several nodes (see profiles/slurm).
 
 
 rule pretrain:
     input:
-        lambda w: plan.training_inputs(EXPERIMENT, w.run),
+        inputs(STAGES["train"]),
     output:
-        directory(RESULTS / "models" / "{run}"),
+        directory(outputs(STAGES["train"])),
     log:
         LOGS / "train" / "{run}.log",
     benchmark:
@@ -22,16 +22,16 @@ rule pretrain:
         runtime=1440,
         start="",
     params:
-        facts=lambda w: plan.train_facts(EXPERIMENT, w.run),
+        fingerprint=fingerprint(STAGES["train"]),
     shell:
         "{resources.start} synopsis --log {log:q} train {resources.config} {wildcards.run:q}"
 
 
 rule train:
     input:
-        lambda w: plan.training_inputs(EXPERIMENT, w.run),
+        inputs(STAGES["train"]),
     output:
-        directory(RESULTS / "models" / "{run}"),
+        directory(outputs(STAGES["train"])),
     log:
         LOGS / "train" / "{run}.log",
     benchmark:
@@ -46,6 +46,6 @@ rule train:
         runtime=1440,
         start="",
     params:
-        facts=lambda w: plan.train_facts(EXPERIMENT, w.run),
+        fingerprint=fingerprint(STAGES["train"]),
     shell:
         "{resources.start} synopsis --log {log:q} train {resources.config} {wildcards.run:q}"

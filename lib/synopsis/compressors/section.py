@@ -95,11 +95,6 @@ class Compressor(Subject):
     base: Name
     """The model that is loaded, or that training starts from."""
 
-    @property
-    def look(self) -> str:
-        """What has a colour of its own in figures: the method, or the condition of a control."""
-        return str(self.method)
-
     def check(self, key: Key, name: str, experiment: Experiment) -> Iterator[Problem]:
         """What does not fit the rest of the experiment; `key`: where this section stands."""
         yield from ()

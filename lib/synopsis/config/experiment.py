@@ -275,7 +275,7 @@ if TYPE_CHECKING:
         """With a section for each stage."""
 
 else:
-    _sections = {stage.name: (stage.section | None, None) for stage in stages().values()}
+    _sections = {stage.name: (stage.section | None, None) for stage in stages().values() if stage.section}
     Experiment = create_model("Experiment", __base__=_Experiment, __doc__=_Experiment.__doc__, **_sections)
 
 

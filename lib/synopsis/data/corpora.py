@@ -43,7 +43,7 @@ from synopsis.data.sources import FetchError, Source, find_source
 from synopsis.data.tokenization import Tokenization, available_processes, vocabulary_size
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say, track
-from synopsis.stages.plan import prepare_facts
+from synopsis.stages.prepare.section import prepare_fingerprint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +68,7 @@ def prepare_text_corpus(
     definition, layout = experiment.corpora[corpus], Layout(experiment)
     assert isinstance(definition, TextCorpus), f"'{corpus}' is not read from files"
     path, tokenizer_folder = layout.corpus(corpus, tokenizer_model), layout.tokenizer(tokenizer_model)
-    provenance = Provenance(config=prepare_facts(experiment, "corpus", corpus))
+    provenance = Provenance(config=prepare_fingerprint(experiment, "corpus", corpus))
     sources = {split: _sources(experiment, definition, split) for split in SPLITS}
     processes = processes or available_processes()
     with Tokenization(tokenizer_folder, processes) as tokenization:

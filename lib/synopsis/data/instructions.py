@@ -14,7 +14,7 @@ from synopsis.config.experiment import Experiment
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
-from synopsis.stages.plan import prepare_facts
+from synopsis.stages.prepare.section import prepare_fingerprint
 
 COLUMNS = ("instruction", "input", "output")
 
@@ -28,7 +28,7 @@ def prepare_alpaca_plus(experiment: Experiment, name: str) -> Path:
     """
     definition, path = experiment.instructions[name], Layout(experiment).instructions(name)
     assert isinstance(definition, AlpacaPlus), f"'{name}' is not read from files"
-    provenance = Provenance(config=prepare_facts(experiment, "instructions", name))
+    provenance = Provenance(config=prepare_fingerprint(experiment, "instructions", name))
     files = {"train": definition.train, **definition.splits}
     sources = {split: find_source(experiment, [file], split, definition.hub) for split, file in files.items()}
     splits, records = {}, {}

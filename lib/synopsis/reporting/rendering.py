@@ -10,44 +10,24 @@ import csv
 import html
 import io
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from synopsis.reporting.estimates import exists
+from synopsis.reporting.statistics import Estimate, exists
 
 DASH = "–"
-
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "–": "--",
-    "†": r"$\dagger$",
-    "‡": r"$\ddagger$",
-}
+LATEX_SYMBOLS = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "–": "--", "†": r"$\dagger$", "‡": r"$\ddagger$"})
 GAP = 2
 """Spaces between columns in the terminal."""
 MARKDOWN_WIDTH = 150
 LATEX_WIDTH = 90
 """Most characters of a line of cells; a page of \\footnotesize text holds about this many."""
-
-
 HTML_STYLE = (
     "body{font:14px/1.45 system-ui,sans-serif;color:#1c1c1c;background:#fff;margin:1.5rem}"
-    "table{border-collapse:collapse}caption{text-align:left;font-weight:600;padding-bottom:.6rem}"
-    "th,td{padding:.3rem .7rem;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}"
-    ".text{text-align:left}thead th{border-bottom:2px solid #1c1c1c;position:sticky;top:0;background:#fff}"
+    "h1{font-size:1em}table{border-collapse:collapse}"
+    "th,td{padding:.3rem .7rem;white-space:nowrap;font-variant-numeric:tabular-nums}"
+    "thead th{border-bottom:2px solid #1c1c1c;position:sticky;top:0;background:#fff}"
     "tbody tr:nth-child(even){background:#f4f4f4}p{max-width:60rem}"
 )
 
@@ -64,38 +44,70 @@ class Cell:
     interval: tuple[float, float] | None = None
     mark: str = ""
 
+    @classmethod
+    def of(cls, value: Any) -> Cell:
+        if isinstance(value, Estimate):
+            return cls(value.mean, value.deviation)
+        return value if isinstance(value, Cell) else cls(value)
+
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `digits` after the point for numbers that are not whole; a `key` column says what a row is about.
+    """A column: its name, and what it shows of a record (a text, a number, an estimate or a cell).
 
-    `brief`: whether the terminal shows it.
+    digits: after the point, for numbers that are not whole. key: it says what a row is about. brief: whether the
+    terminal shows it; None: where one of its numbers is not zero.
     """
 
     name: str
+    value: Callable[[Any], Any]
     digits: int = 2
     key: bool = False
-    brief: bool = True
+    brief: bool | None = True
 
 
-@dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns. `note` says in one or two sentences how to read the numbers.
+    """A row of cells for each record. `note` says in one or two sentences how to read the numbers.
 
     remarks: what is to be known of single cells; each is a paragraph of its own below the note.
     """
 
-    name: str
-    title: str
-    columns: Sequence[Column]
-    rows: list[list[Cell]] = field(default_factory=list)
-    note: str = ""
-    remarks: Sequence[str] = ()
+    def __init__(
+        self, title: str, columns: Sequence[Column], records: Iterable[Any], note: str = "", remarks: Sequence[str] = ()
+    ):
+        self.title, self.columns, self.note, self.remarks = title, columns, note, list(remarks)
+        self.rows = [[Cell.of(column.value(record)) for column in columns] for record in records]
 
-    def texts(self, columns: Sequence[int] | None = None) -> list[list[str]]:
-        """Every cell as it is read by people; only some columns when their numbers are given."""
-        chosen = range(len(self.columns)) if columns is None else columns
-        return [[cell_text(row[i], self.columns[i].digits) for i in chosen] for row in self.rows]
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def texts(self) -> list[list[str]]:
+        """Every cell as it is read by people."""
+        digits = [column.digits for column in self.columns]
+        return [[cell_text(cell, places) for cell, places in zip(row, digits, strict=True)] for row in self.rows]
+
+    def brief(self) -> list[int]:
+        """The columns that the terminal shows."""
+        shown = ((i, column.brief) for i, column in enumerate(self.columns))
+        return [i for i, brief in shown if (any(row[i].value for row in self.rows) if brief is None else brief)]
+
+    def grid(self, form: str, chosen: Sequence[int] | None = None) -> str:
+        """Columns in a form of tabulate; keys that are words are set to the left."""
+        import tabulate
+
+        tabulate.MIN_PADDING = 0  # its own two spaces more for headers would make lines longer than is counted
+        chosen = range(len(self.columns)) if chosen is None else chosen
+        words = [all(isinstance(row[i].value, str) for row in self.rows) for i in chosen]
+        return tabulate.tabulate(
+            [[row[i] for i in chosen] for row in self.texts()],
+            [self.names[i] for i in chosen],
+            tablefmt=form,
+            disable_numparse=True,
+            colalign=[
+                "left" if self.columns[i].key and text else "right" for i, text in zip(chosen, words, strict=True)
+            ],
+        )
 
 
 def cell_text(cell: Cell, digits: int) -> str:
@@ -116,25 +128,30 @@ def cell_text(cell: Cell, digits: int) -> str:
     return text + cell.mark
 
 
+def counts_text(counts: Iterable[int]) -> str:
+    """Counts that are equal once, others as a range; "" when there is none.
+
+    >>> counts_text([100, 100]), counts_text([87, 1821])
+    ('100', '87–1821')
+    """
+    found = sorted(set(counts))
+    return "" if not found else str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
+
+
 def as_csv(table: Table) -> str:
     """Plain numbers of six significant digits; deviations and intervals have columns of their own."""
-    with_deviation = [any(row[i].deviation is not None for row in table.rows) for i in range(len(table.columns))]
-    with_interval = [any(row[i].interval is not None for row in table.rows) for i in range(len(table.columns))]
+    columns: list[list[Any]] = []
+    for name, cells in zip(table.names, zip(*table.rows, strict=True), strict=False):
+        columns.append([name, *(cell.value for cell in cells)])
+        if any(cell.deviation is not None for cell in cells):
+            columns.append([f"{name} standard deviation", *(cell.deviation for cell in cells)])
+        if any(cell.interval is not None for cell in cells):
+            bounds = [cell.interval or (None, None) for cell in cells]
+            columns += [[f"{name} {side}", *(bound[i] for bound in bounds)] for i, side in enumerate(("low", "high"))]
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    header = []
-    for column, deviation, interval in zip(table.columns, with_deviation, with_interval, strict=True):
-        header.append(column.name)
-        header += [f"{column.name} standard deviation"] if deviation else []
-        header += [f"{column.name} low", f"{column.name} high"] if interval else []
-    writer.writerow(header)
-    for row in table.rows:
-        line = []
-        for cell, deviation, interval in zip(row, with_deviation, with_interval, strict=True):
-            line.append(_plain(cell.value))
-            line += [_plain(cell.deviation)] if deviation else []
-            line += [_plain(bound) for bound in cell.interval or (None, None)] if interval else []
-        writer.writerow(line)
+    csv.writer(stream, lineterminator="\n").writerows(
+        [_plain(value) for value in line] for line in zip(*columns, strict=True)
+    )
     return stream.getvalue()
 
 
@@ -145,94 +162,53 @@ def _plain(value: float | int | str | None) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    blocks = (_markdown_block(table, chosen) for chosen in _blocks(table, range(len(table.columns)), MARKDOWN_WIDTH))
-    return "\n\n".join(part for part in (f"**{table.title}**", *blocks, table.note, *table.remarks) if part) + "\n"
+    grids = [table.grid("pipe", block) for block in _blocks(table, range(len(table.columns)), MARKDOWN_WIDTH)]
+    return "\n\n".join(part for part in (f"**{table.title}**", *grids, table.note, *table.remarks) if part) + "\n"
 
 
-def _markdown_block(table: Table, chosen: Sequence[int]) -> str:
-    left = [_is_text(table, i) for i in chosen]
-    rule = [":---" if is_left else "---:" for is_left in left]
-    lines = _aligned([[table.columns[i].name for i in chosen], rule, *table.texts(chosen)], left)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def as_latex(table: Table) -> str:
+def as_latex(table: Table, name: str) -> str:
     """A `table` environment for \\input; needs the package booktabs."""
     blocks = _blocks(table, range(len(table.columns)), LATEX_WIDTH)
     lines = [
         r"\begin{table}",
-        r"  \centering",
-        *([r"  \footnotesize\setlength{\tabcolsep}{4pt}"] if len(blocks) > 1 else []),
-        rf"  \caption{{{latex_escaped(table.title)}. {latex_escaped(table.note)}}}",
-        rf"  \label{{tab:{table.name.replace('_', '-')}}}",
-        "\n  \\par\\medskip\n".join(_latex_block(table, chosen) for chosen in blocks),
-        *(rf"  \par\smallskip\footnotesize {latex_escaped(remark)}" for remark in table.remarks),
+        r"\centering",
+        *([r"\footnotesize\setlength{\tabcolsep}{4pt}"] if len(blocks) > 1 else []),
+        rf"\caption{{{_latex(table.title)}. {_latex(table.note)}}}",
+        rf"\label{{tab:{name.replace('_', '-')}}}",
+        "\n\\par\\medskip\n".join(table.grid("latex_booktabs", block).translate(LATEX_SYMBOLS) for block in blocks),
+        *(rf"\par\smallskip\footnotesize {_latex(remark)}" for remark in table.remarks),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latex_block(table: Table, chosen: Sequence[int]) -> str:
-    alignment = "".join("l" if _is_text(table, i) else "r" for i in chosen)
-    lines = [
-        rf"  \begin{{tabular}}{{{alignment}}}",
-        r"    \toprule",
-        _latex_row([table.columns[i].name for i in chosen]),
-        r"    \midrule",
-        *(_latex_row(row) for row in table.texts(chosen)),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-    ]
-    return "\n".join(lines)
+def _latex(text: str) -> str:
+    from tabulate import LATEX_ESCAPE_RULES
 
-
-def _latex_row(texts: Sequence[str]) -> str:
-    return "    " + " & ".join(latex_escaped(text) for text in texts) + r" \\"
-
-
-def latex_escaped(text: str) -> str:
-    """Text that LaTeX prints as it is.
-
-    >>> latex_escaped("pos_control 50 %")
-    'pos\\\\_control 50 \\\\%'
-    """
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    return "".join(LATEX_ESCAPE_RULES.get(character, character) for character in text).translate(LATEX_SYMBOLS)
 
 
 def as_html(table: Table) -> str:
     """A page of its own, without scripts and without anything to load."""
-    kinds = [' class="text"' if _is_text(table, i) else "" for i in range(len(table.columns))]
-
-    def row(tag: str, texts: Sequence[str]) -> str:
-        cells = (f"<{tag}{kind}>{html.escape(text)}</{tag}>" for kind, text in zip(kinds, texts, strict=True))
-        return f"<tr>{''.join(cells)}</tr>"
-
     title = html.escape(table.title)
-    lines = [
-        "<!DOCTYPE html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{HTML_STYLE}</style></head><body>',
-        f"<table><caption>{title}</caption>",
-        f"<thead>{row('th', [column.name for column in table.columns])}</thead>",
-        "<tbody>",
-        *(row("td", texts) for texts in table.texts()),
-        "</tbody></table>",
-        *(f"<p>{html.escape(text)}</p>" for text in (table.note, *table.remarks)),
-        "</body></html>",
-    ]
-    return "\n".join(lines) + "\n"
+    paragraphs = "\n".join(f"<p>{html.escape(text)}</p>" for text in (table.note, *table.remarks))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{HTML_STYLE}</style></head><body>\n<h1>{title}</h1>\n{table.grid('html')}\n{paragraphs}\n</body></html>\n"
+    )
 
 
 def as_terminal_text(table: Table, width: int) -> str:
     """The brief columns in lines of at most `width` characters, where one column beside the keys is not wider."""
-    blocks = _blocks(table, [i for i, column in enumerate(table.columns) if column.brief], width)
+    grids = [table.grid("simple", block) for block in _blocks(table, table.brief(), width)]
     texts = (textwrap.fill(text, width) for text in (table.note, *table.remarks) if text)
-    return "\n\n".join([table.title, *(_block(table, block) for block in blocks), *texts])
+    return "\n\n".join([table.title, *grids, *texts])
 
 
 def _blocks(table: Table, shown: Sequence[int], width: int) -> list[list[int]]:
     """The columns of each block: the keys, and as many of the `shown` ones as `width` characters hold."""
-    texts = [[column.name for column in table.columns], *table.texts()]
-    widths = [max(len(line[i]) for line in texts) + GAP for i in range(len(table.columns))]
+    lines = [table.names, *table.texts()]
+    widths = [max(len(line[i]) for line in lines) + GAP for i in range(len(table.columns))]
     keys = [i for i in shown if table.columns[i].key]
     numbers = [i for i in shown if i not in keys]
     blocks = _filled(keys, numbers, widths, width + GAP)
@@ -255,27 +231,3 @@ def _filled(keys: list[int], numbers: Sequence[int], widths: Sequence[int], widt
             blocks.append(wider)
         blocks[-1] = wider
     return blocks
-
-
-def _block(table: Table, chosen: Sequence[int]) -> str:
-    left = [_is_text(table, i) for i in chosen]
-    header, *rows = _aligned([[table.columns[i].name for i in chosen], *table.texts(chosen)], left)
-    rule = ["-" * len(text) for text in header]
-    return "\n".join((" " * GAP).join(line).rstrip() for line in (header, rule, *rows))
-
-
-def _is_text(table: Table, column: int) -> bool:
-    """Whether a column is set to the left: keys that are words."""
-    return table.columns[column].key and all(isinstance(row[column].value, str) for row in table.rows)
-
-
-def _aligned(lines: Sequence[Sequence[str]], left: Sequence[bool]) -> list[list[str]]:
-    """Texts filled with spaces to the width of their column."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(left))]
-    return [
-        [
-            text.ljust(width) if is_left else text.rjust(width)
-            for text, width, is_left in zip(line, widths, left, strict=True)
-        ]
-        for line in lines
-    ]

@@ -9,7 +9,6 @@ The same scores give the same bytes: nothing written here holds a date or a rand
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -17,17 +16,11 @@ import pandas as pd
 from synopsis.artifacts import Layout, Provenance, write_json, write_text
 from synopsis.config.experiment import Experiment
 from synopsis.progress import say
-from synopsis.reporting.files import TABLE_FORMATS, figure_names, report_files
+from synopsis.reporting.items import items, measured, report_files
 from synopsis.reporting.rendering import Table, as_csv, as_html, as_latex, as_markdown, as_terminal_text
-from synopsis.reporting.scores import BENCHMARK_METRICS, ROUGE_METRICS, read_scores
-from synopsis.reporting.summaries import comparisons, costs, paired_costs, rouges
-from synopsis.reporting.tables import build_tables
-from synopsis.stages.icl.summaries import accuracies, speeds
-from synopsis.stages.needle.summaries import retrievals
-from synopsis.stages.perplexity.summaries import losses, overall
+from synopsis.reporting.scores import read_scores
 
 WIDTH_WITHOUT_TERMINAL = 110
-RENDERERS: dict[str, Callable[[Table], str]] = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "html": as_html}
 
 
 def report(experiment: Experiment) -> dict[str, list[Path]]:
@@ -35,16 +28,19 @@ def report(experiment: Experiment) -> dict[str, list[Path]]:
 
     Raises ArtifactError when the scores are missing, damaged or lack a stage of the experiment.
     """
-    from synopsis.reporting.figures import build_figure, save_figure
+    from synopsis.reporting.style import drawing, save_figure
 
     layout = Layout(experiment)
     scores = read_scores(layout.scores)
     provenance = Provenance(config=experiment.fingerprint(experiment), inputs=[layout.scores])
-    for table in build_tables(experiment, scores):
-        for suffix in TABLE_FORMATS:
-            write_text(layout.tables / f"{table.name}.{suffix}", RENDERERS[suffix](table))
-    for name in figure_names(experiment):
-        save_figure(build_figure(name, experiment, scores), layout.figures / name)
+    for name, table in tables(experiment, scores).items():
+        forms = {"csv": as_csv(table), "md": as_markdown(table), "tex": as_latex(table, name), "html": as_html(table)}
+        for suffix, text in forms.items():
+            write_text(layout.tables / f"{name}.{suffix}", text)
+    for _, item in items(experiment, "figure"):
+        with drawing():
+            figure = item.build(experiment, scores)
+        save_figure(figure, item.files(experiment))
     files = report_files(experiment)
     outputs = [path for paths in files.values() for path in paths]
     write_json(layout.root / "report.provenance.json", "report", {}, provenance.record(), outputs)
@@ -52,11 +48,16 @@ def report(experiment: Experiment) -> dict[str, list[Path]]:
     return files
 
 
+def tables(experiment: Experiment, scores: pd.DataFrame) -> dict[str, Table]:
+    """Name -> table, in the order of the report."""
+    return {item.name: item.build(experiment, scores) for _, item in items(experiment, "table")}
+
+
 def main_tables(experiment: Experiment) -> str:
     """Every table as text that fits the terminal."""
     scores = read_scores(Layout(experiment).scores)
     width = shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, 24)).columns
-    return "\n\n\n".join(as_terminal_text(table, width) for table in build_tables(experiment, scores)) + "\n"
+    return "\n\n\n".join(as_terminal_text(table, width) for table in tables(experiment, scores).values()) + "\n"
 
 
 def headline(experiment: Experiment) -> dict[str, float]:
@@ -76,60 +77,5 @@ def headline(experiment: Experiment) -> dict[str, float]:
     benchmark/<compressor>/batch=1/context=96/memory_saving    uncached over cached bytes of context
     """
     scores = read_scores(Layout(experiment).scores)
-    numbers: dict[str, float | None] = {}
-    for section in (_perplexity_numbers, _icl_numbers, _needle_numbers, _instruction_numbers, _benchmark_numbers):
-        numbers |= section(experiment, scores)
-    return {key: float(value) for key, value in numbers.items() if value is not None}
-
-
-def _perplexity_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
-    if not experiment.runs_of("perplexity"):
-        return {}
-    return {
-        f"perplexity/{record.compressor}/{record.setting}/{name}": estimate.mean
-        for record in overall(losses(scores))
-        for name, estimate in (("loss", record.loss), ("bits_per_byte", record.bits_per_byte))
-    }
-
-
-def _icl_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
-    if experiment.icl is None or not experiment.runs_of("icl"):
-        return {}
-    numbers: dict[str, float | None] = {}
-    for accuracy, speed in zip(accuracies(scores, experiment.icl.datasets), speeds(scores), strict=True):
-        key = f"icl/{accuracy.compressor}/{accuracy.setting}"
-        numbers[f"{key}/mean_accuracy"] = accuracy.mean.mean
-        numbers[f"{key}/examples_per_second"] = speed.examples_per_second
-        numbers[f"{key}/token_saving"] = speed.saving
-    return numbers
-
-
-def _needle_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
-    numbers: dict[str, float | None] = {}
-    if experiment.runs_of("needle"):
-        for record in retrievals(experiment, scores):
-            key = f"needle/{record.compressor}/length={record.length}"
-            numbers |= {f"{key}/choice": record.mean_choice, f"{key}/exact": record.mean_exact}
-    return numbers
-
-
-def _instruction_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
-    numbers: dict[str, float | None] = {}
-    if experiment.runs_of("generate"):
-        for rouge in rouges(scores, experiment, ROUGE_METRICS):
-            key = f"rouge/{rouge.compressor}/{rouge.split}"
-            numbers |= {f"{key}/rougeL": rouge.metrics["rougeL"].mean, f"{key}/recovered_percent": rouge.recovered}
-    if experiment.judged_pairs():
-        for judged in comparisons(scores, experiment):
-            numbers[f"judge/{judged.judge}/{judged.a}-vs-{judged.b}/{judged.split}/win_rate"] = judged.win_rate
-    return numbers
-
-
-def _benchmark_numbers(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
-    numbers: dict[str, float | None] = {}
-    if experiment.runs_of("benchmark"):
-        for pair in paired_costs(costs(scores, BENCHMARK_METRICS)):
-            key = f"benchmark/{pair.compressor}/batch={pair.batch_size}/context={pair.context}"
-            numbers[f"{key}/speed_up"] = pair.ratio("wall_seconds")
-            numbers[f"{key}/memory_saving"] = pair.ratio("context_bytes")
-    return numbers
+    found = [stage.report.headline(experiment, scores) for stage in measured(experiment)]
+    return {key: float(value) for numbers in found for key, value in numbers.items() if value is not None}

@@ -1,49 +1,33 @@
-"""How figures look: colours by run method, markers, sizes, and saving that gives equal bytes for equal numbers."""
+"""How figures look: colours, markers, sizes, and saving that gives equal bytes for equal numbers.
+
+matplotlib is imported by the functions, since every start of the workflow reads the modules that use this one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import matplotlib
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from typing import TYPE_CHECKING, Any
 
 from synopsis.artifacts import atomic_file
-from synopsis.config.experiment import Experiment
-from synopsis.reporting.files import FIGURE_FORMATS
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from synopsis.config.experiment import Experiment
 
 # The palette of Okabe and Ito (2008), which people with any common colour blindness can tell apart.
-COLOURS = {
-    "base": "#4d4d4d",
-    "full_attention": "#0072b2",
-    "autocompressor": "#d55e00",
-    "rmt": "#e69f00",
-    "gist": "#009e73",
-    "pos_control": "#56b4e9",
-    "neg_control": "#cc79a7",
-}
-MARKERS = {
-    "base": "s",
-    "full_attention": "D",
-    "autocompressor": "o",
-    "rmt": "^",
-    "gist": "o",
-    "pos_control": "D",
-    "neg_control": "v",
-}
-MORE_COLOURS = ("#882255", "#332288", "#999933", "#44aa99")
-"""Of methods that have none of their own, in the order of the experiment (Paul Tol's muted colours)."""
-MORE_MARKERS = ("P", "X", "*", "p")
-LineStyle = Literal["-", "--", "-.", ":"]
-VARIANT_LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":")
-LIGHTER_BY_VARIANT = 0.3
-"""How far each further compressor of one method goes towards white."""
+BLUE, VERMILION, GREEN, SKY, PINK, ORANGE = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#cc79a7", "#e69f00"
+COLOURS = (VERMILION, GREEN, BLUE, ORANGE, PINK, SKY)
+MARKERS = ("o", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":")
+GREYS = ("#4d4d4d", "#8c8c8c", "#b3b3b3")
+"""Of models without compression."""
 
 RC: dict[Any, Any] = {
     "font.size": 9.0,
@@ -76,61 +60,73 @@ WITHOUT_DATES = {
 
 
 @dataclass(frozen=True)
-class SubjectStyle:
+class Style:
     colour: str
     marker: str
-    line: LineStyle
+    line: str
 
 
-def subject_styles(experiment: Experiment) -> dict[str, SubjectStyle]:
-    """Model or compressor -> style: the colour of its method, lighter for each further one of the same method.
-
-    The styles follow from the configuration, so a subject looks the same in every figure.
-    """
-    colours, markers = dict(COLOURS), dict(MARKERS)
-    seen: dict[str, int] = {}
-    styles = {}
-    for subject in [*experiment.models, *experiment.compressors]:
-        key = "base" if subject in experiment.models else experiment.compressors[subject].look
-        if key not in colours:
-            place = len(colours) - len(COLOURS)
-            colours[key] = MORE_COLOURS[place % len(MORE_COLOURS)]
-            markers[key] = MORE_MARKERS[place % len(MORE_MARKERS)]
-        variant = seen.get(key, 0)
-        seen[key] = variant + 1
-        lighter = 1 - 1 / (1 + LIGHTER_BY_VARIANT * variant)
-        styles[subject] = SubjectStyle(
-            colour=_lightened(colours[key], lighter),
-            marker=markers[key],
-            line=VARIANT_LINES[variant % len(VARIANT_LINES)],
-        )
-    return styles
+def styles(experiment: Experiment) -> dict[str, Style]:
+    """Model or compressor -> style, by its place in the configuration, so that it looks the same in every figure."""
+    found = {
+        name: Style(GREYS[place % len(GREYS)], "s", LINES[place // len(GREYS) % len(LINES)])
+        for place, name in enumerate(experiment.models)
+    }
+    for place, name in enumerate(experiment.compressors):
+        turn, place = divmod(place, len(COLOURS))
+        found[name] = Style(COLOURS[place], MARKERS[(place + turn) % len(MARKERS)], LINES[turn % len(LINES)])
+    return found
 
 
-def _lightened(colour: str, share: float) -> str:
-    red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(colour))
-    return to_hex((red, green, blue))
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Figures that are made in this block have the sizes and fonts of the report."""
+    import matplotlib
+
+    with matplotlib.rc_context(RC):
+        yield
 
 
 def new_figure(
-    rows: int, columns: int, width: float, height: float, share_y: bool = False
+    count: int, width: float, height: float, most_columns: int = 4, share_y: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `rows` x `columns` panels, `width` x `height` inches each, without pyplot's global state."""
+    """A figure of `count` panels, `width` x `height` inches each, without pyplot's global state.
+
+    Rows are of about equal length; of five panels, three stand above two.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-count // most_columns)
+    columns = -(-count // rows)
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
-    return figure, list(axes.ravel())
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).ravel())
+    for panel in axes[count:]:
+        panel.set_axis_off()
+    return figure, axes[:count]
 
 
-def subject_handles(styles: dict[str, SubjectStyle], subjects: Sequence[str], lines: bool = True) -> list[Line2D]:
+def handle(label: str, **look: Any) -> Line2D:
+    """A legend entry: a line, or a marker alone with linestyle "none"."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **look)
+
+
+def patch(label: str, colour: str) -> Artist:
+    """A legend entry: a coloured rectangle."""
+    from matplotlib.patches import Patch
+
+    return Patch(color=colour, label=label)
+
+
+def subject_handles(looks: dict[str, Style], subjects: Sequence[str], lines: bool = True) -> list[Line2D]:
     """Legend entries of models and compressors, with their line or with the marker alone."""
     return [
-        Line2D(
-            [],
-            [],
-            color=styles[subject].colour,
-            marker=styles[subject].marker,
-            linestyle=styles[subject].line if lines else "none",
-            label=subject,
+        handle(
+            subject,
+            color=looks[subject].colour,
+            marker=looks[subject].marker,
+            linestyle=looks[subject].line if lines else "none",
         )
         for subject in subjects
     ]
@@ -142,13 +138,13 @@ def legend_below(figure: Figure, handles: Sequence[Artist], most_columns: int = 
     figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows))
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write `path` with each suffix of FIGURE_FORMATS."""
-    with matplotlib.rc_context(RC):
+def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write the figure in the formats that the paths' suffixes name."""
+    with drawing():
         # The layout takes as long as a drawing; done once, it also is the same in every format.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-    for suffix in FIGURE_FORMATS:
-        target = path.with_name(f"{path.name}.{suffix}")
-        with matplotlib.rc_context(RC), atomic_file(target) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=WITHOUT_DATES[suffix])
+        for path in paths:
+            suffix = path.suffix.removeprefix(".")
+            with atomic_file(path) as temporary:
+                figure.savefig(temporary, format=suffix, metadata=WITHOUT_DATES[suffix])

@@ -1,28 +1,120 @@
 """What the rest of the library may ask of a stage.
 
 A stage is a folder of this package. Its module `section` holds the section of the YAML and the record, `STAGE`; it
-imports neither torch nor pandas. The command line, the workflow, `score` and `report` go over `stages()`; none of them
-keeps a list of stages of its own.
+imports neither torch nor pandas. The workflow, `score` and `report` go over `stages()`; none of them keeps a list of
+stages of its own.
+
+    stage = stages()["icl"]
+    stage.jobs(experiment)                                            # the whole grid
+    stage.job(experiment, run="auto-s0", dataset="sst2", seed=3)      # one job: inputs, outputs, fingerprint
+    stage.report                                                      # the module with its rows, tables and figures
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+from synopsis.artifacts import PROVENANCE, Layout
+from synopsis.compressors.section import Compressor
 from synopsis.config.types import Strict
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Stage:
-    """The record of a stage. section: its class in the YAML; place: where it stands in the order of the report."""
+class Job:
+    """What one job reads and writes.
+
+    record: the JSON document with its provenance. fingerprint: short hash of the part of the configuration that its
+    result follows from. Snakemake keeps it as a parameter of the job, so that a changed setting makes exactly those
+    jobs run again that it touches; provenance keeps it too.
+    """
+
+    wildcards: Mapping[str, Any]
+    inputs: list[Path]
+    outputs: list[Path]
+    record: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Jobs of one kind.
+
+    kind: of the JSON document that a job writes. wildcards: what tells its jobs apart. folder: its output is a folder,
+    with the document in it. The functions take the experiment (`outputs` its layout, and wildcards may be patterns
+    such as `{run}`) and the wildcards by name:
+
+    outputs: the paths, the JSON document or its folder first. inputs: the paths. parts: what the fingerprint is made
+    of. grid: the wildcards of each job of an experiment.
+    """
 
     name: str
-    section: type[Strict]
-    place: int
+    kind: str
+    wildcards: tuple[str, ...]
+    outputs: Callable[..., list[Path]]
+    inputs: Callable[..., list[Path]]
+    parts: Callable[..., tuple[Any, ...]]
+    grid: Callable[[Experiment], Iterable[dict[str, Any]]]
+    folder: bool = False
+
+    def job(self, experiment: Experiment, **wildcards: Any) -> Job:
+        outputs = self.outputs(Layout(experiment), **wildcards)
+        return Job(
+            wildcards=wildcards,
+            inputs=self.inputs(experiment, **wildcards),
+            outputs=outputs,
+            record=outputs[0] / PROVENANCE if self.folder else outputs[0],
+            fingerprint=self.fingerprint(experiment, **wildcards),
+        )
+
+    def jobs(self, experiment: Experiment) -> list[Job]:
+        return [self.job(experiment, **wildcards) for wildcards in self.grid(experiment)]
+
+    def fingerprint(self, experiment: Experiment, **wildcards: Any) -> str:
+        return experiment.fingerprint(*self.parts(experiment, **wildcards))
+
+    def patterns(self, layout: Layout) -> list[str]:
+        """The outputs of a rule of the workflow."""
+        return [str(path) for path in self.outputs(layout, **{name: f"{{{name}}}" for name in self.wildcards})]
+
+
+def of_runs(stage: str) -> Callable[[Experiment], Iterable[dict[str, Any]]]:
+    """The grid of a stage with one job for each run that it measures."""
+    return lambda experiment: [{"run": run} for run in experiment.runs_of(stage)]
+
+
+def untrained(experiment: Experiment, run: str) -> list[Compressor]:
+    """The settings of a run that is not trained, which no other fingerprint holds."""
+    subject = experiment.subject(run)
+    return [subject] if isinstance(subject, Compressor) and subject.trained_on is None else []
+
+
+@dataclass(frozen=True)
+class Stage(Jobs):
+    """The record of a stage.
+
+    section: its class in the YAML; None: it has no section. place: where it stands in the order of the report. title:
+    its heading there. axes: its own columns of the scores, with the type of their values.
+    """
+
+    section: type[Strict] | None = None
+    place: int = 0
+    title: str = ""
+    axes: Mapping[str, type] = field(default_factory=dict)
+
+    @property
+    def report(self) -> ModuleType:
+        """Its module of rows, tables and figures; see `synopsis.reporting.items`."""
+        return importlib.import_module(f"{__package__}.{self.name}.report")
 
 
 @cache
@@ -32,5 +124,6 @@ def stages() -> dict[str, Stage]:
     folders = [
         found.name for found in pkgutil.iter_modules([str(here)]) if (here / found.name / "section.py").is_file()
     ]
-    records = [importlib.import_module(f"{__package__}.{folder}.section").STAGE for folder in folders]
+    modules = [importlib.import_module(f"{__package__}.{folder}.section") for folder in folders]
+    records = [module.STAGE for module in modules if hasattr(module, "STAGE")]
     return {stage.name: stage for stage in sorted(records, key=lambda stage: stage.place)}

@@ -36,7 +36,7 @@ from synopsis.config.experiment import Experiment, Model
 from synopsis.config.training import Optimisation, SegmentTraining
 from synopsis.errors import ArtifactError, InputError, Interrupted
 from synopsis.progress import say
-from synopsis.stages.plan import train_facts
+from synopsis.stages.train.section import STAGE
 from synopsis.training import distributed
 from synopsis.training.best import BestWeights
 from synopsis.training.callbacks import (
@@ -90,7 +90,7 @@ def _train(
 ) -> dict[str, float]:
     subject = experiment.subject(run)
     seed = 0 if isinstance(subject, Model) else experiment.trained_runs[run][1]
-    layout, facts = Layout(experiment), train_facts(experiment, run)
+    layout, facts = Layout(experiment), STAGE.fingerprint(experiment, run=run)
     set_seed(seed)
     spread = distributed.of_first(lambda: sharding(training, files))
     prepared = distributed.together(lambda: prepare(experiment, run))
@@ -256,7 +256,7 @@ def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
         check_outputs(record)
     except ArtifactError:
         return False
-    return report["provenance"]["config"] == train_facts(experiment, run)
+    return report["provenance"]["config"] == STAGE.fingerprint(experiment, run=run)
 
 
 def headline(layout: Layout, run: str) -> dict[str, float]:

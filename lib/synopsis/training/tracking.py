@@ -25,7 +25,7 @@ from synopsis.artifacts import Layout
 from synopsis.config.experiment import Experiment, Tracking
 from synopsis.errors import InputError
 from synopsis.progress import say
-from synopsis.stages.plan import train_facts
+from synopsis.stages.train.section import STAGE
 from synopsis.training import distributed
 
 OF_VALIDATION = ("loss/", "perplexity/")
@@ -61,7 +61,7 @@ def tracked(experiment: Experiment, run: str) -> Iterator[list[TrainerCallback]]
         entity=settings.entity,
         group=experiment.name,
         name=run,
-        id=f"{experiment.name}-{run}-{train_facts(experiment, run)}",  # by which its later parts are known
+        id=f"{experiment.name}-{run}-{STAGE.fingerprint(experiment, run=run)}",  # by which its later parts are known
         resume="allow" if mode == "online" else None,
         mode=mode,
         dir=folder,

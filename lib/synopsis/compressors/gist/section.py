@@ -31,10 +31,6 @@ class GistCompressor(TrainedCompressor):
         """The gist tokens are part of the context, and something stands before them."""
         return self.gist_tokens + 1
 
-    @property
-    def look(self) -> str:
-        return self.condition
-
     def settings(self) -> dict[str, Any]:
         return {"gist_condition": self.condition, "gist_tokens": self.gist_tokens}
 

@@ -29,7 +29,7 @@ from synopsis.artifacts import Layout, Provenance, write_csv, write_json
 from synopsis.config.experiment import Experiment
 from synopsis.engine.runs import open_run
 from synopsis.progress import track
-from synopsis.stages.plan import benchmark_facts
+from synopsis.stages.benchmark.section import STAGE
 
 COLUMNS = (
     "run",
@@ -56,7 +56,7 @@ def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
     section = experiment.benchmark
     assert section is not None
     layout = Layout(experiment)
-    provenance = Provenance(benchmark_facts(experiment, run), inputs=[layout.weights(run)], seed=0)
+    provenance = Provenance(STAGE.fingerprint(experiment, run=run), inputs=[layout.weights(run)], seed=0)
     model = open_run(experiment, run).model
     provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
     torch.manual_seed(0)

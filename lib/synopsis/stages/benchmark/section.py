@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from synopsis.artifacts import Layout
 from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Strict
-from synopsis.stages.record import Stage
+from synopsis.stages.record import Stage, of_runs, untrained
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
 class Benchmark(Strict):
@@ -22,4 +27,25 @@ class Benchmark(Strict):
     """Compressors; None: all that compress."""
 
 
-STAGE = Stage("benchmark", Benchmark, place=6)
+def _outputs(layout: Layout, run: str) -> list[Path]:
+    samples = layout.benchmark(run)
+    return [samples.with_suffix(".json"), samples]
+
+
+def _parts(experiment: Experiment, run: str) -> tuple[Any, ...]:
+    return "benchmark", experiment.benchmark.model_dump(exclude={"runs"}), run, *untrained(experiment, run)
+
+
+STAGE = Stage(
+    name="benchmark",
+    kind="benchmark",
+    wildcards=("run",),
+    outputs=_outputs,
+    inputs=lambda experiment, run: [Layout(experiment).weights(run)],
+    parts=_parts,
+    grid=of_runs("benchmark"),
+    section=Benchmark,
+    place=6,
+    title="Time and memory",
+    axes={"mode": str, "batch_size": int, "context_length": int, "new_tokens": int},
+)

@@ -26,7 +26,7 @@ from synopsis.engine.runs import open_run
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import track
 from synopsis.stages.generate.rouge import exact_match, score_rouge
-from synopsis.stages.plan import generate_facts
+from synopsis.stages.generate.section import STAGE
 
 COLUMNS = ("id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens")
 
@@ -37,7 +37,7 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     assert section is not None and isinstance(subject, GistCompressor)
     layout = Layout(experiment)
     source = layout.instructions(section.instructions)
-    provenance = Provenance(generate_facts(experiment, run, split), inputs=[layout.weights(run), source])
+    provenance = Provenance(STAGE.fingerprint(experiment, run=run, split=split), inputs=[layout.weights(run), source])
     splits = load_instructions(source)
     if split not in splits:
         raise ArtifactError(f"{source}: has no split {split!r}; found {', '.join(splits)}")

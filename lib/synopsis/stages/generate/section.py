@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from synopsis.artifacts import Layout
 from synopsis.config.types import Distinct, Name, PositiveInt, Strict
-from synopsis.stages.record import Stage
+from synopsis.stages.record import Stage, untrained
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
 class Generate(Strict):
@@ -22,4 +27,34 @@ class Generate(Strict):
     """Gist compressors; None: all."""
 
 
-STAGE = Stage("generate", Generate, place=4)
+def _outputs(layout: Layout, run: str, split: str) -> list[Path]:
+    outputs = layout.generations(run, split)
+    return [outputs.with_suffix(".json"), outputs]
+
+
+def _inputs(experiment: Experiment, run: str, split: str) -> list[Path]:
+    return [Layout(experiment).weights(run), Layout(experiment).instructions(experiment.generate.instructions)]
+
+
+def _parts(experiment: Experiment, run: str, split: str) -> tuple[Any, ...]:
+    section = experiment.generate.model_dump(exclude={"runs", "splits", "batch_size"})
+    return "generate", section, run, split, *untrained(experiment, run)
+
+
+def _grid(experiment: Experiment) -> list[dict[str, Any]]:
+    runs = experiment.runs_of("generate")
+    return [{"run": run, "split": split} for run in runs for split in experiment.generate.splits]
+
+
+STAGE = Stage(
+    name="generate",
+    kind="rouge",
+    wildcards=("run", "split"),
+    outputs=_outputs,
+    inputs=_inputs,
+    parts=_parts,
+    grid=_grid,
+    section=Generate,
+    place=4,
+    title="Instructions",
+)

@@ -28,8 +28,7 @@ from synopsis.errors import DataError
 from synopsis.progress import say
 from synopsis.stages.icl.classification import Example, Texts, classify
 from synopsis.stages.icl.demonstrations import Prompt, demonstrations
-from synopsis.stages.icl.section import InContextLearning, Setting
-from synopsis.stages.plan import icl_facts
+from synopsis.stages.icl.section import STAGE, InContextLearning, Setting
 
 EXAMPLE_SEED = 20230524
 
@@ -41,9 +40,8 @@ def icl(experiment: Experiment, run: str, dataset: str, seed: int) -> dict[str, 
     """Accuracy of every setting that the run can do; writes the result and a record for each example."""
     assert experiment.icl is not None
     layout, task, section = Layout(experiment), experiment.tasks[dataset], experiment.icl
-    provenance = Provenance(
-        icl_facts(experiment, run, dataset, seed), inputs=[layout.weights(run), layout.task(dataset)], seed=seed
-    )
+    fingerprint = STAGE.fingerprint(experiment, run=run, dataset=dataset, seed=seed)
+    provenance = Provenance(fingerprint, inputs=[layout.weights(run), layout.task(dataset)], seed=seed)
     rows = load_task(layout.task(dataset), task)
     opened = open_run(experiment, run, section.dtype)
     model = opened.model

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from synopsis.artifacts import Layout
 from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Strict
-from synopsis.stages.record import Stage
+from synopsis.stages.record import Stage, untrained
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
 class Setting(Strict):
@@ -42,4 +48,38 @@ class InContextLearning(Strict):
     """Models and compressors; None: all that read plain text."""
 
 
-STAGE = Stage("icl", InContextLearning, place=2)
+def _outputs(layout: Layout, run: str, dataset: str, seed: int | str) -> list[Path]:
+    result = layout.icl(run, dataset, seed)
+    return [result, layout.examples(result)]
+
+
+def _inputs(experiment: Experiment, run: str, dataset: str, seed: int | str) -> list[Path]:
+    layout = Layout(experiment)
+    return [layout.weights(run), layout.tokenizer(experiment.base_of(run)), layout.task(dataset)]
+
+
+def _parts(experiment: Experiment, run: str, dataset: str, seed: int | str) -> tuple[Any, ...]:
+    settings = experiment.settings_of(run, dataset, int(seed))
+    plain = {name: setting.model_dump() for name, setting in settings.items()}
+    section = experiment.icl.model_dump(exclude={"datasets", "settings", "batch_tokens", "runs"})
+    return "icl", experiment.tasks[dataset], plain, section, int(seed), *untrained(experiment, run)
+
+
+def _grid(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    for run in experiment.runs_of("icl"):
+        for dataset in experiment.icl.datasets:
+            yield from ({"run": run, "dataset": dataset, "seed": seed} for seed in experiment.evaluation_seeds)
+
+
+STAGE = Stage(
+    name="icl",
+    kind="icl",
+    wildcards=("run", "dataset", "seed"),
+    outputs=_outputs,
+    inputs=_inputs,
+    parts=_parts,
+    grid=_grid,
+    section=InContextLearning,
+    place=2,
+    title="In-context learning",
+)

@@ -23,8 +23,8 @@ from synopsis.progress import say, track
 from synopsis.stages.judge.pairs import ORDERS, Pair, Question, read_pairs
 from synopsis.stages.judge.prompts import text_for
 from synopsis.stages.judge.records import AnyJudge, Judgement, Reply, text_hash
+from synopsis.stages.judge.section import STAGE
 from synopsis.stages.judge.store import JudgementStore
-from synopsis.stages.plan import judge_facts
 
 MAX_ERROR_SHARE = 0.2
 """With more judgements than this without an answer, a win rate would say more about the service than about the runs."""
@@ -44,7 +44,7 @@ def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dic
     layout = Layout(experiment)
     path = layout.judgements(judge, a, b, split)
     judge_hash = experiment.fingerprint(definition.model_dump(mode="json", include=set(ANSWER_FIELDS)))
-    provenance = Provenance(config=judge_facts(experiment, judge))
+    provenance = Provenance(config=STAGE.fingerprint(experiment, judge=judge, a=a, b=b, split=split))
     pairs, inputs = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
     questions = [Question(pair, order) for pair in pairs for order in ORDERS]
     with JudgementStore(path) as store:

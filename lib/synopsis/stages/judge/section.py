@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from synopsis.artifacts import Layout
 from synopsis.config.types import Distinct, Name, Strict
 from synopsis.stages.record import Stage
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
 class Judge(Strict):
@@ -19,4 +25,35 @@ class Judge(Strict):
     """Compressors: the one in question, and the one it is compared with."""
 
 
-STAGE = Stage("judge", Judge, place=5)
+def _outputs(layout: Layout, judge: str, a: str, b: str, split: str) -> list[Path]:
+    """The summary. The store of single judgements is no declared output: a failed job keeps it."""
+    return [layout.judgements(judge, a, b, split).with_suffix(".json")]
+
+
+def _inputs(experiment: Experiment, judge: str, a: str, b: str, split: str) -> list[Path]:
+    layout = Layout(experiment)
+    outputs = [layout.generations(run, split) for run in (a, b)]
+    return [*outputs, layout.instructions(experiment.generate.instructions)]
+
+
+def _grid(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    if experiment.judge is None or experiment.generate is None:
+        return
+    for judge in experiment.judge.judges:
+        for a, b in experiment.judged_pairs():
+            yield from ({"judge": judge, "a": a, "b": b, "split": split} for split in experiment.generate.splits)
+
+
+STAGE = Stage(
+    name="judge",
+    kind="judgement_summary",
+    wildcards=("judge", "a", "b", "split"),
+    outputs=_outputs,
+    inputs=_inputs,
+    parts=lambda experiment, judge, a, b, split: ("judge", experiment.judges[judge]),
+    grid=_grid,
+    section=Judge,
+    place=5,
+    title="Instructions",
+    axes={"judge": str, "against": str},
+)

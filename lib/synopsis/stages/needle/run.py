@@ -25,9 +25,8 @@ from synopsis.engine.memory import out_of_memory
 from synopsis.engine.runs import OpenRun, open_run
 from synopsis.errors import DataError, SynopsisError
 from synopsis.progress import say, track
-from synopsis.stages.needle.section import Needle
+from synopsis.stages.needle.section import STAGE, Needle
 from synopsis.stages.needle.texts import NeedleExample, NeedleTexts
-from synopsis.stages.plan import needle_facts
 
 Record = dict[str, Any]
 Cell = tuple[int, float]
@@ -45,7 +44,9 @@ def needle(experiment: Experiment, run: str) -> dict[str, Any]:
     assert section is not None
     layout = Layout(experiment)
     folder = layout.tokenizer(experiment.base_of(run))
-    provenance = Provenance(needle_facts(experiment, run), inputs=[layout.weights(run), folder], seed=section.seed)
+    provenance = Provenance(
+        STAGE.fingerprint(experiment, run=run), inputs=[layout.weights(run), folder], seed=section.seed
+    )
     texts = NeedleTexts(section, load_tokenizer(folder))
     opened = open_run(experiment, run, section.dtype)
     model = opened.model

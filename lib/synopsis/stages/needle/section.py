@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from synopsis.artifacts import Layout
 from synopsis.config.types import WORDS, Clash, Contradiction, Distinct, Name, PositiveInt, Seed, Share, Strict
-from synopsis.stages.record import Stage
+from synopsis.stages.record import Stage, of_runs, untrained
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 KEY = "{key}"
 FILLER = (
@@ -75,4 +80,29 @@ class Needle(Strict):
         return self
 
 
-STAGE = Stage("needle", Needle, place=3)
+def _outputs(layout: Layout, run: str) -> list[Path]:
+    return [layout.needle(run), layout.examples(layout.needle(run))]
+
+
+def _inputs(experiment: Experiment, run: str) -> list[Path]:
+    return [Layout(experiment).weights(run), Layout(experiment).tokenizer(experiment.base_of(run))]
+
+
+def _parts(experiment: Experiment, run: str) -> tuple[Any, ...]:
+    section = experiment.needle.model_dump(exclude={"runs", "batch_tokens"})
+    return "needle", section, run, *untrained(experiment, run)
+
+
+STAGE = Stage(
+    name="needle",
+    kind="needle",
+    wildcards=("run",),
+    outputs=_outputs,
+    inputs=_inputs,
+    parts=_parts,
+    grid=of_runs("needle"),
+    section=Needle,
+    place=3,
+    title="Needle",
+    axes={"length": int, "depth": float},
+)

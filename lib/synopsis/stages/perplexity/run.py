@@ -33,8 +33,7 @@ from synopsis.engine.runs import OpenRun, open_run
 from synopsis.errors import DataError, InputError
 from synopsis.progress import say, track
 from synopsis.stages.perplexity.documents import Documents, text_bytes
-from synopsis.stages.perplexity.section import Perplexity
-from synopsis.stages.plan import perplexity_facts
+from synopsis.stages.perplexity.section import STAGE, Perplexity
 
 BOOTSTRAP_SAMPLES = 1000
 DRAWN_AT_ONCE = 2**20
@@ -52,7 +51,7 @@ def perplexity(experiment: Experiment, run: str) -> dict[str, Any]:
     assert section is not None
     layout, base = Layout(experiment), experiment.base_of(run)
     corpus = layout.corpus(section.corpus, base)
-    provenance = Provenance(perplexity_facts(experiment, run), inputs=[layout.weights(run), corpus])
+    provenance = Provenance(STAGE.fingerprint(experiment, run=run), inputs=[layout.weights(run), corpus])
     needed = max(section.context_lengths) + section.scored_tokens
     documents = Documents.of(load_corpus(corpus, section.split), needed, section.max_documents)
     if not len(documents):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from synopsis.artifacts import Layout
+from synopsis.compressors.section import Compressor
 from synopsis.config.types import LARGEST, Distinct, Name, NonNegativeInt, PositiveInt, Strict
-from synopsis.stages.record import Stage
+from synopsis.stages.record import Stage, of_runs, untrained
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
 class Perplexity(Strict):
@@ -32,4 +38,28 @@ class Perplexity(Strict):
     """Models and compressors; None: all that read plain text."""
 
 
-STAGE = Stage("perplexity", Perplexity, place=1)
+def _inputs(experiment: Experiment, run: str) -> list[Path]:
+    layout, base = Layout(experiment), experiment.base_of(run)
+    return [layout.weights(run), layout.tokenizer(base), layout.corpus(experiment.perplexity.corpus, base)]
+
+
+def _parts(experiment: Experiment, run: str) -> tuple[Any, ...]:
+    subject, unused = experiment.subject(run), {"runs", "batch_size"}
+    if isinstance(subject, Compressor) and not subject.compresses:
+        unused |= {"tokens_per_step", "summary_lengths"}
+    return "perplexity", experiment.perplexity.model_dump(exclude=unused), run, *untrained(experiment, run)
+
+
+STAGE = Stage(
+    name="perplexity",
+    kind="perplexity",
+    wildcards=("run",),
+    outputs=lambda layout, run: [layout.perplexity(run)],
+    inputs=_inputs,
+    parts=_parts,
+    grid=of_runs("perplexity"),
+    section=Perplexity,
+    place=1,
+    title="Perplexity",
+    axes={"domain": str, "context_length": int, "tokens": str, "summary_length": int},
+)

@@ -1,0 +1,96 @@
+"""Tables and figures: how a stage's `report.py` declares them, and which files they become.
+
+    @table("icl", "accuracy")
+    def icl_table(experiment, scores):
+        \"\"\"The caption, in reStructuredText.\"\"\"
+        return Table(...)
+
+Besides, a `report.py` has `rows(experiment)`, which yields its rows of the scores, and `headline(experiment, scores)`,
+its numbers under paths that say what they are. The Snakefile reads the declarations at every start, so neither this
+module nor a `report.py` imports anything heavy before a function is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synopsis.artifacts import Layout, write_text
+from synopsis.stages.record import Stage, stages
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
+
+FORMATS = {"table": ("csv", "md", "tex", "html"), "figure": ("svg", "pdf", "png")}
+SHOWN = {"table": ".html", "figure": ".svg"}
+"""What stands in the HTML report; a CSV file would be offered there as a download only."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or figure. label: what tells it apart in its category; when: whether an experiment has it."""
+
+    kind: str
+    name: str
+    label: str
+    build: Callable[..., Any]
+    when: Callable[[Experiment], bool]
+
+    @property
+    def caption(self) -> str:
+        return inspect.getdoc(self.build) or ""
+
+    def files(self, experiment: Experiment) -> list[Path]:
+        layout = Layout(experiment)
+        folder = layout.tables if self.kind == "table" else layout.figures
+        return [folder / f"{self.name}.{suffix}" for suffix in FORMATS[self.kind]]
+
+
+def _declared(kind: str, name: str, label: str, when: Callable[[Experiment], bool]) -> Callable[..., Item]:
+    return lambda build: Item(kind, name, label, build, when)
+
+
+def table(name: str, label: str, when: Callable[[Experiment], bool] = lambda experiment: True) -> Callable[..., Item]:
+    return _declared("table", name, label, when)
+
+
+def figure(name: str, label: str, when: Callable[[Experiment], bool] = lambda experiment: True) -> Callable[..., Item]:
+    return _declared("figure", name, label, when)
+
+
+def items(experiment: Experiment, kind: str | None = None) -> list[tuple[Stage, Item]]:
+    """What the report of an experiment has: the tables and figures of each stage that measures something."""
+    return [
+        (stage, item)
+        for stage in measured(experiment)
+        for item in vars(stage.report).values()
+        if isinstance(item, Item) and kind in (None, item.kind) and item.when(experiment)
+    ]
+
+
+def measured(experiment: Experiment) -> list[Stage]:
+    """The stages that have jobs in an experiment."""
+    return [stage for stage in stages().values() if any(True for _ in stage.grid(experiment))]
+
+
+def report_files(experiment: Experiment) -> dict[str, list[Path]]:
+    """What the report stage writes, by kind (`tables`, `figures`)."""
+    return {
+        f"{kind}s": [path for _, item in items(experiment, kind) for path in item.files(experiment)] for kind in FORMATS
+    }
+
+
+def places_in_report(experiment: Experiment, captions: Path) -> dict[Path, dict[str, Any]]:
+    """File -> the arguments of Snakemake's `report()`; each caption is written to a file in the folder `captions`."""
+    places: dict[Path, dict[str, Any]] = {}
+    for stage, item in items(experiment):
+        caption = captions / f"{item.kind}-{item.name}.rst"
+        if not caption.is_file() or caption.read_text(encoding="utf-8") != item.caption:
+            write_text(caption, item.caption)
+        # One label alone: with two, the report makes a switch of one, behind which half the results are hidden.
+        place = {"caption": str(caption), "category": stage.title, "labels": {"result": f"{item.label} ({item.kind})"}}
+        places |= {path: place for path in item.files(experiment) if path.suffix == SHOWN[item.kind]}
+    return places

@@ -1,0 +1,150 @@
+"""Groups of rows of the scores, and the few numbers that a group is summed up by.
+
+A number that does not exist is None here, never zero. Runs of one compressor that differ in the training seed alone
+are one subject; a model that is loaded or trained from scratch is a subject under its own name.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from synopsis.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FAILURES = "failures"
+"""Beside the rows of the scores, which have no room for messages."""
+Z_95 = 1.959963984540054
+"""Quantile of the normal distribution for a two-sided interval of 95 %."""
+
+
+def exists(value: object) -> bool:
+    """Whether a value is there: not None, not NaN, not pandas' NA."""
+    return value is not None and str(value) != "<NA>" and value == value
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its sample standard deviation (n - 1; None for one value) and how many values it is made of."""
+
+    mean: float | None = None
+    deviation: float | None = None
+    count: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Estimate:
+        """The estimate from the values that exist; None and NaN are left out.
+
+        >>> Estimate.of([1.0, 3.0, None])
+        Estimate(mean=2.0, deviation=1.4142135623730951, count=2)
+        >>> Estimate.of([])
+        Estimate(mean=None, deviation=None, count=0)
+        """
+        present = [float(value) for value in values if value is not None and exists(value)]
+        if not present:
+            return cls()
+        return cls(statistics.fmean(present), statistics.stdev(present) if len(present) > 1 else None, len(present))
+
+    def __mul__(self, factor: float) -> Estimate:
+        mean, deviation = (None if value is None else factor * value for value in (self.mean, self.deviation))
+        return Estimate(mean, deviation, self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Rows of the scores that agree in some columns, whose values are attributes: `group.compressor`."""
+
+    key: Mapping[str, Any]
+    rows: pd.DataFrame
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["key"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def values(self, metric: str) -> pd.Series:
+        return self.rows.loc[self.rows["metric"] == metric, "value"]
+
+    def estimate(self, metric: str) -> Estimate:
+        return Estimate.of(self.values(metric))
+
+    def mean(self, metric: str) -> float | None:
+        return self.estimate(metric).mean
+
+    def total(self, metric: str) -> int:
+        """The sum of counts, those that are missing left out."""
+        return int(self.values(metric).sum())
+
+    def whole(self, metric: str) -> list[int]:
+        return [int(value) for value in self.values(metric) if exists(value)]
+
+    def counts(self, metric: str) -> list[int]:
+        """How many examples or tokens stand behind each number of a metric."""
+        return [int(count) for count in self.rows.loc[self.rows["metric"] == metric, "n"] if exists(count)]
+
+
+def groups(scores: pd.DataFrame, stage: str, *keys: str) -> list[Group]:
+    """Groups of a stage's rows, in the order in which they first appear: that of the configuration."""
+    rows = scores[scores["stage"] == stage]
+    if rows.empty:
+        raise ArtifactError(f"the scores hold nothing of the stage '{stage}'; run `score` again for this configuration")
+    found = rows.groupby(list(keys), sort=False, dropna=False)
+    return [Group({name: _plain(part) for name, part in zip(keys, key, strict=True)}, group) for key, group in found]
+
+
+def failures(scores: pd.DataFrame, stage: str) -> list[dict[str, Any]]:
+    """Cells of a stage that could not be measured: what names their row, and the `message` of the error."""
+    return [found for found in scores.attrs.get(FAILURES, []) if found["stage"] == stage]
+
+
+def _plain(part: Any) -> Any:
+    """A key as Python has it; None where there is none."""
+    return None if not exists(part) else part.item() if hasattr(part, "item") else part
+
+
+def together(found: Iterable[Any], *names: str) -> list[Any]:
+    """Groups that agree in these columns beside each other, in the order in which they came."""
+    found = list(found)
+    keys = [tuple(getattr(group, name) for name in names) for group in found]
+    order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return [group for _, group in sorted(zip(keys, found, strict=True), key=lambda pair: order[pair[0]])]
+
+
+def distinct(found: Iterable[Any], name: str = "compressor") -> list[Any]:
+    """The values of a column in groups, each once."""
+    return list(dict.fromkeys(getattr(group, name) for group in found))
+
+
+def wilson_interval(successes: float, trials: float) -> tuple[float, float] | None:
+    """95 % interval of a share (Wilson 1927); None without trials. Ties may count as half a success.
+
+    >>> low, high = wilson_interval(8, 10)
+    >>> round(low, 4), round(high, 4)
+    (0.4902, 0.9433)
+    """
+    if trials <= 0:
+        return None
+    share, square = successes / trials, Z_95**2
+    centre = (share + square / (2 * trials)) / (1 + square / trials)
+    half = Z_95 / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
+    # In exact numbers the share lies within; rounding can leave one of 0 or 1 outside.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+def recovered_percent(value: float | None, negative: float | None, positive: float | None) -> float | None:
+    """How far `value` is on the way from the negative to the positive control, in percent (below 0 and over 100 occur).
+
+    None when a number is missing or the controls do not differ.
+
+    >>> recovered_percent(50.0, 20.0, 60.0)
+    75.0
+    """
+    if value is None or negative is None or positive is None or positive == negative:
+        return None
+    return 100.0 * (value - negative) / (positive - negative)

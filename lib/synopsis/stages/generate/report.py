@@ -1,0 +1,116 @@
+"""Outputs for instructions in the scores, the table of ROUGE and its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from synopsis.reporting.items import figure, table
+from synopsis.reporting.reading import read_result
+from synopsis.reporting.rendering import Column, Table, counts_text
+from synopsis.reporting.statistics import Group, distinct, groups, recovered_percent, together
+from synopsis.stages.generate.section import STAGE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from synopsis.config.experiment import Experiment
+
+TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
+METRICS = (*TITLES, "exact_match")
+
+
+def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    for job in STAGE.jobs(experiment):
+        found = read_result(job.record, STAGE.kind)
+        common = {**job.wildcards, "dataset": experiment.generate.instructions, "n": found["n"]}
+        yield from ({**common, "metric": metric, "value": found[metric]} for metric in METRICS)
+
+
+def outputs(scores: pd.DataFrame) -> list[Group]:
+    return together(groups(scores, STAGE.name, "split", "compressor"), "split")
+
+
+def recovered(experiment: Experiment, found: list[Group], group: Group) -> float | None:
+    """Percent of the way of ROUGE-L from the negative to the positive control that share the base model."""
+    controls = []
+    for condition in ("neg_control", "pos_control"):
+        name = _control(experiment, group.compressor, condition)
+        same = [other for other in found if (other.split, other.compressor) == (group.split, name)]
+        controls.append(same[0].mean("rougeL") if same else None)
+    return recovered_percent(group.mean("rougeL"), *controls)
+
+
+def _control(experiment: Experiment, compressor: str, condition: str) -> str:
+    """The first compressor of `condition` with the same base model; "" when there is none."""
+    base = experiment.compressors[compressor].base
+    for name, other in experiment.compressors.items():
+        if getattr(other, "condition", None) == condition and other.base == base:
+            return name
+    return ""
+
+
+def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
+    numbers, found = {}, outputs(scores)
+    for group in found:
+        key = f"rouge/{group.compressor}/{group.split}"
+        numbers[f"{key}/rougeL"] = group.mean("rougeL")
+        numbers[f"{key}/recovered_percent"] = recovered(experiment, found, group)
+    return numbers
+
+
+@table("rouge", "ROUGE")
+def rouge_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
+    """
+    Greedy outputs for instructions against the reference outputs. *Recovered* is how far ROUGE-L is on the way from the
+    negative control (instruction hidden, 0 %) to the positive control (instruction visible, 100 %).
+    """
+    found = outputs(scores)
+
+    def rouge(metric: str) -> Column:
+        return Column(TITLES[metric], lambda group: group.estimate(metric), brief=metric in ("rouge2", "rougeL"))
+
+    columns = [
+        Column("Split", lambda group: group.split, key=True),
+        Column("Compressor", lambda group: group.compressor, key=True),
+        *map(rouge, TITLES),
+        Column("Recovered (%)", lambda group: recovered(experiment, found, group), digits=1),
+        Column("Exact match (%)", lambda group: group.estimate("exact_match"), digits=1),
+        Column("Examples", lambda group: counts_text(group.counts("rougeL"))),
+        Column("Runs", lambda group: group.estimate("rougeL").count),
+    ]
+    note = (
+        "Recovered: how far ROUGE-L is on the way from the negative control (instruction hidden, 0 %) to the positive "
+        "control (instruction visible, 100 %). ± is the standard deviation over training seeds, where there are "
+        "several."
+    )
+    return Table("Outputs for instructions: ROUGE (0 to 100)", columns, found, note)
+
+
+@figure("rouge", "ROUGE")
+def rouge_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
+    """
+    ROUGE-L of greedy outputs by validation split. Error bars, where a compressor has several training seeds: standard
+    deviation.
+    """
+    from synopsis.reporting.style import legend_below, new_figure, patch, styles
+
+    found, looks = outputs(scores), styles(experiment)
+    splits, compressors = distinct(found, "split"), distinct(found)
+    drawn, (panel,) = new_figure(1, max(4.5, 0.55 * len(splits) * (len(compressors) + 1)), 3.2)
+    width = 0.8 / len(compressors)
+    for group in found:
+        place = splits.index(group.split) + width * (compressors.index(group.compressor) + 0.5) - 0.4
+        rouge = group.estimate("rougeL")
+        height = float("nan") if rouge.mean is None else rouge.mean
+        look: dict[str, Any] = {"color": looks[group.compressor].colour, "ecolor": "#333333"}
+        bar = panel.bar([place], [height], 0.92 * width, yerr=rouge.deviation, **look)
+        panel.bar_label(bar, ["–" if rouge.mean is None else f"{height:.1f}"], padding=2, fontsize=7.5)
+    panel.set_xticks(range(len(splits)), splits)
+    panel.grid(axis="x", visible=False)
+    panel.set_xlabel("validation split")
+    panel.set_ylabel("ROUGE-L (0 to 100)")
+    panel.margins(y=0.1)
+    legend_below(drawn, [patch(name, looks[name].colour) for name in compressors])
+    return drawn

@@ -1,0 +1,66 @@
+"""What the Snakefile needs beside the records of the stages. Nothing heavy is imported: it runs at every start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from synopsis.config.yaml_files import parse_value
+from synopsis.errors import InputError, SynopsisError
+
+
+def find_own_commands() -> None:
+    """Let jobs find the `synopsis` of the environment that runs Snakemake, activated or not."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+@contextlib.contextmanager
+def one_message() -> Iterator[None]:
+    """What is wrong, without a traceback."""
+    try:
+        yield
+    except SynopsisError as error:
+        print(f"synopsis: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def overrides(changes: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of `snakemake --config`, by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in changes.items():
+        if isinstance(value, dict) and value:
+            found |= overrides(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = _typed(value, f"--config {prefix}{key}")
+    return found
+
+
+def _typed(value: Any, origin: str) -> Any:
+    """Snakemake leaves numbers inside lists and sections as text; here they are what they would be in a file."""
+    if isinstance(value, dict):
+        return {key: _typed(inner, origin) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_typed(inner, origin) for inner in value]
+    return parse_value(value, origin) if isinstance(value, str) else value
+
+
+def check_submitted(options: Iterable[tuple[str, Any]]) -> None:
+    """InputError for a value of Snakemake's command line that the jobs of a cluster would not get as it is.
+
+    Snakemake repeats its options in the command that it submits, without quoting them for the shells on the way.
+    """
+    for option, value in options:
+        if re.search(r"[$`'\\]", json.dumps(value, ensure_ascii=False)):  # where quotes stand behind a backslash
+            wanted = "a text without quotes, '$', '`' and '\\' when jobs are submitted"
+            raise InputError(f"{option}: found {value!r}; expected {wanted}; a file for --configfile may hold any text")
+
+
+def one_of(names: Iterable[Any]) -> str:
+    """A wildcard constraint that matches these names, and nothing when there are none."""
+    return "|".join(re.escape(str(name)) for name in names) or "(?!)"
