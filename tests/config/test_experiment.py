@@ -24,7 +24,7 @@ JUDGES = sorted((ROOT / "config" / "judges").glob("*.yaml"))
 def content_of(path: Path) -> dict:
     document = read_yaml(path, faults := [])
     assert document is not None and faults == []
-    return document.content
+    return document
 
 
 # ------------------------------------------------------------------------------------------------------ what ships
@@ -218,7 +218,7 @@ def test_later_files_win_key_by_key(tmp_path):
 
 def test_a_fault_names_the_file_that_its_value_is_from(tmp_path):
     first, second = write(tmp_path, spoilt(("scored_tokens: 30", "scored_tokens: x"))), tmp_path / "more.yaml"
-    second.write_text("icl:\n  max_examples: many\ngenerate: {max_new_tokens: 1000}\n")
+    second.write_text("icl:\n  max_examples: many\ngenerate: {max_new_tokens: x}\n")
     told = faults(first, second, benchmark__repeats=0)
     assert {tuple(fault.split(": ")[:2]) for fault in told} == {
         ("e.yaml:52", "perplexity.scored_tokens"),
@@ -237,12 +237,12 @@ def test_a_fault_names_the_file_that_its_value_is_from(tmp_path):
             "--set: icl.max_exmples: found an unknown key; expected one of datasets, settings",
         ),
         ("compressors.gist-1.training.stepz", 5, "did you mean 'steps'?"),
-        ("icl.max_examples", "many", "--set: icl.max_examples: found 'many'; expected a whole number from 1 to"),
+        ("icl.max_examples", "many", "--set: icl.max_examples: found 'many'; expected a whole number"),
         ("no.such.key", 1, "--set: no: found an unknown key; expected one of name"),
-        ("name.x", 1, "--set: name: found a section (x); expected a name"),
-        ("training_seeds.1", -1, "--set: training_seeds.1: found -1; expected a whole number from 0"),
-        ("training_seeds.7", 1, "--set: training_seeds: found a section (7); expected a list of at least 1 entry"),
-        ("training_seeds.x", 1, "--set: training_seeds: found a section (x); expected a list of at least 1 entry"),
+        ("name.x", 1, "--set: name: found a section (x); expected a text"),
+        ("training_seeds.1", -1, "--set: training_seeds.1: found -1; expected 0 or more"),
+        ("training_seeds.7", 1, "--set: training_seeds: found a section (7); expected a list"),
+        ("training_seeds.x", 1, "--set: training_seeds: found a section (x); expected a list"),
         ("judge.pairs.0.1", "auto", "--set: judge.pairs.0.1: found 'auto'; expected the name of a compressor whose"),
         (
             "icl.settings",

@@ -117,7 +117,7 @@ def _no_other_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
 def shipped(name: str) -> Task:
     document = read_yaml(FOLDER / f"{name}.yaml", faults := [])
     assert document is not None and faults == []
-    return Task.model_validate(document.content)
+    return Task.model_validate(document)
 
 
 def source_of(name: str) -> str:
@@ -187,7 +187,7 @@ def test_the_task_of_the_readme(tmp_path: Path) -> None:
     (tmp_path / "answers.yaml").write_text(text)
     document = read_yaml(tmp_path / "answers.yaml", faults := [])
     assert document is not None and faults == []
-    task = Task.model_validate(document.content)
+    task = Task.model_validate(document)
     row = {"question": "Was it dry?", "candidate": "Yes.", "label": 0}
     assert render(task, row, "incorrect") == "Was it dry?\nYes.\nanswer: incorrect"
     assert task.columns == {"candidate": "answer"} and fields_of(task) == list(row)

@@ -16,9 +16,10 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synopsis.artifacts import Layout
+from synopsis.compressors.section import steps
 from synopsis.config.experiment import Experiment
 from synopsis.engine import last_segment
-from synopsis.engine.last_segment import Batches, Reading, demand, scored_losses, steps
+from synopsis.engine.last_segment import Batches, Reading, demand, scored_losses
 from synopsis.errors import DataError, InputError
 from synopsis.stages.perplexity import run as stage
 from synopsis.stages.perplexity.documents import Documents, text_bytes

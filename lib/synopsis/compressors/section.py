@@ -158,6 +158,16 @@ class TrainedCompressor(Compressor):
         return self.max_positions
 
 
+def steps(length: int, step: int) -> list[int]:
+    """Whole steps that end at the end of a context; the first one is shorter where `length` is no multiple.
+
+    >>> steps(25, 10)
+    [5, 10, 10]
+    """
+    whole, rest = divmod(length, step)
+    return ([rest] if rest else []) + [step] * whole
+
+
 @cache
 def sections() -> dict[str, type[Compressor]]:
     """Method -> its section, in the order of the folders' names."""

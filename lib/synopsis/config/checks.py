@@ -1,22 +1,23 @@
-"""Checks between the sections of an experiment: names that point nowhere and combinations that cannot work."""
+"""Checks between the sections of an experiment: names that point nowhere and combinations that cannot work.
+
+What concerns one method or one stage stands in its own section (`check`); here is what they share, and the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from synopsis.compressors.architectures import DECODERS
-from synopsis.compressors.full_attention.section import FullAttentionCompressor
-from synopsis.compressors.gist.section import GistCompressor
-from synopsis.compressors.section import Compressor
-from synopsis.compressors.summary.section import SummaryCompressor
+from synopsis.compressors.architectures import DECODERS, LEARNED_POSITIONS
+from synopsis.compressors.section import Subject, TrainedCompressor, sections
 from synopsis.config.data import TextCorpus, WorldCorpus, WorldInstructions
-from synopsis.config.experiment import Experiment, Model
-from synopsis.config.findings import Finding, corpus_for, instructions_for, too_long, too_short, unknown
-from synopsis.config.form import overlap, within
-from synopsis.config.stage_checks import check_stages
 from synopsis.config.training import LanguageModelTraining, Optimisation, SegmentTraining
-from synopsis.config.yaml_files import Key
+from synopsis.config.types import Key, Problem
+from synopsis.stages.record import stages
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
 """Names of corpora that would mix their files with other data (see `synopsis.artifacts.Layout`)."""
@@ -24,54 +25,29 @@ RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
 SPLITS = ("train", "validation", "test")
 
 
-def check_experiment(experiment: Experiment, doubtful: Collection[Key] = ()) -> list[Finding]:
-    """Every fault between sections that does not follow from a `doubtful` key (one that was told, and made up)."""
-    found = [
-        finding
-        for finding in _check(experiment)
-        if not within(finding.key, doubtful) and not any(overlap(need, doubtful) for need in finding.needs)
-    ]
-    # Of several passes that are too long for the same reason the longest is told.
-    longest = {(finding.key, finding.expected): finding for finding in sorted(found, key=lambda finding: finding.size)}
-    return [finding for finding in found if not finding.size or finding is longest[finding.key, finding.expected]]
+def check_experiment(experiment: Experiment) -> list[Problem]:
+    """Every problem between sections; of several with one key and one remedy the first."""
+    found = [*_names(experiment), *_corpora(experiment), *_trainings(experiment)]
+    for name in stages():
+        section: Any = getattr(experiment, name)
+        found += [] if section is None else section.check(experiment)
+    return list({(problem.key, problem.expected): problem for problem in reversed(found)}.values())[::-1]
 
 
-def _check(experiment: Experiment) -> list[Finding]:
-    names = list(_names(experiment))
-    stages = list(check_stages(experiment))
-    # What two things have as their name says nothing about either.
-    twice = {f"'{name}'" for finding in names for name in finding.names}
-    stages = [finding for finding in stages if not any(name in finding.found + finding.expected for name in twice)]
-    return [*names, *_corpora(experiment), *_models(experiment), *_compressors(experiment), *stages]
-
-
-# ------------------------------------------------------------------------------------------------------ by section
-
-
-@dataclass(frozen=True)
-class _Collision(Finding):
-    """Two things of one name; `names`: those that nothing more can be said of."""
-
-    names: tuple[str, ...] = ()
-
-
-def _names(experiment: Experiment) -> Iterator[_Collision]:
+def _names(experiment: Experiment) -> Iterator[Problem]:
     for name in experiment.models:
         if name in experiment.compressors:
-            yield _Collision(
-                ("compressors", name), f"'{name}', the name of a model", "a name of its own", names=(name,)
-            )
+            yield Problem(("compressors", name), f"'{name}', the name of a model", "a name of its own")
         if name in experiment.trained_runs:
             compressor, seed = experiment.trained_runs[name]
             wanted = f"another name: it is the run of the compressor '{compressor}' with the training seed {seed}"
-            needs: tuple[Key, ...] = (("training_seeds",), ("compressors", compressor, "training_seeds"))
-            yield _Collision(("models", name), f"the name '{name}'", wanted, needs, names=(name, compressor))
+            yield Problem(("models", name), f"the name '{name}'", wanted)
 
 
-def _corpora(experiment: Experiment) -> Iterator[Finding]:
+def _corpora(experiment: Experiment) -> Iterator[Problem]:
     for name, corpus in experiment.corpora.items():
         if name in RESERVED:
-            yield Finding(
+            yield Problem(
                 ("corpora", name), f"the name '{name}'", "another name: other data lie in a folder of this one"
             )
         if isinstance(corpus, TextCorpus):
@@ -79,108 +55,148 @@ def _corpora(experiment: Experiment) -> Iterator[Finding]:
             missing = [split for split in SPLITS if not any(source.hub or split in source.files for source in sources)]
             if missing:
                 found = f"no source of the split {', '.join(missing)}"
-                yield Finding(("corpora", name, "domains"), found, "'hub' or a file for each split in some domain")
+                yield Problem(("corpora", name, "domains"), found, "'hub' or a file for each split in some domain")
 
 
-def _models(experiment: Experiment) -> Iterator[Finding]:
+def _trainings(experiment: Experiment) -> Iterator[Problem]:
     for name, model in experiment.models.items():
         if model.pretraining is not None:
-            yield from _whole_sequences(experiment, ("models", name, "pretraining"), model.pretraining, name, name)
-
-
-def _compressors(experiment: Experiment) -> Iterator[Finding]:
+            yield from whole_sequences(experiment, ("models", name, "pretraining"), model.pretraining, name)
     for name, compressor in experiment.compressors.items():
-        key, base = ("compressors", name), compressor.base
-        yield from unknown((*key, "base"), base, "a model", "models", experiment.models)
-        yield from _unsupported(key, compressor, base, experiment.models.get(base))
-        inside = (*key, "training")
-        yield from _wide_adapter(experiment, (*inside, "lora", "rank"), compressor.training, base)
-        if isinstance(compressor, GistCompressor):
-            instructions = compressor.training.instructions
-            rows = experiment.instructions.get(instructions)
-            if isinstance(rows, WorldInstructions):
-                place = ("instructions", instructions)
-                yield from _too_few(inside, compressor.training, rows.train, place, (*inside, "instructions"))
-            yield from instructions_for(experiment, (*inside, "instructions"), instructions, base)
-            tokens = {"tokens": compressor.training.max_length}
-            yield from too_long(experiment, (*inside, "max_length"), tokens, name)
-            continue
-        if isinstance(compressor, FullAttentionCompressor):
-            yield from _whole_sequences(experiment, inside, compressor.training, base, name)
-        elif isinstance(compressor, SummaryCompressor):
-            yield from corpus_for(experiment, (*inside, "corpus"), compressor.training.corpus, base)
-            yield from _segments(experiment, key, name, compressor)
+        key, base = ("compressors", name), experiment.models.get(compressor.base)
+        yield from unknown((*key, "base"), compressor.base, "a model", experiment.models)
+        if base is not None and not compressor.serves(base.model_type):
+            found = f"'{compressor.base}' of the architecture {base.model_type}"
+            allowed = ", ".join(sorted(compressor.architectures or DECODERS))
+            wanted = f"for the method {compressor.method} a model of the architecture {allowed}"
+            yield Problem((*key, "base"), found, wanted)
+        lora = compressor.training.lora if isinstance(compressor, TrainedCompressor) else None
+        if lora is not None and base is not None and base.architecture is not None:
+            width = base.architecture.hidden_size  # of a loaded model it is known when it is trained
+            if lora.rank > width:
+                wanted = f"at most {width}, the hidden_size of '{compressor.base}'"
+                yield Problem((*key, "training", "lora", "rank"), str(lora.rank), wanted)
+        yield from compressor.check(key, name, experiment)
 
 
-def _whole_sequences(
-    experiment: Experiment, key: Key, training: LanguageModelTraining, base: str, name: str
-) -> Iterator[Finding]:
-    yield from corpus_for(experiment, (*key, "corpus"), training.corpus, base)
-    length, at = training.sequence_length, (*key, "sequence_length")
-    yield from too_long(experiment, at, {"tokens": length}, name)
+# ----------------------------------------------------------------------------------------- what sections ask as well
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """A suggestion for a name that is not known, or nothing."""
+    near = difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def unknown(key: Key, name: str, what: str, known: Iterable[str]) -> Iterator[Problem]:
+    known = list(known)
+    if name not in known:
+        wanted = f"the name of {what} ({', '.join(known) or 'none is defined'}){hint(name, known)}"
+        yield Problem(key, repr(name), wanted)
+
+
+def too_long(experiment: Experiment, key: Key, name: str, *passes: dict[str, int]) -> Iterator[Problem]:
+    """A forward pass (what -> positions) longer than the model or compressor `name`; of several the longest."""
+    base = experiment.base_named(name)
+    model, subject = experiment.models.get(base), experiment.subjects[name]
+    if model is None:
+        return
+    own, learned = subject.own_positions(), model.model_type in LEARNED_POSITIONS
+    free = ("summary vectors", "summary tokens") if learned else ()
+    counted = [{what: count for what, count in parts.items() if count and what not in free} for parts in passes]
+    longest, positions = max(counted, key=lambda parts: sum(parts.values()), default={}), own or model.positions
+    length = sum(longest.values())
+    if positions is not None and length > positions:
+        sum_of = " + ".join(f"{count} {what}" for what, count in longest.items())
+        found = f"{length} positions in one pass" + (f" ({sum_of})" if len(longest) > 1 else "")
+        yield Problem(key, found, f"at most {positions}, the positions of '{name if own else base}'")
+
+
+def not_its_language(experiment: Experiment, key: Key, base: str, world: bool, what: str) -> Iterator[Problem]:
+    """A model from scratch knows the words of the generated language alone, and corpora of it are for such models."""
+    model = experiment.models.get(base)
+    if model is not None and (model.architecture is not None) != world:
+        written = "real text" if model.architecture else "the generated language"
+        trained = "trained from scratch" if model.architecture else "a loaded model"
+        wanted = "source 'world'" if model.architecture else "real text"
+        yield Problem(key, f"{what} of {written} for '{base}', {trained}", f"{what} of {wanted}")
+
+
+def corpus_for(experiment: Experiment, key: Key, corpus: str, base: str) -> Iterator[Problem]:
+    yield from unknown(key, corpus, "a corpus", experiment.corpora)
+    if corpus in experiment.corpora:
+        world = isinstance(experiment.corpora[corpus], WorldCorpus)
+        yield from not_its_language(experiment, key, base, world, "a corpus")
+
+
+def instructions_for(experiment: Experiment, key: Key, name: str, base: str) -> Iterator[Problem]:
+    yield from unknown(key, name, "an instruction set", experiment.instructions)
+    definition, model = experiment.instructions.get(name), experiment.models.get(base)
+    if definition is not None and model is not None and model.architecture is not None:
+        world = isinstance(definition, WorldInstructions)
+        yield from not_its_language(experiment, key, base, world, "an instruction set")
+
+
+def too_short(experiment: Experiment, key: Key, tokens: int, corpus: str) -> Iterator[Problem]:
+    """Documents of the generated language have a known length."""
+    definition = experiment.corpora.get(corpus)
+    if isinstance(definition, WorldCorpus) and not definition.instruction_share and tokens > definition.story_tokens:
+        wanted = f"at most {definition.story_tokens}, the tokens of a document of '{corpus}' (5 for each of its facts)"
+        yield Problem(key, f"{tokens} tokens of one document", wanted)
+
+
+def whole_sequences(experiment: Experiment, key: Key, training: LanguageModelTraining, name: str) -> Iterator[Problem]:
+    """Next-token training of a model or compressor."""
+    at = (*key, "sequence_length")
+    yield from corpus_for(experiment, (*key, "corpus"), training.corpus, experiment.base_named(name))
+    yield from too_long(experiment, at, name, {"tokens": training.sequence_length})
     if not training.pack_documents:
-        yield from too_short(experiment, at, length, training.corpus, (*key, "corpus"), (*key, "pack_documents"))
-    yield from _few_documents(experiment, key, training, training.pack_documents)
+        yield from too_short(experiment, at, training.sequence_length, training.corpus)
+    yield from few_documents(experiment, key, training, training.pack_documents)
 
 
-def _few_documents(
+def few_documents(
     experiment: Experiment, key: Key, training: LanguageModelTraining | SegmentTraining, pack: bool = False
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     """A generated corpus holds a known number of sequences; with instructions among the stories it is the most."""
     corpus, length = experiment.corpora.get(training.corpus), training.sequence_length
     if isinstance(corpus, WorldCorpus) and (pack or length <= corpus.most_tokens):
-        tokens, needs = corpus.most_tokens, ((*key, "corpus"), (*key, "sequence_length"), (*key, "pack_documents"))
+        tokens = corpus.most_tokens
         held = corpus.documents * tokens // length if pack else corpus.documents * (tokens // length)
-        yield from _too_few(key, training, held, ("corpora", training.corpus), *needs)
+        yield from too_few(key, training, held, training.corpus)
 
 
-def _too_few(key: Key, training: Optimisation, held: int, place: Key, *needs: Key) -> Iterator[Finding]:
+def too_few(key: Key, training: Optimisation, held: int, source: str) -> Iterator[Problem]:
     """An optimizer step that wants more sequences than there are would silently be a smaller one."""
     if training.sequences() > held:
         asked = "batch_size" if training.sequences_per_step is None else "sequences_per_step"
         found = f"{training.sequences()} sequences in an optimizer step"
-        wanted = f"at most {held}, as many as there are in '{place[-1]}'"
-        yield Finding((*key, asked), found, wanted, (place, (*key, "gradient_accumulation"), *needs))
+        yield Problem((*key, asked), found, f"at most {held}, as many as there are in '{source}'")
 
 
-def _wide_adapter(experiment: Experiment, key: Key, training: Optimisation, base: str) -> Iterator[Finding]:
-    """Of a loaded model the width is known when it is trained."""
-    model = experiment.models.get(base)
-    if training.lora is not None and model is not None and model.architecture is not None:
-        width = model.architecture.hidden_size
-        if training.lora.rank > width:
-            needs: Key = ("models", base, "architecture", "hidden_size")
-            yield Finding(key, str(training.lora.rank), f"at most {width}, the hidden_size of '{base}'", (needs,))
+def measured(experiment: Experiment, stage: str) -> dict[str, Subject]:
+    """The models and compressors that a stage is computed for."""
+    return {(name := experiment.name_of(run)): experiment.subjects[name] for run in experiment.runs_of(stage)}
 
 
-def _unsupported(key: Key, compressor: Compressor, base: str, model: Model | None) -> Iterator[Finding]:
-    if model is None or compressor.serves(model.model_type):
-        return
-    method, allowed = compressor.method, compressor.architectures or DECODERS
-    found = f"'{base}' of the architecture {model.model_type}"
-    wanted = f"for the method {method} a model of the architecture {', '.join(sorted(allowed))}"
-    yield Finding((*key, "base"), found, wanted, (("models", base, "type"), ("models", base, "architecture", "type")))
-
-
-def _segments(experiment: Experiment, key: Key, name: str, compressor: SummaryCompressor) -> Iterator[Finding]:
-    training, inside = compressor.training, (*key, "training")
-    at = (*inside, "sequence_length")
-    cut = ((*inside, "substeps"), (*inside, "segments_per_substep"))
-    length, segments = training.sequence_length, training.segments
-    if segments < 2:
-        yield Finding(inside, "one segment in all", "at least two (substeps x segments_per_substep)", cut)
-        return
-    if length % training.substeps:
-        yield Finding(at, str(length), f"a multiple of substeps ({training.substeps})", cut)
-    if length < 2 * segments:
-        wanted = f"at least {2 * segments}, 2 tokens for each of {segments} segments"
-        yield Finding(at, str(length), wanted, cut)
-    # The shortest that the longest segment of a step can be, beside what stands before and after it.
-    parts = {
-        "summary vectors": compressor.most_vectors(),
-        "tokens of a segment": max(training.segment_lengths or [-(-length // segments)]),
-        "summary tokens": compressor.summary_length,
-    }
-    yield from too_long(experiment, at, parts, name, (*key, "summary_length"), *cut)
-    yield from too_short(experiment, at, length, training.corpus, (*inside, "corpus"))
-    yield from _few_documents(experiment, inside, training)
+def chosen_runs(experiment: Experiment, stage: str) -> Iterator[Problem]:
+    """Names under `runs` that the stage cannot measure, or nothing that it could."""
+    chosen, subjects = getattr(experiment, stage).runs, experiment.subjects
+    able = [name for name in subjects if experiment.can_measure(stage, name)]
+    for index, name in enumerate(chosen or []):
+        key = (stage, "runs", str(index))
+        if name not in subjects:
+            yield from unknown(key, name, f"a model or compressor that '{stage}' can measure", able)
+        elif name not in able:
+            kind = (
+                "a model without compression" if name in experiment.models else f"of the method {subjects[name].method}"
+            )
+            if stage in subjects[name].measured_by:
+                kind = f"of the architecture {experiment.models[experiment.base_named(name)].model_type}"
+            wanted = f"a run that '{stage}' can measure ({', '.join(able) or 'there is none'})"
+            yield Problem(key, f"'{name}', {kind}", wanted)
+    if chosen is None and not able:
+        allowed = [method for method, found in sections().items() if stage in found.measured_by]
+        wanted = f"a compressor of the method {', '.join(sorted(allowed))}"
+        wanted = f"a decoder among the models, or {wanted}" if stage in Subject.measured_by else wanted
+        yield Problem((stage,), "nothing that it can measure", wanted)

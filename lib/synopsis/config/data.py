@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field
 
-from synopsis.config.types import Clash, Contradiction, Name, PositiveInt, Seed, Share, Strict
+from synopsis.config.types import Name, PositiveInt, Problem, Seed, Share, Strict
 
 WORLD_VERSION = 5
 """Version of the generated language; results made from another one are made again."""
@@ -39,8 +40,6 @@ class WorldCorpus(Strict):
 class TextDomain(Strict):
     """One domain of a corpus of real text, with a hub source, local files, or both."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "emozilla/pg19"}]})
-
     hub: str | None = None
     """Hub data set id, read when no local copy is named."""
     hub_config: str | None = None
@@ -55,19 +54,14 @@ class TextDomain(Strict):
     weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     """How often training draws a sequence of this domain: 2 draws each twice as often as 1 would."""
 
-    @model_validator(mode="after")
-    def _has_a_source(self) -> TextDomain:
+    def problems(self) -> Iterator[Problem]:
         if not self.hub and not self.files:
-            raise Contradiction(Clash("", "no source", "'hub', 'files', or both", ("hub", "files")))
-        if self.hub_config and not self.hub:
-            raise Contradiction(Clash("hub_config", repr(self.hub_config), "'hub' beside it", ("hub", "hub_config")))
-        if self.hub_splits and not self.hub:
-            found = ", ".join(self.hub_splits)
-            raise Contradiction(Clash("hub_splits", found, "'hub' beside it", ("hub", "hub_splits")))
+            yield Problem((), "no source", "'hub', 'files', or both")
+        for key in ("hub_config", "hub_splits"):
+            if getattr(self, key) and not self.hub:
+                yield Problem((key,), repr(getattr(self, key)), "'hub' beside it")
         if self.tokens_column is not None and "text_column" in self.model_fields_set:
-            keys = ("text_column", "tokens_column")
-            raise Contradiction(Clash("text_column", repr(self.text_column), "one of it and 'tokens_column'", keys))
-        return self
+            yield Problem(("text_column",), repr(self.text_column), "one of it and 'tokens_column'")
 
 
 class TextCorpus(Strict):
@@ -80,14 +74,11 @@ class TextCorpus(Strict):
     max_characters: PositiveInt | None = None
     """Characters read of each document; what lies beyond is counted in the artifact's report."""
 
-    @model_validator(mode="after")
-    def _characters_need_text(self) -> TextCorpus:
+    def problems(self) -> Iterator[Problem]:
         ids = [name for name, domain in self.domains.items() if domain.tokens_column is not None]
         if ids and self.max_characters is not None:
             wanted = f"no limit in characters: the domain {', '.join(ids)} holds token ids"
-            keys = ("max_characters", "domains")
-            raise Contradiction(Clash("max_characters", str(self.max_characters), wanted, keys))
-        return self
+            yield Problem(("max_characters",), str(self.max_characters), wanted)
 
 
 Corpus = Annotated[WorldCorpus | TextCorpus, Field(discriminator="source")]
@@ -101,6 +92,10 @@ class WorldInstructions(Strict):
     held_out: PositiveInt = 64
     """Rows of each validation split (`seen`, `unseen`)."""
     seed: Seed = 0
+
+    @property
+    def split_names(self) -> list[str]:
+        return ["seen", "unseen"]
 
 
 class AlpacaPlus(Strict):
@@ -120,12 +115,14 @@ class AlpacaPlus(Strict):
     max_train: PositiveInt | None = None
     max_held_out: PositiveInt | None = None
 
-    @model_validator(mode="after")
-    def _train_is_no_validation_split(self) -> AlpacaPlus:
+    @property
+    def split_names(self) -> list[str]:
+        return list(self.splits)
+
+    def problems(self) -> Iterator[Problem]:
         if "train" in self.splits:
-            found, wanted = "a validation split of this name", "the training rows in 'train', beside 'splits'"
-            raise Contradiction(Clash("splits.train", found, wanted, ("splits",)))
-        return self
+            wanted = "the training rows in 'train', beside 'splits'"
+            yield Problem(("splits", "train"), "a validation split of this name", wanted)
 
 
 Instructions = Annotated[WorldInstructions | AlpacaPlus, Field(discriminator="source")]

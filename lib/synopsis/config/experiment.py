@@ -18,23 +18,23 @@ import functools
 import hashlib
 import json
 import operator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model
 
 from synopsis.compressors.section import Compressor, Subject, TrainedCompressor, sections
 from synopsis.config.data import Corpus, Instructions
 from synopsis.config.files import JudgeDefinition, Task
 from synopsis.config.training import LanguageModelTraining
 from synopsis.config.types import (
-    Clash,
-    Contradiction,
     Distinct,
     Folder,
     Name,
     Positions,
     PositiveInt,
+    Problem,
     Seed,
     Strict,
 )
@@ -54,21 +54,14 @@ class Architecture(Strict):
     num_key_value_heads: PositiveInt | None = None
     max_position_embeddings: Positions = 512
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Architecture:
-        heads, groups, clashes = self.num_attention_heads, self.num_key_value_heads, []
+    def problems(self) -> Iterator[Problem]:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % (2 * heads):
             # Rotary positions turn pairs of numbers, so a head's width is even.
             wanted = f"a multiple of {2 * heads}, twice num_attention_heads"
-            needs = ("hidden_size", "num_attention_heads")
-            clashes.append(Clash("hidden_size", str(self.hidden_size), wanted, needs))
+            yield Problem(("hidden_size",), str(self.hidden_size), wanted)
         if groups is not None and heads % groups:
-            wanted = f"a divisor of num_attention_heads ({heads})"
-            needs = ("num_key_value_heads", "num_attention_heads")
-            clashes.append(Clash("num_key_value_heads", str(groups), wanted, needs))
-        if clashes:
-            raise Contradiction(*clashes)
-        return self
+            yield Problem(("num_key_value_heads",), str(groups), f"a divisor of num_attention_heads ({heads})")
 
 
 class GgufSource(Strict):
@@ -83,8 +76,6 @@ class GgufSource(Strict):
 class Model(Subject):
     """A base model: loaded (exactly one of hub, path, gguf) or trained from scratch (architecture and pretraining)."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"hub": "meta-llama/Llama-2-7b-hf", "type": "llama"}]})
-
     hub: str | None = None
     path: str | None = None
     gguf: GgufSource | None = None
@@ -95,30 +86,23 @@ class Model(Subject):
     type: str | None = None
     """Architecture of a loaded model (`llama`, `opt`), so that combinations can be checked; None: not checked."""
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Model:
-        sources, clashes = ("hub", "path", "gguf", "architecture"), []
-        named = [key for key in sources if getattr(self, key) is not None]
+    def problems(self) -> Iterator[Problem]:
+        named = [key for key in ("hub", "path", "gguf", "architecture") if getattr(self, key) is not None]
         if len(named) != 1:
             found = " and ".join(f"'{key}'" for key in named) or "no source"
-            clashes.append(Clash("", found, "exactly one of 'hub', 'path', 'gguf', 'architecture'", sources))
-        both = (*sources, "pretraining")
-        if self.architecture is not None and self.pretraining is None:
-            wanted = "how to train it: 'architecture' describes an untrained model"
-            clashes.append(Clash("pretraining", "nothing", wanted, both))
-        if named and self.architecture is None and self.pretraining is not None:
+            yield Problem((), found, "exactly one of 'hub', 'path', 'gguf', 'architecture'")
+        elif self.architecture is not None and self.pretraining is None:
+            yield Problem(("pretraining",), "nothing", "how to train it: 'architecture' describes an untrained model")
+        elif self.architecture is None and self.pretraining is not None:
             wanted = "'architecture' beside it: loaded models are not trained anew"
-            clashes.append(Clash("pretraining", f"a training beside '{named[0]}'", wanted, both))
+            yield Problem(("pretraining",), f"a training beside '{named[0]}'", wanted)
         if self.pretraining is not None and self.pretraining.lora is not None:
             wanted = "none: a model from scratch has no weights to adapt"
-            clashes.append(Clash("pretraining.lora", "an adapter", wanted, ("pretraining",)))
+            yield Problem(("pretraining", "lora"), "an adapter", wanted)
         for key in ("max_positions", "type"):
             if self.architecture is not None and getattr(self, key) is not None:
-                found, wanted = "a key of loaded models beside 'architecture'", "the value in 'architecture' alone"
-                clashes.append(Clash(key, found, wanted, (key, "architecture")))
-        if clashes:
-            raise Contradiction(*clashes)
-        return self
+                wanted = "the value in 'architecture' alone"
+                yield Problem((key,), "a key of loaded models beside 'architecture'", wanted)
 
     @property
     def method(self) -> str:
@@ -215,10 +199,11 @@ class _Experiment(Strict):
 
     def base_of(self, run: str) -> str:
         """The model that a run starts from, and whose tokenizer it uses."""
-        return self._base(self.name_of(run))
+        return self.base_named(self.name_of(run))
 
-    def _base(self, name: str) -> str:
-        return name if name in self.models else self.compressors[name].base
+    def base_named(self, name: str) -> str:
+        """The model that a model or compressor starts from."""
+        return self.compressors[name].base if name in self.compressors else name
 
     def method_of(self, run: str) -> str:
         return self.subject(run).method
@@ -233,7 +218,7 @@ class _Experiment(Strict):
 
     def can_measure(self, stage: str, name: str) -> bool:
         """Whether a stage can be computed for a model or compressor."""
-        subject, model = self.subjects[name], self.models.get(self._base(name))
+        subject, model = self.subjects[name], self.models.get(self.base_named(name))
         return stage in subject.measured_by and subject.serves(model.model_type if model else None)
 
     def settings_of(self, run: str, dataset: str | None = None, seed: int | None = None) -> dict[str, Any]:

@@ -1,25 +1,24 @@
-"""Reading of configuration files: merging, overriding, and every fault at once.
+"""Reading of an experiment: files are merged and overridden, and every fault is reported at once with its line.
 
-Faults of form are found by `synopsis.config.form`, which hands back a mended copy, so that the checks between sections
-(`synopsis.config.checks`) run in the same call; what these find about mended values is not told.
+First come the faults of form, which pydantic finds; where there are none, those between the sections
+(`synopsis.config.checks`).
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from synopsis.config.checks import check_experiment
+from synopsis.config.checks import check_experiment, hint
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import JudgeDefinition, Task
-from synopsis.config.form import Mended, hint, mend, shown
-from synopsis.config.types import NAME, NAME_LENGTH
-from synopsis.config.yaml_files import Key, Place, read_yaml
+from synopsis.config.types import NAME, NAME_LENGTH, PATTERNS, Key, Problem, Problems
+from synopsis.config.yaml_files import Entries, Place, Section, entry, place_of, read_yaml
 from synopsis.errors import ConfigError, Fault
 
 FILED: tuple[tuple[str, str, str, type[BaseModel]], ...] = (
@@ -28,158 +27,104 @@ FILED: tuple[tuple[str, str, str, type[BaseModel]], ...] = (
 )
 """Section, key of the list of names, folder of the files (and field of the experiment), what a file holds."""
 
-OVERRIDE = "--set"
-"""What stands for the file of a value that was overridden."""
+OVERRIDE = Place("--set")
+"""Where a value that was overridden stands."""
 
 
 def read_experiment(paths: list[Path], overrides: Mapping[str, Any]) -> Experiment:
     """Read, merge and check experiment files (see `synopsis.config.load_experiment`)."""
     faults: list[Fault] = []
-    draft = _Draft(str(paths[-1]) if paths else "the configuration")
-    documents = [read_yaml(path, faults) for path in paths]
+    content, documents = Section(), [read_yaml(path, faults) for path in paths]
     for document in documents:
-        if document is not None:
-            draft.merge({k: v for k, v in document.content.items() if not k.startswith("x-")}, document.places)
+        if document is None:
+            raise ConfigError(faults)
+        _merge(content, document, ignored="x-")
     for dotted, value in overrides.items():
-        draft.override(dotted, value)
-    if None in documents:
-        raise ConfigError(faults)
+        _override(content, dotted.split("."), value)
+    default = Place(str(paths[-1]) if paths else "the configuration")
+    problems = list(_read_files(paths, content, faults))
+    experiment, found = validated(Experiment, content)
+    _report([*problems, *found], content, default, faults)
+    if experiment is not None and not faults:
+        _report(check_experiment(experiment), content, default, faults)
+    if faults or experiment is None:
+        files = list(dict.fromkeys(fault.file for fault in faults))
+        raise ConfigError(sorted(faults, key=lambda fault: (files.index(fault.file), fault.line or 0)))
+    return experiment
 
-    told: set[tuple[Any, ...]] = set()
 
-    def tell(key: Key, found: str, expected: str) -> None:
-        place, rest = draft.place(key)
-        # What an alias repeats stands in the file once, and is told once.
-        once = (place.file, place.value if rest else place[:3], rest, found, expected)
-        if place.line is None or once not in told:
-            told.add(once)
+def _report(problems: Iterable[Problem], content: Section, default: Place, faults: list[Fault]) -> None:
+    """Add the faults; what an alias repeats stands in the file once, and is reported once."""
+    reported = set()
+    for key, found, expected in problems:
+        place = place_of(content, key, default)
+        once = (place, key if place.line is None else key[-1:], found, expected)
+        if once not in reported:
+            reported.add(once)
             faults.append(Fault(place.file, ".".join(key), found, expected, place.line))
 
-    doubtful = _read_files(paths, draft, tell, faults)
-    mended = mend(Experiment, draft.content, tell, hidden=frozenset(folder for _, _, folder, _ in FILED))
-    doubtful |= mended.doubtful
-    if mended.value is not None:
-        for finding in check_experiment(mended.value, doubtful):
-            tell(mended.written(finding.key), finding.found, finding.expected)
-    if faults:
-        raise ConfigError(_sorted(faults))
-    assert isinstance(mended.value, Experiment)
-    return mended.value
+
+# --------------------------------------------------------------------------------------------------------- merging
 
 
-def _sorted(faults: list[Fault]) -> list[Fault]:
-    """Each fault once, by file and line, those of one line in the order in which they were found."""
-    files = list(dict.fromkeys(fault.file for fault in faults))
-    return sorted(dict.fromkeys(faults), key=lambda fault: (files.index(fault.file), fault.line or 0))
+def _merge(content: Section, other: Section, ignored: str | None = None) -> None:
+    """Lay a section over another: sections are merged, other values replaced."""
+    for name, value in other.items():
+        if ignored is not None and name.startswith(ignored):
+            continue
+        if isinstance(value, Section) and isinstance(content.get(name), Section):
+            content.places[name] = other.places[name]
+            _merge(content[name], value)
+        else:
+            content.put(name, copy.deepcopy(value), other.places[name])
 
 
-class _Draft:
-    """The merged content of all files, and where each key of it stands."""
-
-    def __init__(self, default: str):
-        self.content: dict[str, Any] = {}
-        self.places: dict[Key, Place] = {}
-        self.default = default
-
-    def merge(self, content: Mapping[str, Any], places: Mapping[Key, Place], at: Key = ()) -> None:
-        """Lay the content of a section over what is there: sections are merged, other values replaced."""
-        section = self.section(at)
-        for name, value in content.items():
-            key = (*at, name)
-            if isinstance(value, dict) and isinstance(section.get(name), dict):
-                if key in places:
-                    self.places[key] = places[key]
-                self.merge(value, places, key)
-            else:
-                self.put(key, value, {k: place for k, place in places.items() if k[: len(key)] == key})
-
-    def override(self, dotted: str, value: Any) -> None:
-        """Set one value; sections on the way are made. A name that holds dots is found where it is there already."""
-        steps = dotted.split(".")
-        here: Any = self.content
-        key: Key = ()
-        while steps:
-            if isinstance(here, list) and not _holds(here, steps[0]):
-                self.put(key, {}, {key: Place(OVERRIDE)})  # no place in this list: told as a fault of form
-                here = self.section(key)
-            length = next((n for n in range(len(steps), 1, -1) if _holds(here, ".".join(steps[:n]))), 1)
-            step, steps = ".".join(steps[:length]), steps[length:]
-            key = (*key, step)
-            if steps and not _holds(here, step, (dict, list)):
-                self.put(key, {}, {key: Place(OVERRIDE)})
-            if steps:
-                here = here[int(step) if isinstance(here, list) else step]
-        self.put(key, value, {key: Place(OVERRIDE)})
-
-    def put(self, key: Key, value: Any, places: Mapping[Key, Place]) -> None:
-        parent = self.section(key[:-1])
-        for old in [k for k in self.places if k[: len(key)] == key]:
-            del self.places[old]
-        parent[int(key[-1]) if isinstance(parent, list) else key[-1]] = copy.deepcopy(value)
-        self.places |= places
-
-    def section(self, key: Key) -> Any:
-        here: Any = self.content
-        for step in key:
-            here = here[int(step) if isinstance(here, list) else step]
-        return here
-
-    def place(self, key: Key) -> tuple[Place, Key]:
-        """Where a key stands, or else the section that should have it; and the rest of the key, below that section."""
-        for length in range(len(key), 0, -1):
-            if key[:length] in self.places:
-                return self.places[key[:length]], key[length:]
-        return Place(self.default), key
+def _override(here: Section | Entries, steps: list[str], value: Any) -> None:
+    """Set one value; sections on the way are made. A name that holds dots is found where it is there already."""
+    length = next((n for n in range(len(steps), 1, -1) if entry(here, ".".join(steps[:n])) is not None), 1)
+    step, rest = ".".join(steps[:length]), steps[length:]
+    if not rest:
+        here.put(step, _placed(value), OVERRIDE)
+        return
+    inner = entry(here, step)
+    if not isinstance(inner, Section) and entry(inner, rest[0]) is None:
+        inner = Section()  # in the place of a list without such an entry: reported as a fault of form
+        here.put(step, inner, OVERRIDE)
+    _override(inner, rest, value)
 
 
-def _holds(here: Any, step: str, kinds: type | tuple[type, ...] = object) -> bool:
-    if isinstance(here, list):
-        return step.isdigit() and int(step) < len(here) and isinstance(here[int(step)], kinds)
-    return isinstance(here, dict) and isinstance(here.get(step), kinds) and step in here
+def _placed(value: Any) -> Any:
+    """A plain value whose entries all stand on the command line."""
+    if not isinstance(value, dict | list):
+        return value
+    placed: Section | Entries = Section() if isinstance(value, dict) else Entries()
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        placed.put(str(key), _placed(inner), OVERRIDE)
+    return placed
 
 
 # ------------------------------------------------------------------------------------------------ tasks and judges
 
 
-def _read_files(paths: list[Path], draft: _Draft, tell: Any, faults: list[Fault]) -> set[Key]:
-    """Put the tasks and judges that the experiment names into the draft; returns what is doubtful in them."""
-    doubtful: set[Key] = set()
+def _read_files(paths: list[Path], content: Section, faults: list[Fault]) -> Iterable[Problem]:
+    """Put the tasks and judges that the experiment names into its content."""
     for section, key, folder, cls in FILED:
-        if folder in draft.content:
-            wanted = f"'{section}.{key}' instead, and one file for each in {folder}/"
-            tell((folder,), "an unknown key", wanted)
-        draft.content[folder] = {}
-        named = draft.content.get(section)
-        names = named.get(key) if isinstance(named, dict) else None
+        if folder in content:
+            yield Problem((folder,), "an unknown key", f"'{section}.{key}' instead, and one file for each in {folder}/")
+        names, content[folder] = entry(content.get(section), key), {}
         for index, name in enumerate(names if isinstance(names, list) else []):
-            named_so = isinstance(name, str) and re.fullmatch(NAME, name) and len(name) <= NAME_LENGTH
-            if not named_so or name in draft.content[folder]:
-                continue  # no name, which is told with the faults of form, or one that was read already
-            file = _named_file(paths, folder, name)
+            if not isinstance(name, str) or not re.fullmatch(NAME, name) or len(name) > NAME_LENGTH:
+                continue  # reported with the faults of form
+            folders = _folders(paths, folder)
+            file = next((path for place in folders if (path := place / f"{name}.yaml").exists()), None)
             if file is None:
-                known = sorted({path.stem for place in _folders(paths, folder) for path in place.glob("*.yaml")})
-                files = ", ".join(known) or "there is none"
-                tell((section, key, str(index)), shown(name), f"a file in {folder}/ ({files}){hint(name, known)}")
-                continue
-            filed = _read_file(file, cls, faults)
-            doubtful |= {(folder, name, *inner) for inner in filed.doubtful}
-            if filed.value is not None:
-                draft.content[folder][name] = filed.value
-    return doubtful
-
-
-def _read_file(file: Path, cls: type[BaseModel], faults: list[Fault]) -> Mended:
-    document = read_yaml(file, faults)
-    if document is None:
-        return Mended(None)
-    draft = _Draft(str(file))
-    draft.merge(document.content, document.places)
-
-    def tell(key: Key, found: str, expected: str) -> None:
-        place, _ = draft.place(key)
-        faults.append(Fault(place.file, ".".join(key), found, expected, place.line))
-
-    return mend(cls, draft.content, tell)
+                known = sorted({path.stem for place in folders for path in place.glob("*.yaml")})
+                wanted = f"a file in {folder}/ ({', '.join(known) or 'there is none'}){hint(name, known)}"
+                yield Problem((section, key, str(index)), repr(name), wanted)
+            elif name not in content[folder] and (document := read_yaml(file, faults)) is not None:
+                content[folder][name], problems = validated(cls, document)
+                _report(problems, document, Place(str(file)), faults)
+        content[folder] = {name: value for name, value in content[folder].items() if value is not None}
 
 
 def _folders(paths: list[Path], folder: str) -> list[Path]:
@@ -188,6 +133,115 @@ def _folders(paths: list[Path], folder: str) -> list[Path]:
     return [place for place in [*places, Path("config") / folder] if place.is_dir()]
 
 
-def _named_file(paths: list[Path], folder: str, name: str) -> Path | None:
-    files = [place / f"{name}.yaml" for place in _folders(paths, folder)]
-    return next((file for file in files if file.exists()), None)
+# ------------------------------------------------------------------------------------------------- faults of form
+
+T = TypeVar("T", bound=BaseModel)
+
+EXPECTED = {
+    "missing": "a value: the key is required",
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+    "string_too_long": "at most {max_length} characters",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "too_short": "{min_length} or more entries",
+    "too_long": "{max_length} entries",
+    "dict_type": "a section of keys and values",
+    "model_type": "a section of keys and values",
+    "model_attributes_type": "a section of keys and values",
+}
+"""Fault of pydantic -> what is allowed."""
+
+
+def validated(cls: type[T], content: Section) -> tuple[T | None, list[Problem]]:
+    """An instance, or everything that is wrong with its form."""
+    try:
+        return cls.model_validate(content), []
+    except ValidationError as error:
+        return None, [problem for fault in error.errors(include_url=False) for problem in _problems(cls, fault)]
+
+
+def _problems(cls: type[BaseModel], fault: Any) -> Iterable[Problem]:
+    key, holders, here = _located(cls, fault["loc"])
+    kind, given, context = fault["type"], fault["input"], fault.get("ctx", {})
+    if isinstance(context.get("error"), Problems):
+        return [Problem((*key, *inner), *rest) for inner, *rest in context["error"].problems]
+    if kind == "extra_forbidden":
+        fields = [name for found in holders for name, field in found.model_fields.items() if not field.exclude]
+        return [Problem(key, "an unknown key", f"one of {', '.join(fields)}{hint(key[-1], fields)}")]
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        tag = context["discriminator"].strip("'")
+        key, given = (*key, tag), given.get(tag)
+        allowed = [name for section in here for name in get_args(section.model_fields[tag].annotation)]
+        expected = f"one of {', '.join(allowed)}{hint(str(given), allowed)}"
+    elif kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", context["expected"])
+        expected = f"one of {', '.join(allowed)}{hint(str(given), allowed)}"
+    elif kind == "string_pattern_mismatch":
+        expected = PATTERNS[context["pattern"]]
+    else:
+        plain = {name: int(n) if isinstance(n, float) and n.is_integer() else n for name, n in context.items()}
+        expected = EXPECTED[kind].format(**plain) if kind in EXPECTED else fault["msg"]
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        expected += f"; in quotes, '{shown(given)}' is one"
+    name = "the name " if "[key]" in fault["loc"] else ""
+    return [Problem(key, "nothing" if kind == "missing" else name + shown(given), expected)]
+
+
+def shown(value: Any) -> str:
+    """A value in a message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return f"a section ({_cut(', '.join(map(str, value)))})" if value else "an empty section"
+    if isinstance(value, list):
+        return f"a list of {len(value)} {'entry' if len(value) == 1 else 'entries'}"
+    return str(value).lower() if isinstance(value, bool) else _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _located(cls: type[BaseModel], location: tuple[int | str, ...]) -> tuple[Key, list[Any], list[Any]]:
+    """The key of a location, which names the tags of unions too; the sections that have such a key; what it may be."""
+    key: Key = ()
+    here: list[Any] = [cls]
+    holders: list[Any] = []
+    for step in location:
+        if step == "[key]":
+            break
+        tagged = [part for part in here if len(here) > 1 and step in _tags(part)]
+        if tagged:
+            here = tagged
+            continue
+        key, holders = (*key, str(step)), [part for part in here if hasattr(part, "model_fields")]
+        here = [inner for part in here for inner in _below(part, step)]
+    return key, holders, here
+
+
+def _tags(section: Any) -> set[Any]:
+    return {tag for field in getattr(section, "model_fields", {}).values() for tag in get_args(field.annotation)}
+
+
+def _below(annotation: Any, step: int | str) -> list[Any]:
+    """What an annotation allows as one of its entries."""
+    if get_origin(annotation) in (dict, list, tuple):
+        return _parts(get_args(annotation)[-1])
+    fields = getattr(annotation, "model_fields", {})
+    return _parts(fields[step].annotation) if step in fields else []
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """The sections, lists and mappings that an annotation allows, whatever stands around them."""
+    if isinstance(annotation, type) or get_origin(annotation) in (dict, list, tuple):
+        return [annotation]
+    return [part for inner in get_args(annotation) for part in _parts(inner)]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from synopsis.config.types import (
     LARGEST,
-    Clash,
-    Contradiction,
     Distinct,
     Name,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Problem,
     Strict,
 )
 from synopsis.errors import InputError
@@ -77,39 +77,27 @@ class Optimisation(Strict):
     fsdp: bool = False
     """Shard weights, gradients and optimizer over the processes by PyTorch's FSDP2."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Optimisation:
-        clashes = []
+    def problems(self) -> Iterator[Problem]:
         if self.keep_best and self.evaluate_every is None:
-            clashes.append(Clash("keep_best", "true", "'evaluate_every' beside it", ("keep_best", "evaluate_every")))
+            yield Problem(("keep_best",), "true", "'evaluate_every' beside it")
         elif self.keep_best and self.evaluate_every and self.checkpoint_every % self.evaluate_every:
-            found, wanted = str(self.checkpoint_every), f"a multiple of evaluate_every ({self.evaluate_every})"
-            needs = ("checkpoint_every", "keep_best", "evaluate_every")
-            clashes.append(Clash("checkpoint_every", found, f"{wanted}, as keep_best is on", needs))
+            wanted = f"a multiple of evaluate_every ({self.evaluate_every}), as keep_best is on"
+            yield Problem(("checkpoint_every",), str(self.checkpoint_every), wanted)
         if self.warmup_steps > self.steps:
-            found, wanted = str(self.warmup_steps), f"at most steps ({self.steps})"
-            clashes.append(Clash("warmup_steps", found, wanted, ("warmup_steps", "steps")))
+            yield Problem(("warmup_steps",), str(self.warmup_steps), f"at most steps ({self.steps})")
         elif self.warmup_steps and self.schedule == "constant":
-            found, wanted = str(self.warmup_steps), "0, or the schedule constant_with_warmup: constant has no warm-up"
-            clashes.append(Clash("warmup_steps", found, wanted, ("warmup_steps", "schedule")))
-        if self.sequences_per_step is not None:
-            found, needs = str(self.sequences_per_step), ("sequences_per_step", "gradient_accumulation", "batch_size")
-            if self.gradient_accumulation != 1:
-                wanted = "either it or 'gradient_accumulation'"
-                clashes.append(Clash("sequences_per_step", found, wanted, needs))
-            elif self.sequences_per_step % self.batch_size:
-                wanted = f"a multiple of batch_size ({self.batch_size})"
-                clashes.append(Clash("sequences_per_step", found, wanted, needs))
+            wanted = "0, or the schedule constant_with_warmup: constant has no warm-up"
+            yield Problem(("warmup_steps",), str(self.warmup_steps), wanted)
+        if self.sequences_per_step is not None and self.gradient_accumulation != 1:
+            found, wanted = str(self.sequences_per_step), "either it or 'gradient_accumulation'"
+            yield Problem(("sequences_per_step",), found, wanted)
+        elif self.sequences_per_step is not None and self.sequences_per_step % self.batch_size:
+            found, wanted = str(self.sequences_per_step), f"a multiple of batch_size ({self.batch_size})"
+            yield Problem(("sequences_per_step",), found, wanted)
         if self.deepspeed and self.fsdp:
-            clashes.append(Clash("fsdp", "true", "either 'deepspeed' or 'fsdp'", ("deepspeed", "fsdp")))
+            yield Problem(("fsdp",), "true", "either 'deepspeed' or 'fsdp'")
         if self.lora and self.train_only == "new_embeddings":
-            keys = ("lora", "train_only")
-            clashes.append(
-                Clash("lora", "an adapter", "none: with train_only new_embeddings nothing else learns", keys)
-            )
-        if clashes:
-            raise Contradiction(*clashes)
-        return self
+            yield Problem(("lora",), "an adapter", "none: with train_only new_embeddings nothing else learns")
 
     def accumulation(self, processes: int = 1) -> int:
         """Forward passes of each process in an optimizer step; InputError where they do not come out even."""
@@ -155,24 +143,27 @@ class SegmentTraining(Optimisation):
     random_summary_length: bool = False
     """Draw in each step how many summary tokens end a segment, from 1 to all, so that fewer can be used later."""
 
-    @model_validator(mode="after")
-    def _segments_fit(self) -> SegmentTraining:
-        if self.segment_lengths is None:
-            return self
-        clashes, keys = [], ("segment_lengths", "segments_per_substep", "substeps", "sequence_length")
-        count, total = len(self.segment_lengths), sum(self.segment_lengths) * self.substeps
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        lengths, key = self.segment_lengths, ("segment_lengths",)
+        if self.segments < 2:
+            yield Problem((), "one segment in all", "at least two (substeps x segments_per_substep)")
+        elif lengths is None and self.sequence_length % self.substeps:
+            wanted = f"a multiple of substeps ({self.substeps})"
+            yield Problem(("sequence_length",), str(self.sequence_length), wanted)
+        elif self.sequence_length < 2 * self.segments:
+            wanted = f"at least {2 * self.segments}, 2 tokens for each of {self.segments} segments"
+            yield Problem(("sequence_length",), str(self.sequence_length), wanted)
+        if lengths is None:
+            return
         if self.randomize_segments:
-            found, wanted = "fixed lengths", "'randomize_segments: false' beside them"
-            clashes.append(Clash("segment_lengths", found, wanted, ("segment_lengths", "randomize_segments")))
-        if count != self.segments_per_substep:
+            yield Problem(key, "fixed lengths", "'randomize_segments: false' beside them")
+        if len(lengths) != self.segments_per_substep:
             wanted = f"{self.segments_per_substep}, one for each of segments_per_substep"
-            clashes.append(Clash("segment_lengths", f"{count} lengths", wanted, keys))
-        if total != self.sequence_length:
+            yield Problem(key, f"{len(lengths)} lengths", wanted)
+        if sum(lengths) * self.substeps != self.sequence_length:
             wanted = f"lengths that add up, over {self.substeps} substeps, to sequence_length ({self.sequence_length})"
-            clashes.append(Clash("segment_lengths", f"{total} tokens", wanted, keys))
-        if clashes:
-            raise Contradiction(*clashes)
-        return self
+            yield Problem(key, f"{sum(lengths) * self.substeps} tokens", wanted)
 
     @property
     def segments(self) -> int:

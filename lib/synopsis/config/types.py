@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import core_schema
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -26,7 +26,7 @@ PATTERNS = {
 NAME_LENGTH = 100
 Name = Annotated[str, Field(pattern=NAME, max_length=NAME_LENGTH)]
 """Names become file names, hence their length."""
-Folder = Annotated[str, Field(min_length=1, pattern=FOLDER)]
+Folder = Annotated[str, Field(pattern=FOLDER)]
 LARGEST = 10**9
 """No number of an experiment is larger: what is above it is a slip, and its products would not fit 64 bits."""
 PositiveInt = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -37,32 +37,6 @@ Positions = Annotated[int, Field(ge=1, le=2**24)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """The range that numpy takes."""
-
-
-@dataclass(frozen=True)
-class Clash:
-    """What is wrong with the keys of a section taken together.
-
-    ``key``: path from the section to the key at fault, "" for the section; ``found``: what stood there; ``expected``:
-    what is allowed; ``needs``: the keys of the section that this follows from.
-    """
-
-    key: str
-    found: str
-    expected: str
-    needs: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.key or 'here'}: found {self.found}; expected {self.expected}"
-
-
-class Contradiction(ValueError):
-    """The keys of a section do not fit each other."""
-
-    def __init__(self, *clashes: Clash):
-        self.clashes = clashes
-        super().__init__("; ".join(map(str, clashes)))
-
 
 Key = tuple[str, ...]
 """Path of a value; places in lists are texts too: ("judge", "pairs", "0")."""
@@ -76,6 +50,16 @@ class Problem(NamedTuple):
     expected: str
 
 
+class Problems(ValueError):
+    """Every problem of one section."""
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        super().__init__(
+            "; ".join(f"{'.'.join(key)}: found {found}; expected {wanted}" for key, found, wanted in problems)
+        )
+
+
 class Distinct:
     """Marks a list whose entries must all differ: a repeated one would be computed twice or counted twice."""
 
@@ -87,12 +71,9 @@ class Distinct:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    first = {value: index for index, value in reversed(list(enumerate(values)))}
-    repeated = [(index, value) for index, value in enumerate(values) if first[value] != index]
-    if repeated:
-        raise Contradiction(
-            *(Clash(str(index), f"{_plain(value)} again", "each entry once") for index, value in repeated)
-        )
+    again = [(str(index), value) for index, value in enumerate(values) if value in values[:index]]
+    if again:
+        raise Problems([Problem((index,), f"{_plain(value)} again", "each entry once") for index, value in again])
     return values
 
 
@@ -104,3 +85,13 @@ class Strict(BaseModel):
     """A section of the configuration: unknown keys are faults, and values are neither converted nor changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if problems := list(self.problems()):
+            raise Problems(problems)
+        return self
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the keys of this section taken together; the keys begin below the section."""
+        yield from ()

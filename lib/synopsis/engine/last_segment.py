@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from synopsis.compressors.base import Demand
 from synopsis.compressors.loss import LOGITS_AT_ONCE
+from synopsis.compressors.section import steps
 from synopsis.engine.likelihood import plain_forward
 from synopsis.engine.memory import out_of_memory
 from synopsis.errors import InputError
@@ -46,16 +47,6 @@ class Reading:
     def options(self) -> dict[str, int]:
         """Those of `compress`."""
         return {} if self.summary_length is None else {"summary_length": self.summary_length}
-
-
-def steps(length: int, step: int) -> list[int]:
-    """Whole steps that end at the scored tokens; the first one is shorter where `length` is no multiple.
-
-    >>> steps(25, 10)
-    [5, 10, 10]
-    """
-    whole, rest = divmod(length, step)
-    return ([rest] if rest else []) + [step] * whole
 
 
 def demand(model: Any, reading: Reading) -> Demand:

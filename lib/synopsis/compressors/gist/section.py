@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from synopsis.compressors.architectures import DECODERS, ENCODER_DECODERS
 from synopsis.compressors.section import TrainedCompressor
+from synopsis.config.checks import instructions_for, too_few, too_long
+from synopsis.config.data import WorldInstructions
 from synopsis.config.training import InstructionTraining
+from synopsis.config.types import Key, Problem
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
 class GistCompressor(TrainedCompressor):
@@ -30,6 +37,14 @@ class GistCompressor(TrainedCompressor):
     def shortest_context(self) -> int:
         """The gist tokens are part of the context, and something stands before them."""
         return self.gist_tokens + 1
+
+    def check(self, key: Key, name: str, experiment: Experiment) -> Iterator[Problem]:
+        inside, instructions = (*key, "training"), self.training.instructions
+        rows = experiment.instructions.get(instructions)
+        if isinstance(rows, WorldInstructions):
+            yield from too_few(inside, self.training, rows.train, instructions)
+        yield from instructions_for(experiment, (*inside, "instructions"), instructions, self.base)
+        yield from too_long(experiment, (*inside, "max_length"), name, {"tokens": self.training.max_length})
 
     def settings(self) -> dict[str, Any]:
         return {"gist_condition": self.condition, "gist_tokens": self.gist_tokens}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from synopsis.compressors.architectures import DECODERS
 from synopsis.compressors.section import TrainedCompressor
+from synopsis.config.checks import corpus_for, few_documents, too_long, too_short
 from synopsis.config.training import SegmentTraining
+from synopsis.config.types import Key, Problem
+
+if TYPE_CHECKING:
+    from synopsis.config.experiment import Experiment
 
 
 def vectors_after(before: int, made: int, accumulates: bool) -> int:
@@ -63,6 +68,20 @@ class SummaryCompressor(TrainedCompressor):
         if length < self.summary_length and not self.training.random_summary_length:
             return f"{self.summary_length}: fewer are of use only to a compressor trained with random_summary_length"
         return None
+
+    def check(self, key: Key, name: str, experiment: Experiment) -> Iterator[Problem]:
+        training, inside = self.training, (*key, "training")
+        at, length = (*inside, "sequence_length"), training.sequence_length
+        yield from corpus_for(experiment, (*inside, "corpus"), training.corpus, self.base)
+        # The shortest that the longest segment of a step can be, beside what stands before and after it.
+        parts = {
+            "summary vectors": self.most_vectors(),
+            "tokens of a segment": max(training.segment_lengths or [-(-length // training.segments)]),
+            "summary tokens": self.summary_length,
+        }
+        yield from too_long(experiment, at, name, parts)
+        yield from too_short(experiment, at, length, training.corpus)
+        yield from few_documents(experiment, inside, training)
 
     def settings(self) -> dict[str, Any]:
         return {

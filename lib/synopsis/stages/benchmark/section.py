@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from synopsis.artifacts import Layout
-from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Strict
+from synopsis.config.checks import chosen_runs, measured, too_long
+from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Problem, Strict
 from synopsis.stages.record import Stage, of_runs, untrained
 
 if TYPE_CHECKING:
@@ -25,6 +27,17 @@ class Benchmark(Strict):
     repeats: PositiveInt = 3
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Compressors; None: all that compress."""
+
+    def check(self, experiment: Experiment) -> Iterator[Problem]:
+        """What does not fit the rest of the experiment."""
+        yield from chosen_runs(experiment, "benchmark")
+        key, longest, shortest = ("benchmark", "context_lengths"), max(self.context_lengths), min(self.context_lengths)
+        for name, subject in measured(experiment, "benchmark").items():
+            uncached = {"tokens of context": longest, "new tokens": self.new_tokens}
+            yield from too_long(experiment, key, name, uncached, *subject.passes([longest]))
+            if shortest < subject.shortest_context():
+                wanted = f"at least {subject.shortest_context()}, the fewest that '{name}' compresses"
+                yield Problem(key, f"a context of {shortest}", wanted)
 
 
 def _outputs(layout: Layout, run: str) -> list[Path]:

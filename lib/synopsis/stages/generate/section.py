@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from synopsis.artifacts import Layout
-from synopsis.config.types import Distinct, Name, PositiveInt, Strict
+from synopsis.config.checks import chosen_runs, instructions_for, measured, too_long, unknown
+from synopsis.config.types import Distinct, Name, PositiveInt, Problem, Strict
 from synopsis.stages.record import Stage, untrained
 
 if TYPE_CHECKING:
@@ -25,6 +27,20 @@ class Generate(Strict):
     batch_size: PositiveInt = 16
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Gist compressors; None: all."""
+
+    def check(self, experiment: Experiment) -> Iterator[Problem]:
+        """What does not fit the rest of the experiment."""
+        yield from chosen_runs(experiment, "generate")
+        known = experiment.instructions
+        yield from unknown(("generate", "instructions"), self.instructions, "an instruction set", known)
+        if self.instructions in known:
+            for index, split in enumerate(self.splits):
+                what, splits = f"a validation split of '{self.instructions}'", known[self.instructions].split_names
+                yield from unknown(("generate", "splits", str(index)), split, what, splits)
+        for base in dict.fromkeys(experiment.base_named(name) for name in measured(experiment, "generate")):
+            yield from instructions_for(experiment, ("generate", "instructions"), self.instructions, base)
+            parts = {"new tokens": self.max_new_tokens, "token of a prompt": 1}
+            yield from too_long(experiment, ("generate", "max_new_tokens"), base, parts)
 
 
 def _outputs(layout: Layout, run: str, split: str) -> list[Path]:

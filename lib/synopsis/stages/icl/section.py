@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from synopsis.artifacts import Layout
-from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Strict
+from synopsis.config.checks import chosen_runs, measured, not_its_language, too_long
+from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Problem, Strict
 from synopsis.stages.record import Stage, untrained
 
 if TYPE_CHECKING:
@@ -46,6 +47,29 @@ class InContextLearning(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Models and compressors; None: all that read plain text."""
+
+    def check(self, experiment: Experiment) -> Iterator[Problem]:
+        """What does not fit the rest of the experiment."""
+        yield from chosen_runs(experiment, "icl")
+        for name, subject in measured(experiment, "icl").items():
+            most, base = subject.most_vectors(), experiment.base_named(name)
+            for setting, row in self.settings.items():
+                if row.compressed_tokens and not subject.compresses:
+                    continue  # this run leaves the setting out
+                key, chunks = ("icl", "settings", setting), row.compressed_tokens
+                count = subject.vectors(len(chunks))
+                if most is not None and count > most:
+                    found = f"{count} vectors for '{name}' ({len(chunks)} steps)"
+                    wanted = f"at most {most}, as many as stand before a segment in its training"
+                    yield Problem((*key, "compressed_tokens"), found, wanted)
+                yield from too_long(experiment, (*key, "compressed_tokens"), name, *subject.passes(chunks))
+                last = {**subject.context(chunks), "plain tokens": row.plain_tokens, "token of an example": 1}
+                yield from too_long(experiment, (*key, "plain_tokens"), name, last)
+            for index, dataset in enumerate(self.datasets):
+                model = experiment.models.get(base)
+                if model is not None and model.architecture is not None:
+                    world = experiment.tasks[dataset].source.world is not None
+                    yield from not_its_language(experiment, ("icl", "datasets", str(index)), base, world, "a task")
 
 
 def _outputs(layout: Layout, run: str, dataset: str, seed: int | str) -> list[Path]:

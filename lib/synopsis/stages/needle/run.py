@@ -18,8 +18,9 @@ import torch
 
 from synopsis.artifacts import Layout, Provenance, write_json, write_json_lines
 from synopsis.compressors.loading import load_tokenizer
+from synopsis.compressors.section import steps
 from synopsis.config.experiment import Experiment
-from synopsis.engine.last_segment import Reading, demand, steps
+from synopsis.engine.last_segment import Reading, demand
 from synopsis.engine.likelihood import Prefix, plain_forward, read_prefix, score_options
 from synopsis.engine.memory import out_of_memory
 from synopsis.engine.runs import OpenRun, open_run

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from synopsis.artifacts import Layout
-from synopsis.config.types import WORDS, Clash, Contradiction, Distinct, Name, PositiveInt, Seed, Share, Strict
+from synopsis.compressors.section import steps
+from synopsis.config.checks import chosen_runs, measured, too_long
+from synopsis.config.types import WORDS, Distinct, Name, PositiveInt, Problem, Seed, Share, Strict
 from synopsis.stages.record import Stage, of_runs, untrained
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ Text = Annotated[str, Field(pattern=WORDS)]
 
 
 class Needle(Strict):
-    """Retrieval of a key that one sentence of a long text tells: does the compressed context still hold the fact?
+    """Retrieval of a key that one sentence of a long text states: does the compressed context still hold the fact?
 
     Each cell of the grid is a length of the context and a depth at which the sentence stands in it. The defaults are in
     English; models of the generated language need texts of their own.
@@ -48,11 +51,11 @@ class Needle(Strict):
     filler: Annotated[list[Text], Field(min_length=1)] = Field(default=list(FILLER))
     """Sentences that fill the context, in this order and again from the first, from one that is drawn."""
     needle: Text = "Remember this: the secret number is {key}."
-    """The sentence that tells the key; it ends as the sentences of `filler` do."""
+    """The sentence that states the key; it ends as the sentences of `filler` do."""
     question: Text = "What was the secret number? The secret number is"
     """What stands after the context; the key follows it, after a space where the question does not end with one."""
     keys: Annotated[list[Text], Field(min_length=2), Distinct()] | None = None
-    """What the needle may tell; None: numbers of five digits."""
+    """What the needle may state; None: numbers of five digits."""
     choices: Annotated[int, Field(ge=2, le=1000)] = 10
     """Keys to choose among, the true one included, so that chance is 1 / choices."""
     seed: Seed = 0
@@ -63,21 +66,34 @@ class Needle(Strict):
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Models and compressors; None: all that read plain text."""
 
-    @model_validator(mode="after")
-    def _texts_fit(self) -> Needle:
-        clashes = []
+    def problems(self) -> Iterator[Problem]:
         if KEY not in self.needle:
-            wanted = f"a sentence that shows {KEY} where the key stands"
-            clashes.append(Clash("needle", f"no {KEY}", wanted, ("needle",)))
+            yield Problem(("needle",), f"no {KEY}", f"a sentence that shows {KEY} where the key stands")
         if KEY in self.question:
-            wanted = f"a text without {KEY}: the key follows at its end"
-            clashes.append(Clash("question", KEY, wanted, ("question",)))
+            yield Problem(("question",), KEY, f"a text without {KEY}: the key follows at its end")
         if self.keys is not None and len(self.keys) < self.choices:
             wanted = f"{self.choices} or more, as many as 'choices' says"
-            clashes.append(Clash("keys", f"{len(self.keys)} keys", wanted, ("keys", "choices")))
-        if clashes:
-            raise Contradiction(*clashes)
-        return self
+            yield Problem(("keys",), f"{len(self.keys)} keys", wanted)
+
+    def check(self, experiment: Experiment) -> Iterator[Problem]:
+        """What does not fit the rest of the experiment."""
+        yield from chosen_runs(experiment, "needle")
+        chunks = steps(min(self.lengths), self.tokens_per_step)
+        for name, subject in measured(experiment, "needle").items():
+            # Lengths that are too long are left out, but one must be left.
+            last = {**subject.context(chunks), "tokens of the question and the key": 2}
+            yield from too_long(experiment, ("needle", "lengths"), name, *subject.passes(chunks), last)
+            base = experiment.base_named(name)
+            model = experiment.models.get(base)
+            if model is not None and model.architecture is not None:
+                yield from self._english(base)
+
+    def _english(self, base: str) -> Iterator[Problem]:
+        """A model from scratch knows the words of the generated language alone; the default texts have others."""
+        for field in ("filler", "needle", "question", "keys"):
+            if getattr(self, field) == Needle.model_fields[field].default:
+                found = f"the default text, English, for '{base}', trained from scratch"
+                yield Problem(("needle", field), found, "words of the generated language")
 
 
 def _outputs(layout: Layout, run: str) -> list[Path]:

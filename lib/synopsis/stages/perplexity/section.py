@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from synopsis.artifacts import Layout
-from synopsis.compressors.section import Compressor
-from synopsis.config.types import LARGEST, Distinct, Name, NonNegativeInt, PositiveInt, Strict
+from synopsis.compressors.section import Compressor, steps
+from synopsis.config.checks import chosen_runs, corpus_for, measured, too_long, too_short
+from synopsis.config.types import LARGEST, Distinct, Name, NonNegativeInt, PositiveInt, Problem, Strict
 from synopsis.stages.record import Stage, of_runs, untrained
 
 if TYPE_CHECKING:
@@ -36,6 +38,24 @@ class Perplexity(Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
     """Models and compressors; None: all that read plain text."""
+
+    def check(self, experiment: Experiment) -> Iterator[Problem]:
+        """What does not fit the rest of the experiment."""
+        yield from chosen_runs(experiment, "perplexity")
+        at, longest, shortest = ("perplexity", "context_lengths"), max(self.context_lengths), min(self.context_lengths)
+        yield from too_short(experiment, at, longest + self.scored_tokens, self.corpus)
+        for name, subject in measured(experiment, "perplexity").items():
+            yield from corpus_for(experiment, ("perplexity", "corpus"), self.corpus, experiment.base_named(name))
+            for index, length in enumerate(self.summary_lengths or []):
+                wanted = subject.wrong_length(length)
+                if wanted is not None:
+                    key = ("perplexity", "summary_lengths", str(index))
+                    yield Problem(key, f"{length} summary tokens for '{name}'", wanted)
+            most = subject.with_length(max(self.summary_lengths)) if self.summary_lengths else subject
+            # What reads whole contexts leaves out those that are too long for it, but one must be left.
+            chunks = steps(longest if subject.compresses else shortest, self.tokens_per_step)
+            scored = {**most.context(chunks), "scored tokens": self.scored_tokens}
+            yield from too_long(experiment, at, name, *most.passes(chunks), scored)
 
 
 def _inputs(experiment: Experiment, run: str) -> list[Path]:
