@@ -1,4 +1,4 @@
-# One run each. Checkpoints are not declared outputs: a failed job keeps them, and the next one goes on from there.
+# One run each. Checkpoints are not declared outputs: a failed job keeps them, and the next one resumes there.
 # The command starts one process for each GPU that it sees. `start`: what starts it on several nodes (see profiles/slurm).
 
 
