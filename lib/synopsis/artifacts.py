@@ -24,6 +24,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,7 +150,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = _beside(path)
     try:
-        with told_when_full(path):
+        with report_full_disk(path):
             make_room(path)
             yield temporary
             _flush(temporary)
@@ -169,7 +170,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary, former = _beside(path), _beside(path)
     try:
-        with told_when_full(path):
+        with report_full_disk(path):
             make_room(path)
             temporary.mkdir()
             yield temporary
@@ -194,7 +195,7 @@ def make_room(path: str | Path) -> None:
     """Make the folder that `path` lies in; InputError when it cannot be made or allows no new files."""
     folder = Path(path).parent
     try:
-        with told_when_full(path):
+        with report_full_disk(path):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path}: its folder cannot be made: {error.strerror} ({error.filename})") from None
@@ -208,17 +209,36 @@ def _beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def told_when_full(path: str | Path) -> Iterator[None]:
-    """Turn "no space left" into a message that names the file; other errors pass."""
+def report_full_disk(path: str | Path) -> Iterator[None]:
+    """Turn "no space left" into a message that names the file; other errors pass.
+
+    Errors of torch, safetensors and Arrow hide that the disk is full, so after one of them a write is tried.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
+    except SynopsisError:
+        raise
+    except Exception as error:
+        reason = error if isinstance(error, OSError) else _try_to_write(Path(path))
+        if reason is None or reason.errno not in FULL:
             raise
         raise SynopsisError(
-            f"{path}: the disk is full ({error.strerror}); nothing was written. "
+            f"{path}: the disk is full ({reason.strerror}); nothing was written. "
             "Free some space and start again: finished results and checkpoints are kept."
         ) from error
+
+
+def _try_to_write(path: Path) -> OSError | None:
+    """The error with which a megabyte cannot be written to the file system of `path`."""
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(2**20))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def _flush(path: Path) -> None:

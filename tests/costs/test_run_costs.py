@@ -198,7 +198,8 @@ def test_deepspeed_files_that_ship(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(None, "there is no file zero.json, "), ("{", "cannot be read"), ("[1]", "cannot be read")]
+    ("content", "told"),
+    [(None, "there is no file zero.json, "), ("{", "cannot be read"), ("[1]", "expected a JSON object")],
 )
 def test_a_deepspeed_file_that_cannot_be_read(tmp_path: Path, content: str | None, told: str) -> None:
     if content is not None:

@@ -200,7 +200,7 @@ def test_a_run_that_loses_a_process_learns_what_one_that_does_not_learns(setup: 
     said = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 128 + signal.SIGUSR1, said
     assert said.count("SIGUSR1 received: saving a checkpoint after this step") == 1
-    assert said.count("the same command goes on from there") == 1 and "Traceback" not in said
+    assert said.count("the same command resumes there") == 1 and "Traceback" not in said
 
     with pytest.raises(InputError, match="by 2 processes, and this run has 1; start it with --processes 2"):
         setup.alone(run, "killed", batch_size=4, **long)
@@ -217,7 +217,7 @@ def test_a_run_that_loses_a_process_learns_what_one_that_does_not_learns(setup: 
     assert not any(rank.is_running() for rank in ranks)
 
     said = finished(setup.together(run, "killed", **long))
-    assert said.count(f"{run}: goes on from {folder}") == 1
+    assert said.count(f"{run}: resumes from {folder}") == 1
     assert curve(setup.model("killed", run)) == curve(setup.model("whole", run))
     weights = [(setup.model(name, run) / "model.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
@@ -243,7 +243,7 @@ def test_a_second_start_waits_in_all_its_processes_and_takes_the_model(setup: Se
     assert not setup.checkpoints("twice", run).exists()
 
 
-def test_a_port_in_use_is_told(setup: Setup) -> None:
+def test_a_port_in_use_is_reported(setup: Setup) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""Speed, progress, signals and seals around the steps of a run, and what of it only the first process does."""
+"""Metrics, progress, signals and manifests around the steps of a run, and what of it only the first process does."""
 
 from __future__ import annotations
 
@@ -14,17 +14,8 @@ import torch
 from synopsis.config.training import LanguageModelTraining
 from synopsis.errors import InputError
 from synopsis.training import callbacks, distributed
-from synopsis.training.callbacks import (
-    MANIFEST,
-    Checkpoints,
-    Metrics,
-    Progress,
-    Speed,
-    StopOnSignal,
-    checkpoint_to_go_on_from,
-    read_metrics,
-    utilisation,
-)
+from synopsis.training.callbacks import Metrics, Progress, StopOnSignal, read_metrics, utilisation
+from synopsis.training.checkpoints import MANIFEST, Checkpoints, checkpoint_to_resume
 from transformers import LlamaConfig, TrainerControl
 
 
@@ -47,43 +38,49 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(callbacks.time, "monotonic", found)
+    return found
+
+
+def begun(step: int = 0, utilisation: Any = None) -> Progress:
+    progress = Progress("gist-s0", 600, utilisation)
+    progress.on_train_begin(None, state(step), None)
+    return progress
+
+
 # ------------------------------------------------------------------------------------------------------------ speed
 
 
-def measured_speed(utilisation: Any = None) -> tuple[Speed, Clock]:
-    speed, clock = Speed(600, utilisation), Clock()
-    speed.clock = clock
-    speed.on_train_begin(None, state(), None)
-    return speed, clock
-
-
-def test_speed_is_that_of_the_steps_since_the_last_log() -> None:
-    speed, clock = measured_speed()
+def test_speed_is_that_of_the_steps_since_the_last_log(clock: Clock) -> None:
+    progress = begun()
     for seconds in (2.0, 4.0):
         clock.now += seconds
-        speed.on_step_end(None, state(), None)
-    assert speed.measured() == {"tokens_per_second": pytest.approx(200)}
+        progress.on_step_end(None, state(1), None)
+    assert progress.measured() == {"tokens_per_second": pytest.approx(200)}
     clock.now += 1
-    speed.on_step_end(None, state(), None)
-    assert speed.measured() == {"tokens_per_second": pytest.approx(600)}
+    progress.on_step_end(None, state(3), None)
+    assert progress.measured() == {"tokens_per_second": pytest.approx(600)}
 
 
-def test_evaluations_and_checkpoints_take_no_time_of_the_steps() -> None:
-    speed, clock = measured_speed()
-    for other in (speed.on_evaluate, speed.on_save):
+def test_evaluations_and_checkpoints_take_no_time_of_the_steps(clock: Clock) -> None:
+    progress = begun()
+    for other in (progress.on_evaluate, progress.on_save):
         clock.now += 2
-        speed.on_step_end(None, state(), None)
+        progress.on_step_end(None, state(1), None)
         clock.now += 1000
-        other(None, state(), None)
-    assert speed.measured() == {"tokens_per_second": pytest.approx(300)}
+        other(None, state(1), None)
+    assert progress.measured() == {"tokens_per_second": pytest.approx(300)}
 
 
-def test_utilisation_is_told_where_it_is_known() -> None:
-    for share in (0.25, None):
-        speed, clock = measured_speed(lambda rate, share=share: share and share * rate)
-        clock.now += 0.5
-        speed.on_step_end(None, state(), None)
-        assert speed.measured().get("mfu") == (None if share is None else pytest.approx(0.5))
+@pytest.mark.parametrize("share", [0.25, None])
+def test_utilisation_is_logged_where_it_is_known(share: float | None, clock: Clock) -> None:
+    progress = begun(0, lambda rate: share and share * rate)
+    clock.now += 0.5
+    progress.on_step_end(None, state(1), None)
+    assert progress.measured().get("mfu") == (None if share is None else pytest.approx(0.5))
 
 
 @pytest.mark.parametrize("processes", [1, 4])
@@ -112,26 +109,21 @@ def test_utilisation_is_unknown_on_a_cpu() -> None:
 # --------------------------------------------------------------------------------------------------------- progress
 
 
-def test_a_progress_line_tells_loss_speed_share_memory_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    speed, clock = measured_speed(lambda rate: 0.347)
-    progress = Progress("gist-s0", speed)
-    progress.on_train_begin(None, state(4), None)
+def test_a_progress_line_has_loss_speed_share_memory_and_time_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = begun(4, lambda rate: 0.347)
     clock.now += 3
-    speed.on_step_end(None, state(10), None)
-    progress.on_log(None, state(10), None, {"loss": 2.34567, **speed.measured()})
+    progress.on_step_end(None, state(5), None)
+    progress.on_log(None, state(5), None, {"loss": 2.34567, **progress.measured()})
     progress.on_step_end(None, state(10), None)
     line = capsys.readouterr().err
     assert line.startswith("gist-s0: step 10/10, loss 2.346, 200 tokens/s, 35% of the peak, ")
     assert line.endswith(" GiB, 0 s left\n")
 
 
-def test_a_progress_line_before_the_first_log_has_a_speed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr(callbacks.time, "monotonic", clock)
-    progress = Progress("run", Speed(600))
-    progress.on_train_begin(None, state(0), None)
+def test_a_progress_line_before_the_first_log_has_a_speed(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = begun()
     clock.now += 20
     progress.on_step_end(None, state(2), None)
     assert "step 2/10, loss -, 60 tokens/s, " in (line := capsys.readouterr().err)
@@ -139,14 +131,14 @@ def test_a_progress_line_before_the_first_log_has_a_speed(
 
 
 @pytest.mark.usefixtures("second")
-def test_the_second_process_tells_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics, progress = Metrics(tmp_path / "metrics.jsonl"), Progress("run", Speed(1))
+def test_the_second_process_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics, progress = Metrics(tmp_path / "metrics.jsonl"), Progress("run", 1)
     for callback in (metrics, progress):
         callback.on_train_begin(None, state(0), None)
         callback.on_log(None, state(10), None, {"loss": 1.0})
         callback.on_step_end(None, state(10), None)
     (tmp_path / "checkpoint-10").mkdir()
-    Checkpoints("facts").on_save(SimpleNamespace(output_dir=str(tmp_path)), state(10), None)
+    Checkpoints("fingerprint").on_save(SimpleNamespace(output_dir=str(tmp_path)), state(10), None)
     assert capsys.readouterr().err == ""
     assert read_metrics(metrics.path) == [] and not metrics.path.exists()
     assert not (tmp_path / "checkpoint-10" / MANIFEST).exists()
@@ -162,13 +154,13 @@ def test_a_checkpoint_knows_how_many_processes_wrote_it(tmp_path: Path, monkeypa
     with monkeypatch.context() as several:
         several.setenv("WORLD_SIZE", "2")
         several.setattr(distributed, "barrier", lambda: None)
-        Checkpoints("facts").on_save(SimpleNamespace(output_dir=str(tmp_path)), state(4), None)
+        Checkpoints("fingerprint").on_save(SimpleNamespace(output_dir=str(tmp_path)), state(4), None)
     with pytest.raises(InputError, match="written by 2 processes, and this run has 1; start it with --processes 2"):
-        checkpoint_to_go_on_from(tmp_path, "facts")
+        checkpoint_to_resume(tmp_path, "fingerprint")
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     (checkpoint / MANIFEST).write_text(json.dumps({**manifest, "processes": 1}))
-    assert checkpoint_to_go_on_from(tmp_path, "facts") == checkpoint
-    assert checkpoint_to_go_on_from(tmp_path, "other facts") is None
+    assert checkpoint_to_resume(tmp_path, "fingerprint") == checkpoint
+    assert checkpoint_to_resume(tmp_path, "another") is None
 
 
 # ----------------------------------------------------------------------------------------------------------- signals
@@ -208,7 +200,7 @@ def test_of_several_processes_none_dies_of_a_second_signal(
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_without_a_signal_a_run_goes_on() -> None:
+def test_without_a_signal_a_run_continues() -> None:
     stop = StopOnSignal()
     control = stop_after(stop)
     assert not control.should_save and not control.should_training_stop and stop.received is None

@@ -1,4 +1,4 @@
-"""What a training run does beside its steps: segments, validation, the best weights, faults that are told."""
+"""What a training run does beside its steps: segments, validation, the best weights, faults that are reported."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_segments_of_opt_may_fill_all_positions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "compressor", "told"),
+    ("model", "compressor", "message"),
     [
         ({"type": "llama", "max_positions": 15}, autocompressor(), "18 positions in one pass"),
         ({"type": "llama", "max_positions": 15}, autocompressor(max_positions=18), None),
@@ -114,13 +114,13 @@ def test_segments_of_opt_may_fill_all_positions(tmp_path: Path) -> None:
     ],
 )
 def test_positions_are_checked_before_anything_is_read(
-    model: dict[str, Any], compressor: dict[str, Any], told: str | None, tmp_path: Path
+    model: dict[str, Any], compressor: dict[str, Any], message: str | None, tmp_path: Path
 ) -> None:
     """A segment of 6 tokens, and beside it 9 summary vectors and 3 summary tokens, which take no positions of OPT."""
-    if told is None:
+    if message is None:
         experiment(tmp_path, compressor, models={"base": {"path": "none", **model}})
     else:
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             experiment(tmp_path, compressor, models={"base": {"path": "none", **model}})
 
 
@@ -213,14 +213,14 @@ def test_losses_by_segment_are_those_of_the_tokens(tmp_path: Path) -> None:
             logits = model(row["input_ids"][None], segment_lengths=6).logits[0, :-1]
         losses.append(cross_entropy(logits, row["labels"][1:], reduction="none"))
     by_token = torch.stack(losses)  # (rows, 23)
-    told = metrics(tmp_path)[-1]
-    assert told["eval_loss"] == pytest.approx(float(by_token.mean()), rel=1e-5)
+    last = metrics(tmp_path)[-1]
+    assert last["eval_loss"] == pytest.approx(float(by_token.mean()), rel=1e-5)
     edges = [0, 6, 12, 18, 23]
     for index, (start, end) in enumerate(pairwise(edges)):
         loss = float(by_token[:, start:end].mean())
-        assert told[f"loss/segment={index + 1}"] == pytest.approx(loss, rel=1e-5)
-        assert told[f"perplexity/context={6 * index}"] == pytest.approx(math.exp(loss), rel=1e-5)
-    assert {key.split("=")[0] for key in told} == {"step", "epoch", "eval_loss", "loss/segment", "perplexity/context"}
+        assert last[f"loss/segment={index + 1}"] == pytest.approx(loss, rel=1e-5)
+        assert last[f"perplexity/context={6 * index}"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert {key.split("=")[0] for key in last} == {"step", "epoch", "eval_loss", "loss/segment", "perplexity/context"}
 
 
 def test_masked_labels_do_not_count() -> None:
@@ -295,7 +295,7 @@ def test_a_run_that_goes_on_knows_what_was_best(tmp_path: Path, monkeypatch: pyt
     same(load(Layout(found).model("it-s0")), whole)
 
 
-# ---------------------------------------------------------------------------------------------------- told before or in
+# --------------------------------------------------------------------------------------------------------- faults
 
 
 def test_a_loss_that_is_no_number_names_the_step_and_the_document(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_document(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("compressor", "told"),
+    ("compressor", "message"),
     [
         (autocompressor(batch_size=7), "data/stories/base: found 6 training sequences; expected at least 7, those of"),
         (autocompressor(gradient_accumulation=4), "found 6 training sequences; expected at least 8, those of one"),
@@ -329,12 +329,12 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_document(tmp_path: Path
         (gist(batch_size=13), "translations.json: found 12 training sequences; expected at least 13, those of one"),
     ],
 )
-def test_an_optimizer_step_is_never_silently_smaller(compressor: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=told):
+def test_an_optimizer_step_is_never_silently_smaller(compressor: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
         stage.train(experiment(tmp_path, compressor), "it-s0")
 
 
-def test_labels_that_are_all_masked_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_are_all_masked_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = preparation.collate_equal
 
     def masked(examples: Any) -> Any:
@@ -346,7 +346,7 @@ def test_labels_that_are_all_masked_are_told(tmp_path: Path, monkeypatch: pytest
         preparation.prepare(experiment(tmp_path, autocompressor()), "it-s0")
 
 
-def test_a_tokenizer_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_tokenizer_that_does_not_fit_is_reported(tmp_path: Path) -> None:
     small = LLAMA.__class__(**{**LLAMA.to_dict(), "vocab_size": 50})
     with pytest.raises(
         InputError, match=r"the tokenizer of 'base' does not fit the model: it has \d+ tokens, and .* 50"
@@ -354,7 +354,7 @@ def test_a_tokenizer_that_does_not_fit_is_told(tmp_path: Path) -> None:
         preparation.prepare(experiment(tmp_path, autocompressor(), small), "it-s0")
 
 
-def test_outputs_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_outputs_that_do_not_fit_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 12 instruction rows has an output that fits"):
         preparation.prepare(experiment(tmp_path, gist(max_length=3)), "it-s0")
 

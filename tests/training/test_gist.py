@@ -121,7 +121,7 @@ def test_batches_are_those_of_the_collators(seq2seq: bool, tokenization: str, tm
         assert torch.equal(tensor, expected[key]), key
 
 
-def test_rows_that_cannot_be_used_are_counted_or_told(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_counted_or_reported(tmp_path: Path) -> None:
     tokenizer, good = tokenizer_of(tmp_path), rows("train", 3)
     long = {"id": "long", "instruction": " ".join(WORDS[5:40]), "input": "", "output": "x"}
     empty = {**good[0], "id": "empty", "output": " "}

@@ -75,7 +75,7 @@ def test_the_base_beside_an_adapter_is_found_after_a_move(tmp_path: Path) -> Non
         load(moved / folder.name)
 
 
-def test_rows_that_do_not_fit_the_base_are_told(tmp_path: Path) -> None:
+def test_rows_that_do_not_fit_the_base_are_reported(tmp_path: Path) -> None:
     folder = trained(tmp_path, gist(lora={**LORA, "merge": False}), LLAMA)
     settings = json.loads((folder / "adapter_config.json").read_text())
     (place,) = settings["trainable_token_indices"]["model.embed_tokens"]
@@ -168,7 +168,7 @@ def test_checkpoints_hold_what_is_trained_and_a_run_goes_on_from_them(
     trained_numbers = sum(weight.numel() for weight in trained_state(prepare(found, "it-s0").model).values())
     assert weights[0] < 4 * trained_numbers + 8192
     stage.train(found, "it-s0")
-    assert f"goes on from {checkpoint}" in capsys.readouterr().err
+    assert f"resumes from {checkpoint}" in capsys.readouterr().err
     for name, weight in load(Layout(found).model("it-s0")).state_dict().items():
         assert torch.equal(weight, whole.state_dict()[name]), name
 
@@ -179,7 +179,7 @@ def made(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("compressor", "told"),
+    ("compressor", "message"),
     [
         (autocompressor(lora={**LORA, "targets": ["qq_proj"]}), "no linear layer qq_proj; it has"),
         (autocompressor(lora={**LORA, "rank": 17}), "lora.rank: found 17; expected at most 16, the model's width"),
@@ -196,8 +196,8 @@ def made(folder: Path) -> Path:
         (gist(lora=LORA, deepspeed="zero.json", weight_decay=0.1), "weight_decay with deepspeed"),
     ],
 )
-def test_what_cannot_be_trained_is_told(compressor: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_cannot_be_trained_is_reported(compressor: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
         prepare(experiment(tmp_path, compressor), "it-s0")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -16,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from synopsis.config.training import SegmentTraining
 from synopsis.data.sequences import collate_equal
 from synopsis.errors import SynopsisError
-from synopsis.training.callbacks import MANIFEST, Checkpoints, Metrics, StopOnSignal, last_good_checkpoint, read_metrics
-from synopsis.training.trainer import CompressorTrainer, newest_first
+from synopsis.training.callbacks import Metrics, StopOnSignal, read_metrics
+from synopsis.training.checkpoints import MANIFEST, Checkpoints, last_good_checkpoint, newest_first
+from synopsis.training.trainer import CompressorTrainer
 from transformers import TrainerCallback, TrainingArguments
 
 STEPS, STOP = 8, 5
@@ -68,7 +68,7 @@ def trainer(folder: Path, *callbacks: TrainerCallback, accumulation: int = 2, ti
         data_collator=collate_equal,
         segment_training=TRAINING,
         longest=64,
-        callbacks=[Metrics(folder / "metrics.jsonl"), Checkpoints("these facts"), *callbacks],
+        callbacks=[Metrics(folder / "metrics.jsonl"), Checkpoints("this run"), *callbacks],
     )
 
 
@@ -97,7 +97,7 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path: Path, capsys: py
         stream.write('{"step": 6, "loss": 1.0}\n{"step": 8, "lo')
 
     again = trainer(folder)
-    checkpoint = last_good_checkpoint(folder, "these facts")
+    checkpoint = last_good_checkpoint(folder, "this run")
     assert checkpoint == folder / f"checkpoint-{STOP}"
     result = again.train(resume_from_checkpoint=str(checkpoint))
     assert numbers(folder) == numbers(tmp_path / "whole")
@@ -162,48 +162,48 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def seal(folder: Path, step: int, facts: str = "facts") -> Path:
+def seal(folder: Path, step: int, fingerprint: str = "abc") -> Path:
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     (checkpoint / "weights").write_bytes(b"weights " * 40)
     (checkpoint / "state.json").write_text("{}")
     state = type("State", (), {"global_step": step})()
-    Checkpoints(facts).on_save(type("Arguments", (), {"output_dir": str(folder)})(), state, None)
+    Checkpoints(fingerprint).on_save(type("Arguments", (), {"output_dir": str(folder)})(), state, None)
     return checkpoint
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
-    assert last_good_checkpoint(tmp_path / "nothing", "facts") is None
+    assert last_good_checkpoint(tmp_path / "nothing", "abc") is None
     for step in (9, 10, 100):
         seal(tmp_path, step)
     (tmp_path / "checkpoint-final").mkdir()
-    assert last_good_checkpoint(tmp_path, "facts") == tmp_path / "checkpoint-100"
+    assert last_good_checkpoint(tmp_path, "abc") == tmp_path / "checkpoint-100"
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
         (lambda c: (c / "weights").write_bytes(b"weights "), "weights is missing or damaged"),
         (lambda c: (c / "weights").unlink(), "weights is missing or damaged"),
         (lambda c: (c / "weights").write_bytes(b"w3ights " * 40), "weights is missing or damaged"),
         (lambda c: (c / MANIFEST).unlink(), "incomplete"),
-        (lambda c: (c / MANIFEST).write_text('{"facts": "fa'), "incomplete"),
+        (lambda c: (c / MANIFEST).write_text('{"fingerprint": "ab'), "incomplete"),
         (lambda c: (c / MANIFEST).write_text("[]"), "incomplete"),
-        (lambda c: (c / MANIFEST).write_text('{"facts": "facts", "files": {}}'), "incomplete"),
+        (lambda c: (c / MANIFEST).write_text('{"fingerprint": "abc", "files": {}}'), "incomplete"),
         (
-            lambda c: (c / MANIFEST).write_text(json.dumps({**json.loads((c / MANIFEST).read_text()), "facts": "x"})),
+            lambda c: (c / MANIFEST).write_text((c / MANIFEST).read_text().replace('"abc"', '"abd"')),
             "another configuration",
         ),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over(
-    damage: Any, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: Any, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older, newer = seal(tmp_path, 4), seal(tmp_path, 8)
     damage(newer)
-    assert last_good_checkpoint(tmp_path, "facts") == older
+    assert last_good_checkpoint(tmp_path, "abc") == older
     message = capsys.readouterr().err
-    assert "warning" in message and str(newer) in message and told in message
+    assert "warning" in message and str(newer) in message and expected in message
 
 
 def test_metrics_of_a_fresh_run_replace_older_ones(tmp_path: Path) -> None:

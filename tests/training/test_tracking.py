@@ -97,7 +97,7 @@ def test_a_run_is_chosen_by_its_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((None, None, None), "name a run, for instance gist-1-s0"),
         (("it-s0", "it", None), "name a run, for instance gist-1-s0"),
@@ -106,6 +106,6 @@ def test_a_run_is_chosen_by_its_parts(tmp_path: Path) -> None:
         (("it-s9", None, None), "run 'it-s9': the experiment has base, it-s0"),
     ],
 )
-def test_words_that_name_no_run(words: tuple[Any, Any, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=told):
+def test_words_that_name_no_run(words: tuple[Any, Any, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
         file_of(tmp_path)(*words)

@@ -120,13 +120,13 @@ def training_without_a_usable_checkpoint_starts_anew(project: Project) -> None:
     project.experiment(longer, "micro")
     code, output = stopped_training(project, signal.SIGINT)
     assert code == 130
-    assert "the same command goes on from there" in output and "Traceback" not in output
+    assert "the same command resumes there" in output and "Traceback" not in output
     kept = checkpoints(project)
     for path in kept:
         (path / "manifest.json").write_text("{")
     said = train(project)
     assert said.count("is passed over: it is incomplete") == len(kept) >= 2
-    assert "goes on from" not in said
+    assert "resumes from" not in said
 
 
 def killed_training_goes_on_from_its_last_checkpoint(project: Project) -> None:
@@ -135,7 +135,7 @@ def killed_training_goes_on_from_its_last_checkpoint(project: Project) -> None:
     assert code == -signal.SIGKILL
     whole = [path for path in checkpoints(project) if (path / "manifest.json").exists()]
     said = train(project)
-    assert f"{RUN}: goes on from {whole[-1].relative_to(project.folder)}\n" in said
+    assert f"{RUN}: resumes from {whole[-1].relative_to(project.folder)}\n" in said
 
 
 def stopped_training_saves_first_and_a_damaged_checkpoint_is_passed_over(project: Project) -> None:
@@ -145,13 +145,13 @@ def stopped_training_saves_first_and_a_damaged_checkpoint_is_passed_over(project
     assert "SIGTERM received: saving a checkpoint after this step" in output
     newest, older = checkpoints(project)[-1], checkpoints(project)[-2]
     step = newest.name.removeprefix("checkpoint-")
-    assert f"synopsis: {RUN}: stopped at step {step} of {STEPS}; the same command goes on from there" in output
+    assert f"synopsis: {RUN}: stopped at step {step} of {STEPS}; the same command resumes there" in output
     assert "Traceback" not in output
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     said = train(project)
     assert f"warning: {newest.relative_to(project.folder)} is passed over: model.safetensors is missing or" in said
-    assert f"{RUN}: goes on from {older.relative_to(project.folder)}\n" in said
+    assert f"{RUN}: resumes from {older.relative_to(project.folder)}\n" in said
 
 
 def ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_goes_on(project: Project) -> None:
@@ -161,12 +161,12 @@ def ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_goes_on(project: Pr
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "SIGINT received: saving a checkpoint after this step" in output
-    assert "the same command goes on from there" in output
+    assert "the same command resumes there" in output
     assert "Traceback" not in output
     assert not (project.folder / TARGET).exists()
     done = project.snakemake(TARGET)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{RUN}: goes on from" in done.stdout + done.stderr
+    assert f"{RUN}: resumes from" in done.stdout + done.stderr
 
 
 def killed_snakemake_says_how_to_unlock_and_plans_the_rest(project: Project) -> None:
@@ -202,7 +202,7 @@ def second_training_waits_and_takes_the_finished_model(project: Project) -> None
     assert second.returncode == 0, said
     assert f"{RUN}: finished by the other process; taking {TARGET}\n" in said
     assert (project.folder / TARGET).stat().st_ino == inode
-    assert "goes on from" not in output + said and f"step {STEPS}/{STEPS}" not in said, "trained once"
+    assert "resumes from" not in output + said and f"step {STEPS}/{STEPS}" not in said, "trained once"
 
 
 def second_training_takes_over_when_the_first_is_killed(project: Project) -> None:
@@ -213,7 +213,7 @@ def second_training_takes_over_when_the_first_is_killed(project: Project) -> Non
     said += second.communicate(timeout=WAIT_SECONDS)[0]
     assert second.returncode == 0, said
     assert f"{RUN}: process {owner.pid} on {os.uname().nodename} is dead; taking over its checkpoints\n" in said
-    assert f"{RUN}: goes on from {whole[-1].relative_to(project.folder)}\n" in said
+    assert f"{RUN}: resumes from {whole[-1].relative_to(project.folder)}\n" in said
 
 
 def stopped_evaluation_says_so(project: Project) -> None:

@@ -74,7 +74,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_once_there_is_room(sma
         assert done.returncode == 0, done.stderr
         assert (path / "provenance.json").exists()
         if command == train:
-            assert "goes on from results/micro/checkpoints" in done.stderr
+            assert "resumes from results/micro/checkpoints" in done.stderr
 
 
 def test_a_context_that_does_not_fit_is_one_message_and_no_file(small_disk: Project) -> None:

@@ -29,7 +29,7 @@ def check_experiment(experiment: Experiment) -> list[Problem]:
     """Every problem between sections; of several with one key and one remedy the first."""
     found = [*_names(experiment), *_corpora(experiment), *_trainings(experiment)]
     for name in stages():
-        section: Any = getattr(experiment, name)
+        section: Any = getattr(experiment, name, None)
         found += [] if section is None else section.check(experiment)
     return list({(problem.key, problem.expected): problem for problem in reversed(found)}.values())[::-1]
 

@@ -17,6 +17,7 @@ from synopsis.compressors.gist.section import GistCompressor
 from synopsis.compressors.section import Compressor
 from synopsis.compressors.summary.section import SummaryCompressor
 from synopsis.config.data import AlpacaPlus, Instructions
+from synopsis.config.deepspeed import read_deepspeed
 from synopsis.config.experiment import Experiment, Model
 from synopsis.config.training import InstructionTraining, LanguageModelTraining, Optimisation, SegmentTraining
 from synopsis.costs.dimensions import Dimensions, known
@@ -280,16 +281,13 @@ def zero_stage(training: Optimisation, beside: Sequence[Path] = ()) -> tuple[int
     """
     if training.deepspeed is None:
         return (3 if training.fsdp else 0), frozenset()
-    places = [Path(training.deepspeed), *(file.parent / training.deepspeed for file in beside)]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise InputError(f"training.deepspeed: there is no file {', '.join(map(str, dict.fromkeys(places)))}")
+    path, settings = read_deepspeed(training.deepspeed, beside)
+    zero = settings.get("zero_optimization", {})
     try:
-        zero = json.loads(path.read_text(encoding="utf-8")).get("zero_optimization", {})
         stage = int(zero.get("stage", 0))
-        offloaded = {key for key in ("optimizer", "param") if _to_host(zero.get(f"offload_{key}"))}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read as DeepSpeed's settings: {error}") from None
+    offloaded = {key for key in ("optimizer", "param") if _to_host(zero.get(f"offload_{key}"))}
     return stage, frozenset("weights" if key == "param" else key for key in offloaded)
 
 

@@ -1,4 +1,4 @@
-"""What the processes of one run do together: start, agree, and tell an error once.
+"""What the processes of one run do together: start, agree, and report an error once.
 
 Everything here also works in a single process, where it does next to nothing. `synopsis.training.launch` says where the
 processes come from; each knows its place by torchrun's variables.
@@ -7,6 +7,7 @@ processes come from; each knows its place by torchrun's variables.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -15,14 +16,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
+import transformers
 from torch import distributed
 
 from synopsis.errors import InputError, SynopsisError
-from synopsis.training.launch import WATCHER, free_port, port_in_use, variables
+from synopsis.training.launch import LAUNCHER, free_port, port_in_use, variables
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
@@ -51,27 +52,27 @@ def processes(group: bool = False) -> Iterator[None]:
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for a GPU
-    # What DeepSpeed calls by an old name is not the user's to mend.
+    # DeepSpeed calls functions by their old names, which a user can do nothing about.
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     if "WORLD_SIZE" not in os.environ:
         if not group:
             yield
             return
         os.environ.update(variables(0, 1, free_port(None)))
-    _follow_watcher()
-    if not is_first():
-        _quiet_libraries()
+    _end_with_launcher()
+    if not is_first():  # warnings of the libraries come from the first process alone, errors from all
+        transformers.utils.logging.set_verbosity_error()
+        logging.getLogger("accelerate").setLevel(logging.ERROR)
+        warnings.simplefilter("ignore")
     _join()
     try:
         yield
         barrier()
     except SystemExit:
-        _leave()
+        distributed.destroy_process_group()
         raise
-    except SynopsisError:
-        # Told by one process alone, as others may wait for it where it does not arrive.
-        raise
-    _leave()
+    # Not after a SynopsisError: one process alone reports it, and others may wait for it elsewhere.
+    distributed.destroy_process_group()
 
 
 def _join() -> None:
@@ -104,34 +105,16 @@ def _own_gpu() -> int:
     return local
 
 
-def _leave() -> None:
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+def _end_with_launcher() -> None:
+    """End this process when its launcher has ended: nobody would be left to stop it."""
 
-
-def _quiet_libraries() -> None:
-    """Warnings of the libraries come from the first process alone; errors from all."""
-    import logging
-
-    from transformers.utils import logging as of_transformers
-
-    of_transformers.set_verbosity_error()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-
-
-def _follow_watcher() -> None:
-    """End when the process that started this one has ended: nobody would be left to stop it."""
-    watcher = os.environ.get(WATCHER)
-    if watcher is None:
-        return
-
-    def follow() -> None:
-        while os.getppid() == int(watcher):
+    def watch(launcher: int) -> None:
+        while os.getppid() == launcher:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=follow, daemon=True).start()
+    if LAUNCHER in os.environ:
+        threading.Thread(target=watch, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
 
 
 # --------------------------------------------------------------------------------------------------------- agreement
@@ -139,8 +122,7 @@ def _follow_watcher() -> None:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if world_size() > 1:
-        gathered(None)
+    gathered(None)
 
 
 def gathered(value: T) -> list[T]:
@@ -161,47 +143,30 @@ def highest(value: int) -> int:
     return int(tensor)
 
 
-def together(action: Callable[[], T]) -> T:
-    """Do something in every process; an error of one that a user can mend ends them all, and is told once."""
+def on_all(action: Callable[[], T]) -> T:
+    """Do something in every process; a SynopsisError of one ends them all, and is reported once."""
     result: Any = None
     error: SynopsisError | None = None
     try:
         result = action()
     except SynopsisError as raised:
         error = raised
-    own = None if error is None else (error.exit_code, str(error))
-    faults = [fault for fault in gathered(own) if fault is not None]
-    if faults:
-        code, text = faults[0]
-        fail(error if error is not None and str(error) == text else Told(text, code))
+    faults = gathered(None if error is None else (str(error), error.exit_code))
+    for text, code in filter(None, faults):
+        if error is None or not is_first():  # the first process has none of its own to report
+            error = SynopsisError(text)
+            error.exit_code = code
+        fail(error)
     return result
 
 
-def of_first(action: Callable[[], T]) -> T:
-    """Do something in the first process and give its result in all; its errors end them all, and are told once."""
-    mine = together(lambda: action() if is_first() else None)
-    return gathered(mine)[0]  # type: ignore[return-value]
-
-
-class Told(SynopsisError):
-    """An error of another process, told by the first one."""
-
-    def __init__(self, text: str, exit_code: int):
-        super().__init__(text)
-        self.exit_code = exit_code
+def on_first(action: Callable[[], T]) -> T:
+    """Do something in the first process and give its result in all; its errors end them all, and are reported once."""
+    return gathered(on_all(lambda: action() if is_first() else None))[0]  # type: ignore[return-value]
 
 
 def fail(error: SynopsisError) -> NoReturn:
-    """Raise an error that all processes know of: the first tells it, the others end with the same code and no word."""
+    """Raise an error that all processes know of: the first reports it, the others end with its exit code in silence."""
     if is_first():
         raise error
     sys.exit(error.exit_code)
-
-
-def same_processes(checkpoint: Path, recorded: int) -> None:
-    """InputError for a checkpoint of another number of processes: its data order and its shards would not fit."""
-    if recorded != world_size():
-        raise InputError(
-            f"{checkpoint}: written by {recorded} processes, and this run has {world_size()}; start it with "
-            f"--processes {recorded}, or delete {checkpoint.parent} to begin anew"
-        )

@@ -10,12 +10,13 @@ The first of these that holds decides:
 3. else the command starts itself `--processes` times on this machine, as often as it sees GPUs without that option,
    and once without a GPU.
 
-In the third case this process only watches. It passes SIGTERM, SIGINT and SIGUSR1 on, so that the run saves a
-checkpoint and stops; a second signal kills. When one process dies, the others are ended: they would wait for it
-forever. The exit code is that of the process that ended first, and 128 + the signal's number for a signal, as without
-processes. (torchrun would give a run 30 seconds to save, and turn every code into 1.)
+In the third case this process only launches and watches. It passes SIGTERM, SIGINT and SIGUSR1 on, so that the run
+saves a checkpoint and stops; a second signal kills. When one process fails, the others are ended: they would wait for
+it forever. The exit code is that of the process that failed first, and 128 + the signal's number for a signal, as
+without processes. torchrun's agent would do, but ends the others before the first one has reported its error, and
+reports a signal even where the run finished before it.
 
-A run that ended so goes on with the same command. Snakemake submits it anew by `retries`. In a batch script of your
+The same command resumes a run that ended so, and Snakemake's `retries` submit it again. In a batch script of your
 own, with `#SBATCH --requeue --signal=B:USR1@300`, Slurm warns the script alone before the time limit:
 
     synopsis train ... & run=$!
@@ -27,7 +28,6 @@ own, with `#SBATCH --requeue --signal=B:USR1@300`, Slurm warns the script alone 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -35,7 +35,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import IO
 
 from synopsis.errors import InputError
@@ -43,27 +43,26 @@ from synopsis.progress import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SECONDS_TO_FOLLOW = 10.0
-"""How long the others have to end by themselves after the first process has."""
+"""How long the others have to end by themselves after one process has failed."""
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-WATCHER = "SYNOPSIS_WATCHER"
+LAUNCHER = "SYNOPSIS_LAUNCHER"
 """Process that started this one; without it, this one ends."""
 
 
 def launch(command: list[str], processes: int | None = None) -> int | None:
     """Run `synopsis *command` in several processes and give their exit code; None where this process is to do it.
 
-    processes: on this machine; None: as many as GPUs. InputError when they contradict the machine, or what torchrun or
-    Slurm say.
+    processes: on this machine; None: as many as GPUs. InputError when they contradict the machine, or the variables of
+    torchrun or Slurm.
     """
-    if processes is not None and processes < 1:
-        raise InputError(f"--processes {processes}: expected 1 or more")
-    if not _started_by_torchrun(os.environ) and _is_slurm_task(os.environ):
+    environment = os.environ
+    if not _is_one_of_several(environment) and _is_slurm_task(environment):
         _export_slurm()
-    if _started_by_torchrun(os.environ):
-        check_environment(os.environ, processes)
+    if _is_one_of_several(environment):
+        check_environment(environment, processes)
         return None
     count = processes_here(processes, visible_gpus())
-    return None if count == 1 else Watch([sys.executable, "-m", "synopsis.cli", *command], count).run()
+    return None if count == 1 else Launcher([sys.executable, "-m", "synopsis.cli", *command], count).run()
 
 
 def processes_here(asked: int | None, gpus: int) -> int:
@@ -80,50 +79,38 @@ def visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
-# -------------------------------------------------------------------------------------------- torchrun's variables
+# ------------------------------------------------------------------------------------------- started by torchrun, srun
+
+
+def _is_one_of_several(environment: Mapping[str, str]) -> bool:
+    return "WORLD_SIZE" in environment or "RANK" in environment
 
 
 def check_environment(environment: Mapping[str, str], processes: int | None) -> None:
     """InputError for variables that are missing, no numbers or contradict each other or `--processes`."""
-    missing = [name for name in TORCHRUN if name not in environment and not name.startswith("LOCAL_WORLD")]
+    given = ", ".join(f"{name}={environment[name]}" for name in TORCHRUN if name in environment)
+    missing = [name for name in TORCHRUN if name not in environment and name != "LOCAL_WORLD_SIZE"]
     if missing:
         raise InputError(
-            f"{_given(environment)}: this process is one of several, but {', '.join(missing)} is not set; start the "
-            "run by torchrun or srun, or unset these variables"
+            f"{given}: this process is one of several, but {', '.join(missing)} is not set; start the run by torchrun "
+            "or srun, or unset these variables"
         )
-    world, rank = _number(environment, "WORLD_SIZE"), _number(environment, "RANK")
-    here, local = _number(environment, "LOCAL_WORLD_SIZE", world), _number(environment, "LOCAL_RANK")
-    if not rank < world:
-        raise InputError(f"RANK={rank}: expected less than WORLD_SIZE={world}")
-    if not (local < here <= world):
-        raise InputError(f"LOCAL_RANK={local}, LOCAL_WORLD_SIZE={here}, WORLD_SIZE={world} contradict each other")
+    try:
+        rank, world, local, _ = (int(environment[name]) for name in TORCHRUN if name not in TORCHRUN[3:5])
+        here = int(environment.get("LOCAL_WORLD_SIZE", world))
+    except ValueError:
+        raise InputError(f"{given}: expected numbers") from None
+    if not (0 <= rank < world and 0 <= local < here <= world):
+        raise InputError(f"{given}: these contradict each other")
     if processes is not None and processes != here:
         raise InputError(
             f"--processes {processes}: {here} were started on this machine (LOCAL_WORLD_SIZE); leave it out"
         )
 
 
-def _started_by_torchrun(environment: Mapping[str, str]) -> bool:
-    return "WORLD_SIZE" in environment or "RANK" in environment
-
-
-def _given(environment: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={environment[name]}" for name in TORCHRUN if name in environment)
-
-
-def _number(environment: Mapping[str, str], name: str, default: int = 0) -> int:
-    value = environment.get(name, str(default))
-    if not value.isdigit():
-        raise InputError(f"{name}={value!r}: expected a number")
-    return int(value)
-
-
-# ------------------------------------------------------------------------------------------------------------ Slurm
-
-
 def _is_slurm_task(environment: Mapping[str, str]) -> bool:
     """Whether srun started this process and others beside it. A batch script has the variables of the job alone."""
-    return "SLURM_PROCID" in environment and _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1
+    return "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
 def _export_slurm() -> None:
@@ -137,15 +124,15 @@ def _export_slurm() -> None:
     os.environ["SUBMITIT_EXECUTOR"] = "slurm"
     distributed = TorchDistributedEnvironment()
     own = {name: os.environ.pop(name) for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ}
-    # Each task sees the GPUs of its node or its own alone; `distributed.start` tells the two apart.
+    # Each task sees the GPUs of its node or its own alone; `distributed.processes` tells the two apart.
     distributed.export(set_cuda_visible_devices=False)
     os.environ.update(own)
 
 
-# --------------------------------------------------------------------------------------------- processes of this one
+# ------------------------------------------------------------------------------------------ started by this process
 
 
-class Watch:
+class Launcher:
     """`count` processes of a command on this machine, and what happens to all when something happens to one."""
 
     def __init__(self, command: list[str], count: int):
@@ -157,21 +144,24 @@ class Watch:
     def run(self) -> int:
         """The exit code of the run."""
         port = free_port(os.environ.get("MASTER_PORT"))
-        with self._signals():
-            try:
-                self.children = [self._start(rank, port) for rank in range(self.count)]
-                return self._wait()
-            finally:
-                self._kill()
-                for reader in self.readers:
-                    reader.join(SECONDS_TO_FOLLOW)
+        before = {number: signal.signal(number, lambda n, _: self.received.append(n)) for number in SIGNALS}
+        try:
+            for rank in range(self.count):
+                self._start(rank, port)
+            return self._watch()
+        finally:
+            self._kill()
+            for reader in self.readers:
+                reader.join(SECONDS_TO_FOLLOW)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def _start(self, rank: int, port: int) -> subprocess.Popen[bytes]:
+    def _start(self, rank: int, port: int) -> None:
         environment = {
             "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // self.count)),
             **os.environ,
             **variables(rank, self.count, port),
-            WATCHER: str(os.getpid()),
+            LAUNCHER: str(os.getpid()),
         }
         bar = sys.stderr.isatty()  # a bar needs the terminal itself; lines also go to the log file of this process
         child = subprocess.Popen(
@@ -182,27 +172,14 @@ class Watch:
             stderr=None if bar else subprocess.PIPE,
             start_new_session=True,  # signals of a terminal reach this process alone, which passes them on once
         )
+        self.children.append(child)
         if child.stderr is not None:
-            reader = threading.Thread(target=_copy_lines, args=(child.stderr,), daemon=True)
-            reader.start()
-            self.readers.append(reader)
-        return child
+            self.readers.append(threading.Thread(target=_copy_lines, args=(child.stderr,), daemon=True))
+            self.readers[-1].start()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, lambda n, _: self.received.append(n)) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _wait(self) -> int:
+    def _watch(self) -> int:
         passed_on = 0
-        while self._alive():
-            failed = self._failed()
-            if failed is not None:
-                return self._ended_first(failed)
+        while self._run() and self._failed() is None:
             if len(self.received) > 1:
                 say("a second signal: the processes are killed")
                 return 128 + self.received[0]
@@ -211,35 +188,32 @@ class Watch:
                 for child in self.children:
                     child.send_signal(number)
             time.sleep(0.02)
-        failed = self._failed()
-        return 0 if failed is None else self._ended_first(failed)
+        rank = self._failed()
+        if rank is None:
+            return 0
+        code, who = self.children[rank].returncode, f"process {rank} of {self.count}"
+        if code < 0:
+            self._kill()
+            say(
+                f"synopsis: {who} was killed by {signal.Signals(-code).name}, and the others were ended; "
+                "the same command resumes from the last checkpoint"
+            )
+            return 128 - code
+        end = time.monotonic() + SECONDS_TO_FOLLOW
+        while self._run() and time.monotonic() < end:
+            time.sleep(0.02)
+        if self._run():
+            say(f"synopsis: {who} ended with exit code {code}, and the others were ended")
+        return code
 
-    def _alive(self) -> int:
-        """How many run; asks each, which is what sets its exit code."""
-        return [child.poll() for child in self.children].count(None)
+    def _run(self) -> bool:
+        """Whether some process still runs; asks each of them, which is what sets its exit code."""
+        return None in [child.poll() for child in self.children]
 
     def _failed(self) -> int | None:
         """The first process in order of rank that ended with an error; one that was killed comes before others."""
         codes = {rank: child.returncode for rank, child in enumerate(self.children) if child.returncode}
         return min(codes, key=lambda rank: (codes[rank] > 0, rank), default=None)
-
-    def _ended_first(self, rank: int) -> int:
-        """End the others after an error of one; the exit code of the run."""
-        code = self.children[rank].returncode
-        end = time.monotonic() + SECONDS_TO_FOLLOW
-        while code > 0 and time.monotonic() < end and self._alive():
-            time.sleep(0.02)
-        alive = self._alive()
-        self._kill()
-        who = f"process {rank} of {self.count}"
-        if code < 0:
-            say(
-                f"synopsis: {who} was killed by {signal.Signals(-code).name}, and the others were ended; "
-                "the same command goes on from the last checkpoint"
-            )
-        elif alive:
-            say(f"synopsis: {who} ended with exit code {code}, and the others were ended")
-        return 128 - code if code < 0 else code
 
     def _kill(self) -> None:
         for child in self.children:
@@ -257,15 +231,13 @@ def variables(rank: int, count: int, port: int) -> dict[str, str]:
 
 def free_port(asked: str | None) -> int:
     """A free port of this machine, or the one in MASTER_PORT; InputError when that one is in use."""
-    if asked is not None and not asked.isdigit():
-        raise InputError(f"MASTER_PORT={asked!r}: expected a number")
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as place:
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            place.bind(("", int(asked or 0)))
-        except (OSError, OverflowError):
-            raise InputError(port_in_use(asked)) from None
-        return place.getsockname()[1]
+    try:
+        with socket.create_server(("", int(asked or 0))) as server:
+            return server.getsockname()[1]
+    except ValueError:
+        raise InputError(f"MASTER_PORT={asked!r}: expected a number") from None
+    except (OSError, OverflowError):
+        raise InputError(port_in_use(asked)) from None
 
 
 def port_in_use(port: str | None) -> str:

@@ -52,7 +52,7 @@ class RunLock(TrainerCallback):
         self.heart = threading.Thread(target=self._beat, daemon=True)
 
     def acquired(self) -> bool:
-        """Take the lock if it has no living owner; says whom this process waits for, or takes over from."""
+        """Take the lock if it has no living owner; prints whom this process waits for, or takes over from."""
         if self._is_owned():
             return False
         # One at a time: of two that take the same owner for dead, the second finds the first one's record.
@@ -136,7 +136,7 @@ def owned(run: str, folder: Path) -> Iterator[RunLock]:
     """Wait until the processes of this run own its folder, which they do in the block. The first one holds the lock."""
     lock = RunLock(run, folder)
     try:
-        while not distributed.of_first(lock.acquired):
+        while not distributed.on_first(lock.acquired):
             time.sleep(LOOK_EVERY)
         yield lock
     finally:

@@ -2,24 +2,20 @@
 
     synopsis train --config config/demo.yaml autocompressor-s0
 
-While it runs, checkpoints lie under checkpoints/<run>/; a killed run goes on from the newest whole one. At the
-end models/<run>/ appears at once, with metrics.jsonl and provenance.json in it, and the checkpoints go. The same
-command beside it waits and takes that model, or resumes from the checkpoints when the first one died.
+While it runs, checkpoints lie under checkpoints/<run>/; a killed run resumes from the newest whole one. At the end
+models/<run>/ appears at once, with metrics.jsonl and provenance.json in it, and the checkpoints go. The same command
+started beside it waits and takes that model, or resumes from the checkpoints when the first one died.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from synopsis.artifacts import (
@@ -29,7 +25,7 @@ from synopsis.artifacts import (
     atomic_directory,
     check_outputs,
     read_json,
-    told_when_full,
+    report_full_disk,
     write_json,
 )
 from synopsis.config.experiment import Experiment, Model
@@ -38,29 +34,21 @@ from synopsis.errors import ArtifactError, InputError, Interrupted
 from synopsis.progress import say
 from synopsis.stages.train.section import STAGE
 from synopsis.training import distributed
-from synopsis.training.best import BestWeights
-from synopsis.training.callbacks import (
-    Checkpoints,
-    Metrics,
-    Progress,
-    Speed,
-    StopOnSignal,
-    checkpoint_to_go_on_from,
-    utilisation,
-)
+from synopsis.training.callbacks import Metrics, Progress, StopOnSignal, utilisation
+from synopsis.training.checkpoints import Checkpoints, checkpoint_to_resume
 from synopsis.training.lock import RunLock, owned
 from synopsis.training.preparation import Numbered, Prepared, prepare
-from synopsis.training.sharding import sharding, whole_weights
+from synopsis.training.sharding import check_deepspeed, sharding, whole_weights
 from synopsis.training.tracking import tracked
 from synopsis.training.trainable import save_trained
 from synopsis.training.trainer import CompressorTrainer
 
 HEADLINES = ("eval_loss", "loss/", "perplexity/")
-"""Figures of the validation that a run is told by."""
+"""Figures of the validation that sum a run up."""
 
 
 def train(experiment: Experiment, run: str, files: Sequence[Path] = ()) -> dict[str, float]:
-    """Train a run, or go on with it; returns its headline figures. InputError when the run is not one to train.
+    """Train a run, or resume it; returns its headline figures. InputError when the run is not one to train.
 
     One of several processes trains its part (see `synopsis.training.launch`); the first one writes. files: those of the
     experiment, beside which a DeepSpeed file may lie.
@@ -72,7 +60,7 @@ def train(experiment: Experiment, run: str, files: Sequence[Path] = ()) -> dict[
     group = training.fsdp or training.deepspeed is not None
     layout = Layout(experiment)
     with distributed.processes(group), owned(run, layout.checkpoints(run)) as lock:
-        if distributed.of_first(lambda: lock.waited_for is not None and _is_finished(layout, run, experiment)):
+        if distributed.on_first(lambda: lock.waited_for is not None and _is_finished(layout, run, experiment)):
             if distributed.is_first():
                 say(f"{run}: finished by the other process; taking {layout.model(run)}")
             return headline(layout, run)
@@ -90,24 +78,26 @@ def _train(
 ) -> dict[str, float]:
     subject = experiment.subject(run)
     seed = 0 if isinstance(subject, Model) else experiment.trained_runs[run][1]
-    layout, facts = Layout(experiment), STAGE.fingerprint(experiment, run=run)
+    layout, fingerprint = Layout(experiment), STAGE.fingerprint(experiment, run=run)
     set_seed(seed)
-    spread = distributed.of_first(lambda: sharding(training, files))
-    prepared = distributed.together(lambda: prepare(experiment, run))
-    provenance = Provenance(facts, inputs=prepared.inputs, seed=seed, dtype=training.dtype)
+    spread = distributed.on_first(lambda: sharding(training, files))
+    prepared = distributed.on_all(lambda: prepare(experiment, run))
+    provenance = Provenance(fingerprint, inputs=prepared.inputs, seed=seed, dtype=training.dtype)
     folder = layout.checkpoints(run)
-    metrics, stop = Metrics(folder / "metrics.jsonl"), StopOnSignal()
+    arguments = _arguments(training, folder, seed, spread)
+    distributed.on_all(lambda: check_deepspeed(arguments, prepared.model, training.deepspeed))
     processes = distributed.world_size()
-    sequences = training.sequences(processes)
     if training.sequences_per_step is None and processes > 1 and distributed.is_first():
         say(f"{run}: {_depends_on_processes(training, processes)}")
+    checkpoint = checkpoint_to_resume(folder, fingerprint)
+    arguments.eval_on_start = training.evaluate_first and checkpoint is None
     tokens = prepared.tokens_per_sequence
-    checkpoint = checkpoint_to_go_on_from(folder, facts)
-    best = BestWeights(checkpoint)
-    speed = Speed(sequences * tokens, utilisation(prepared.model.config, training, tokens))
+    metrics, stop = Metrics(folder / "metrics.jsonl"), StopOnSignal()
+    speed = utilisation(prepared.model.config, training, tokens)
+    progress = Progress(run, training.sequences(processes) * tokens, speed)
     trainer = CompressorTrainer(
         model=prepared.model,
-        args=_arguments(training, folder, seed, spread),
+        args=arguments,
         train_dataset=Numbered(prepared.train),
         eval_dataset=Numbered(prepared.validation, training.batch_size * processes if processes > 1 else 1),
         data_collator=prepared.collate_numbered,
@@ -115,33 +105,21 @@ def _train(
         sequences_per_step=training.sequences_per_step,
         longest=_longest(prepared.model, subject),
         describe=prepared.describe,
-        measured=speed.measured,
-        callbacks=[
-            metrics,
-            speed,
-            Progress(run, speed),
-            *([best] if training.keep_best else []),
-            Checkpoints(facts),
-            *trackers,
-            stop,
-            lock,
-        ],
+        measured=progress.measured,
+        callbacks=[metrics, progress, Checkpoints(fingerprint), *trackers, stop, lock],
     )
     _quiet(trainer)
     provenance.device = str(trainer.args.device)
-    trainer.args.eval_on_start = training.evaluate_first and checkpoint is None
     if checkpoint is not None and distributed.is_first():
-        say(f"{run}: goes on from {checkpoint}")
-    with _told_when_full(folder):
+        say(f"{run}: resumes from {checkpoint}")
+    with report_full_disk(folder):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.state.global_step < training.steps:
         step = f"step {trainer.state.global_step} of {training.steps}"
-        told = Interrupted(f"{run}: stopped at {step}; the same command goes on from there", stop.received)
-        distributed.fail(told)
+        distributed.fail(Interrupted(f"{run}: stopped at {step}; the same command resumes there", stop.received))
     figures = {"train_loss": float(result.training_loss), "steps": float(trainer.state.global_step)}
-    best_step = best.load_into(trainer) if training.keep_best else None
-    if best_step is not None:
-        figures["best_step"] = float(best_step)
+    if trainer.state.best_global_step:
+        figures["best_step"] = float(trainer.state.best_global_step)
     figures |= {key: float(value) for key, value in trainer.evaluate().items() if key.startswith(HEADLINES)}
     weights = whole_weights(trainer)
     if distributed.is_first():
@@ -162,7 +140,7 @@ def _write(
     figures: dict[str, float],
 ) -> None:
     path = layout.model(run)
-    with _told_when_full(path.parent), atomic_directory(path) as temporary:
+    with atomic_directory(path) as temporary:
         save_trained(prepared.model, temporary, training.lora, prepared.base, weights)
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
@@ -170,26 +148,6 @@ def _write(
         batch = {"processes": processes, "sequences_per_step": training.sequences(processes)}
         report = {"run": run, **batch, **prepared.train.record(), **figures}
         write_json(temporary / PROVENANCE, "model", report, provenance.record(), [temporary])
-
-
-@contextlib.contextmanager
-def _told_when_full(folder: Path) -> Iterator[None]:
-    """As `told_when_full`, also where torch and safetensors write: their errors hide that the disk is full."""
-    with told_when_full(folder):
-        try:
-            yield
-        except (RuntimeError, SafetensorError):
-            _write_a_little(folder)
-            raise
-
-
-def _write_a_little(folder: Path) -> None:
-    """OSError when a megabyte does not fit any more."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as stream:
-        stream.write(bytes(2**20))
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str, Any]) -> TrainingArguments:
@@ -209,7 +167,9 @@ def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str
         bf16=training.dtype == "bfloat16",
         logging_steps=training.log_every,
         save_steps=training.checkpoint_every,
-        save_total_limit=training.keep_checkpoints,
+        # The best weights may be in a checkpoint that is none of the newest.
+        save_total_limit=training.keep_checkpoints + training.keep_best,
+        load_best_model_at_end=training.keep_best,
         eval_strategy="steps" if training.evaluate_every else "no",
         eval_steps=training.evaluate_every,
         seed=seed,

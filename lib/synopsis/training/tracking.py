@@ -4,7 +4,7 @@
 
 The run has the name of the run, its group is the experiment. Without a key (WANDB_API_KEY, or a login), and where
 WANDB_MODE or `mode` say so, it stays on this machine under results/<experiment>/logs/wandb (or WANDB_DIR), from where
-`wandb sync` sends it later. A run that goes on after a stop goes on there too.
+`wandb sync` sends it later. A run that resumes after a stop resumes there too.
 """
 
 from __future__ import annotations

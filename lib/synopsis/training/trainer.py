@@ -19,10 +19,12 @@ from transformers.trainer_utils import TrainOutput
 from synopsis.compressors.loss import IGNORED
 from synopsis.config.training import SegmentTraining
 from synopsis.errors import SynopsisError
+from synopsis.progress import say
 from synopsis.training import distributed
+from synopsis.training.checkpoints import best_checkpoint
 from synopsis.training.segments import fixed_segment_lengths, random_segment_lengths, substep_slices
 from synopsis.training.trainable import is_partial, not_decayed, trained_state
-from synopsis.training.validation import metrics_of, named_for_people, segment_sums, whole_sums
+from synopsis.training.validation import metrics_of, rename_metrics, segment_sums, whole_sums
 
 T = TypeVar("T")
 SEQUENCES = "sequences"
@@ -34,7 +36,7 @@ FILLER = -1
 class Losses(TrainerCallback, ExportableState):
     """Training losses since the last log and of the whole run; checkpoints keep them.
 
-    The Trainer's own sums start anew when a run goes on, so that a log interval with a stop in it would be the mean of
+    The Trainer's own sums start anew when a run resumes, so that a log interval with a stop in it would be the mean of
     its second part only. Of several processes it is their mean, the same in each.
     """
 
@@ -63,9 +65,9 @@ class Losses(TrainerCallback, ExportableState):
 class CompressorTrainer(Trainer):
     """Trains every method; with `segment_training` a step goes over substeps and segments.
 
-    A substep's loss is propagated by itself; its soft prompt goes on to the next substep without gradient. The
+    A substep's loss is propagated by itself; its soft prompt is passed to the next substep without gradient. The
     gradients of the substeps add up, and the reported loss is their mean. With random_summary_length each step draws
-    how many summary tokens end its segments, from torch's generator, as the segment lengths are: a run that goes on
+    how many summary tokens end its segments, from torch's generator, as the segment lengths are: a resumed run
     draws what it would have drawn. All passes of a step share its draws, in whatever processes they run.
 
     sequences_per_step: an epoch is filled up to whole steps of as many sequences; longest: tokens of a segment that fit
@@ -115,14 +117,14 @@ class CompressorTrainer(Trainer):
         return result._replace(training_loss=self.losses.of_run / max(self.state.global_step, 1))
 
     def _run_epoch(self, *arguments: Any, **options: Any) -> Any:
-        """As in the Trainer, which makes a step too many when it goes on from the last checkpoint of a run."""
+        """As in the Trainer, which makes a step too many when it resumes from the last checkpoint of a run."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return None
         return super()._run_epoch(*arguments, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        named_for_people(logs)
+        rename_metrics(logs)
         if "loss" in logs:
             logs["loss"] = self.losses.drain(self.state.global_step)
             logs |= self.measured()
@@ -138,9 +140,9 @@ class CompressorTrainer(Trainer):
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             loss = self._substeps(model, inputs, self.segment_training)
-        own = loss.item(), "" if torch.isfinite(loss) else self._told(sequences)
-        losses, told = zip(*distributed.gathered(own), strict=True)
-        for value, batch in zip(losses, told, strict=True):
+        own = loss.item(), "" if torch.isfinite(loss) else self._described(sequences)
+        gathered = distributed.gathered(own)
+        for value, batch in gathered:
             if not math.isfinite(value):
                 distributed.fail(
                     SynopsisError(
@@ -148,10 +150,10 @@ class CompressorTrainer(Trainer):
                         "The last checkpoint holds the weights from before; try a lower learning_rate or float32."
                     )
                 )
-        self.losses.add(sum(losses) / len(losses))
+        self.losses.add(sum(value for value, _ in gathered) / len(gathered))
         return loss
 
-    def _told(self, sequences: Tensor | None) -> str:
+    def _described(self, sequences: Tensor | None) -> str:
         """What a batch was made of."""
         if sequences is None:
             return ""
@@ -260,6 +262,21 @@ class CompressorTrainer(Trainer):
             state_dict = trained_state(self.model)
         super()._save(output_dir, state_dict)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As in the Trainer; an evaluation counts only where a checkpoint keeps the weights."""
+        return self.control.should_save and super()._determine_best_metric(metrics, trial)
+
+    def _load_best_model(self) -> None:
+        """As in the Trainer, for a run that is finished, also where its folder has been moved."""
+        best = best_checkpoint(Path(str(self.args.output_dir)), self.state)
+        if best is None or self.state.global_step < self.state.max_steps:
+            return
+        self.state.best_model_checkpoint = str(best)
+        super()._load_best_model()
+        if distributed.is_first():
+            loss = f"a validation loss of {self.state.best_metric:.4g}"
+            say(f"the best weights are those of step {self.state.best_global_step}, with {loss}")
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """As in the Trainer; a checkpoint need not hold what is frozen, nor a tied weight under its second name."""
         names = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
@@ -284,9 +301,3 @@ def _sliced(inputs: dict[str, Tensor], part: slice) -> dict[str, Tensor]:
         key: inputs[key][:, part] for key in ("input_ids", "attention_mask", "labels") if key in inputs
     }
     return {"labels": found["input_ids"], **found}
-
-
-def newest_first(folder: Path) -> list[Path]:
-    """Checkpoint folders of a run, by step, the newest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)

@@ -44,7 +44,7 @@ def whole_sums(call: Any, model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
-    """What the rows of all batches and processes say; segments are told apart only where there are several."""
+    """Of the rows of all batches and processes; by segment only where there are several."""
     sums, counts, before = np.moveaxis(np.asarray(prediction.predictions, dtype=np.float64), -1, 0)  # (rows, segments)
     real = counts > 0  # batches of fewer segments are filled up with negative numbers
     metrics = {TOTAL: _mean(sums, counts, real)}
@@ -59,8 +59,8 @@ def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
     return metrics
 
 
-def named_for_people(logs: dict[str, float], prefix: str = "eval_") -> None:
-    """In place: the mean over tokens is the loss that is told, and the segments' numbers lose the Trainer's prefix."""
+def rename_metrics(logs: dict[str, float], prefix: str = "eval_") -> None:
+    """In place: the mean over tokens is the loss of the validation; the segments' numbers lose the Trainer's prefix."""
     if f"{prefix}{TOTAL}" in logs:
         logs[f"{prefix}loss"] = logs.pop(f"{prefix}{TOTAL}")
     for key in [key for key in logs if key.startswith((f"{prefix}loss/", f"{prefix}perplexity/"))]:
