@@ -29,7 +29,7 @@ from synopsis.artifacts import (
     atomic_directory,
     check_outputs,
     read_json,
-    told_when_full,
+    report_full_disk,
     write_json,
 )
 from synopsis.config.experiment import Experiment, Model
@@ -174,8 +174,8 @@ def _write(
 
 @contextlib.contextmanager
 def _told_when_full(folder: Path) -> Iterator[None]:
-    """As `told_when_full`, also where torch and safetensors write: their errors hide that the disk is full."""
-    with told_when_full(folder):
+    """As `report_full_disk`, also where torch and safetensors write: their errors hide that the disk is full."""
+    with report_full_disk(folder):
         try:
             yield
         except (RuntimeError, SafetensorError):

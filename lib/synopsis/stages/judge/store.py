@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from synopsis.artifacts import atomic_file, told_when_full
+from synopsis.artifacts import atomic_file, report_full_disk
 from synopsis.errors import ArtifactError
 from synopsis.progress import say
 from synopsis.stages.judge.records import Judgement
@@ -28,7 +28,7 @@ class JudgementStore:
 
     def __enter__(self) -> JudgementStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with told_when_full(self.path):
+        with report_full_disk(self.path):
             judgements = self._read()
             # Unbuffered: after a failed write nothing is left over that closing would try to write again.
             self._stream = self.path.open("ab", buffering=0)
@@ -48,7 +48,7 @@ class JudgementStore:
     def append(self, judgement: Judgement) -> None:
         """Add a line and wait until it is on disk."""
         assert self._stream is not None, "the store is not open"
-        with told_when_full(self.path):
+        with report_full_disk(self.path):
             line = json.dumps(judgement.record()).encode() + b"\n"
             while line:
                 line = line[self._stream.write(line) :]
