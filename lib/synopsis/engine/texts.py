@@ -122,17 +122,16 @@ def compress_text(
         if model.reads == "instructions":
             _refuse(segment_length, "segment length", "reads an instruction in one piece")
             ids = _gist_instruction(model, tokenizer, text, gist_tokens)
-            segments, arguments = [len(ids)], {}
+            segments = [len(ids)]
         else:
             _refuse(gist_tokens, "number of gist tokens", "compresses texts")
             ids = encode(tokenizer, text)
-            segments = model.steps_that_fit(len(ids))
-            if segment_length is not None:
-                starts = range(0, len(ids), segment_length)
-                segments = [min(segment_length, len(ids) - start) for start in starts]
-            arguments = {"segment_lengths": segments}
+            if segment_length is None:
+                segments = model.steps_that_fit(len(ids))
+            else:
+                segments = [min(segment_length, len(ids) - start) for start in range(0, len(ids), segment_length)]
         say(f"{_name(model)}: compressing {len(ids)} tokens in {len(segments)} segment{'s' * (len(segments) > 1)}")
-        context = model.compress(torch.tensor([ids], device=model.device), **arguments)
+        context = model.compress(torch.tensor([ids], device=model.device), segment_lengths=segments)
     vectors, of_a_token = int(context.attention_mask.sum()), _bytes_of_a_token(model, context)
     before, in_use = len(ids) * of_a_token, vectors * of_a_token
     return Compressed(context, ids, vectors, segments, before, context.nbytes, in_use)
