@@ -375,7 +375,7 @@ def test_convert_refuses(words: list[str], told: str, models: Models, call: Call
         (["{summary}", "fox", "--segment-length", "0"], "--segment-length"),
         (
             ["{summary}", "fox", "--tokens", "3"],
-            "takes no number of gist tokens (found 3): this model gives 3 for each",
+            "takes no number of gist tokens (found 3): this model compresses texts",
         ),
         (["{gist}", "fox", "--segment-length", "3"], "takes no segment length (found 3)"),
         (["{gist}", "fox", "--tokens", "1"], "was trained with 2 gist tokens; 1 would not do"),

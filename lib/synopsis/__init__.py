@@ -28,6 +28,8 @@ __all__ = ["CompressedContext", "load", "load_experiment", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compressing":
+        return import_module("synopsis.engine.texts")
     home = "synopsis.compressors" if name.endswith(_CLASSES) else _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'synopsis' has no attribute {name!r}")

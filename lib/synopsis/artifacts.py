@@ -35,13 +35,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synopsis.errors import ArtifactError, InputError, SynopsisError
+from synopsis.progress import track
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
 
 FORMAT_VERSION = 1
 LONGEST_VALUE = 2**31 - 1
-"""Characters of a value in a table; the csv module stops at 131,072 unless it is told otherwise."""
+"""Characters of a value in a table; the limit of the csv module is 131,072 by itself."""
 PROVENANCE = "provenance.json"
 """The record of a folder, in it."""
 TOKENIZER_FILES = (
@@ -49,9 +50,12 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 CHECKED_BYTES = 500_000_000
 """Of an artifact, when it is read: less than a second. Larger ones are checked by `synopsis verify`."""
+NOT_VERIFIED = ("logs", "checkpoints")
+"""Folders of what is still being written; checkpoints have hashes of their own."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
-LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "rouge-score", "numpy", "pandas")
-PACKAGES = ("synopsis", *LIBRARIES)
+PACKAGES = (
+    "synopsis", "torch", "transformers", "tokenizers", "datasets", "accelerate", "rouge-score", "numpy", "pandas",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -263,13 +267,11 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequ
 
 def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a CSV that has at least `columns`; values are strings, as written (an empty answer stays "")."""
-    path = Path(path)
-    mend = "the file is truncated or damaged. Delete it and run again."
-    with _reading(path):
-        text = path.read_bytes().decode("utf-8")  # not as text, which would change the line breaks inside of values
+    advice = "the file is truncated or damaged. Delete it and run again."
+    text = _read(path)
     csv.field_size_limit(LONGEST_VALUE)
     try:
-        # Strict, so that quotes that never close are told.
+        # Strict, so that quotes that never close are an error.
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         missing = [column for column in columns if column not in (reader.fieldnames or [])]
         if missing:
@@ -277,12 +279,12 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
             raise ArtifactError(f"{path}: the column {', '.join(missing)} is missing; found {found}")
         rows = list(reader)
     except csv.Error as error:
-        raise ArtifactError(f"{path}: line {reader.line_num}: {error}; {mend}") from None
+        raise ArtifactError(f"{path}: line {reader.line_num}: {error}; {advice}") from None
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            raise ArtifactError(f"{path}: row {number} does not have {len(reader.fieldnames or [])} values; {mend}")
+            raise ArtifactError(f"{path}: row {number} does not have {len(reader.fieldnames or [])} values; {advice}")
     if not text.endswith("\n"):
-        raise ArtifactError(f"{path}: the last line has no end; {mend}")
+        raise ArtifactError(f"{path}: the last line has no end; {advice}")
     return rows
 
 
@@ -320,8 +322,7 @@ def write_json(
 
 def read_json(path: str | Path, kind: str) -> dict[str, Any]:
     """Read a result of `kind`; ArtifactError names the file and what is wrong with it."""
-    path = Path(path)
-    document = read_document(path)
+    document = _read_document(path)
     if not isinstance(document, dict) or document.get("kind") != kind:
         found = document.get("kind") if isinstance(document, dict) else type(document).__name__
         raise ArtifactError(f"{path}: holds {found!r}; expected a result of kind {kind!r}")
@@ -333,10 +334,9 @@ def read_json(path: str | Path, kind: str) -> dict[str, Any]:
     return document
 
 
-def read_document(path: Path) -> Any:
+def _read_document(path: str | Path) -> Any:
     """Read JSON of any kind; ArtifactError where it is none, or differs from the hash in its provenance."""
-    with _reading(path):
-        text = path.read_bytes().decode("utf-8")
+    text = _read(path)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -344,13 +344,13 @@ def read_document(path: Path) -> Any:
         raise ArtifactError(
             f"{path}: not valid JSON ({where}); the file is truncated or damaged. Delete it and run again."
         ) from None
-    digest = recorded(document).get("sha256")
+    digest = _provenance(document).get("sha256")
     if digest is not None and _text_hash(text.replace(str(digest), "", 1)) != digest:
-        raise ArtifactError(f"{path}: has changed since it was written. {_again(path)}")
+        raise ArtifactError(f"{path}: has changed since it was written. {_advice(Path(path))}")
     return document
 
 
-def recorded(document: Any) -> dict[str, Any]:
+def _provenance(document: Any) -> dict[str, Any]:
     """The provenance in a document, {} where it has none."""
     provenance = document.get("provenance") if isinstance(document, dict) else None
     return provenance if isinstance(provenance, dict) else {}
@@ -360,16 +360,16 @@ def _text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _again(record: Path) -> str:
-    """What to do about a file that `record` speaks for."""
+def _advice(record: Path) -> str:
+    """What to do about a damaged file that `record` speaks for."""
     what = f"the folder {record.parent}" if record.name == PROVENANCE else "it"
     return f"Restore it from a copy, or delete {what} and run again."
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _read(path: str | Path) -> str:
+    """The text of a file, line breaks as they are; ArtifactError where there is none."""
     try:
-        yield
+        return Path(path).read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; the stage that writes it has not run") from None
     except UnicodeDecodeError as error:
@@ -385,7 +385,7 @@ def _reading(path: Path) -> Iterator[None]:
 class Provenance:
     """Where a result comes from; make one when a stage starts and call `record()` when it writes.
 
-    config: hash of the configuration that the result depends on (`Experiment.facts`);
+    config: fingerprint of the configuration that the result depends on;
     inputs: files that were read (their hashes are recorded, of folders the hash of their file list).
     """
 
@@ -443,7 +443,7 @@ def file_hash(path: str | Path) -> str | None:
     path = Path(path)
     if path.is_dir():
         parts = [f"{file.relative_to(path)}:{file_hash(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return _text_hash("\n".join(parts))
     if not path.is_file():
         return None
     with path.open("rb") as stream:
@@ -453,28 +453,18 @@ def file_hash(path: str | Path) -> str | None:
 # ----------------------------------------------------------------------------------------------- checks of what is read
 
 
-@dataclass(frozen=True)
-class Output:
-    """A file as it was written, and the document that says so."""
-
-    path: Path
-    bytes: int
-    sha256: str
-    record: Path
-
-    def fault(self, hashed: bool = True) -> str | None:
-        """What is wrong with the file, None where nothing is; without `hashed` only its size is looked at."""
-        if not self.path.is_file():
-            return f"{self.path}: is missing. {_again(self.record)}"
-        if self.path.stat().st_size == self.bytes and (not hashed or file_hash(self.path) == self.sha256):
-            return None
-        return f"{self.path}: has changed since it was written. {_again(self.record)}"
+def _outputs(record: Path, document: Any) -> dict[Path, dict[str, Any]]:
+    """Size and hash of the files that the document at `record` speaks for; {} where another program has written it."""
+    return {record.parent / name: written for name, written in _provenance(document).get("outputs", {}).items()}
 
 
-def outputs_of(record: Path, document: Any) -> list[Output]:
-    """The files that the document at `record` speaks for; none where it is of an earlier version or another program."""
-    hashes = recorded(document).get("outputs", {})
-    return [Output(record.parent / name, found["bytes"], found["sha256"], record) for name, found in hashes.items()]
+def _fault(path: Path, written: Mapping[str, Any], record: Path, hashed: bool = True) -> str | None:
+    """What is wrong with a file, None where nothing is; without `hashed` only its size is looked at."""
+    if not path.is_file():
+        return f"{path}: is missing. {_advice(record)}"
+    if path.stat().st_size == written["bytes"] and (not hashed or file_hash(path) == written["sha256"]):
+        return None
+    return f"{path}: has changed since it was written. {_advice(record)}"
 
 
 def check_outputs(record: Path, patterns: Sequence[str] = ("*",)) -> None:
@@ -486,11 +476,38 @@ def check_outputs(record: Path, patterns: Sequence[str] = ("*",)) -> None:
     if not record.is_file():
         return
     read = 0
-    for file in sorted(outputs_of(record, read_document(record)), key=lambda file: file.bytes):
-        name = file.path.relative_to(record.parent).as_posix()
-        if not any(fnmatch(name, pattern) for pattern in patterns):
-            continue
-        read += file.bytes
-        fault = file.fault(hashed=read <= CHECKED_BYTES)
-        if fault is not None:
-            raise ArtifactError(fault)
+    outputs = _outputs(record, _read_document(record))
+    for path, written in sorted(outputs.items(), key=lambda output: output[1]["bytes"]):
+        name = path.relative_to(record.parent).as_posix()
+        if any(fnmatch(name, pattern) for pattern in patterns):
+            read += written["bytes"]
+            if fault := _fault(path, written, record, hashed=read <= CHECKED_BYTES):
+                raise ArtifactError(fault)
+
+
+def verify(folder: Path) -> tuple[int, list[str], list[Path]]:
+    """Check every file below a folder, of any size: how many, a line for each fault, and files that have no hash."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected one of results, such as results/demo")
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    files = [folder / name for name in names if name.parts[0] not in NOT_VERIFIED]
+    faults: dict[Path, str] = {}
+    outputs: dict[Path, tuple[dict[str, Any], Path]] = {}
+    whole = set()
+    # Records of folders first: the JSON files that they list need not be parsed.
+    for record in sorted(files, key=lambda path: path.name != PROVENANCE):
+        if record.suffix == ".json" and record not in outputs:
+            try:
+                document = _read_document(record)
+            except ArtifactError as error:
+                faults[record] = str(error)
+                continue
+            if "sha256" in _provenance(document):
+                whole.add(record)
+            outputs |= {path: (written, record) for path, written in _outputs(record, document).items()}
+    for path, (written, record) in track(sorted(outputs.items()), "verify", unit="files"):
+        if fault := _fault(path, written, record):
+            faults[path] = fault
+    known = whole | set(outputs) | set(faults)
+    return len(known), [faults[path] for path in sorted(faults)], [path for path in files if path not in known]

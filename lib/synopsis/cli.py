@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -27,14 +28,14 @@ from synopsis.cli_options import (
     Set,
     TrainingSeed,
     Words,
-    again,
     check_choice,
     check_run,
-    figures,
+    command_line,
     offline,
     plain_logs,
     read,
     run_to_train,
+    show,
 )
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
@@ -173,7 +174,7 @@ def train(
     change: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Train a run, or go on with it from its last checkpoint.
+    """Train a run, or resume it from its last checkpoint.
 
     \b
       synopsis train --config config/demo.yaml autocompressor-s0
@@ -190,14 +191,21 @@ def train(
     offline()
     from synopsis.training.launch import launch
 
-    code = launch(again("train", run, config, change, as_json), processes)
+    code = launch(command_line("train", run, config, change, as_json), processes)
     if code is not None:
         sys.exit(code)
     from synopsis.training.stage import train as stage
 
     result = stage(experiment, run, config)
     if os.environ.get("RANK", "0") == "0":
-        figures(result, as_json)
+        show(result, as_json)
+
+
+def measure(stage: str, as_json: bool, experiment: Any, *job: Any) -> None:
+    """One job of a stage: its module computes, and says which of its numbers are printed."""
+    offline()
+    module = import_module(f"synopsis.stages.{stage}.run")
+    show(module.headline(getattr(module, stage)(experiment, *job)), as_json)
 
 
 @app.command(cls=Command)
@@ -209,19 +217,7 @@ def perplexity(config: Config, run: Run, change: Set = None, as_json: Json = Fal
     """
     experiment = read(config, change)
     check_run(experiment, run, "perplexity")
-    offline()
-    from synopsis.stages.perplexity.run import perplexity as stage
-
-    rows = stage(experiment, run)["rows"]
-    chosen = [row for row in rows if row["domain"] == "all" or len({r["domain"] for r in rows}) == 1]
-    numbers = {
-        f"loss/{row['tokens']}/context={row['context_length']}{_fewer_vectors(row)}": row["loss"] for row in chosen
-    }
-    figures({name: loss for name, loss in numbers.items() if loss is not None}, as_json)
-
-
-def _fewer_vectors(row: dict[str, Any]) -> str:
-    return "" if row["summary_length"] is None else f"/summary_length={row['summary_length']}"
+    measure("perplexity", as_json, experiment, run)
 
 
 @app.command(cls=Command)
@@ -241,12 +237,7 @@ def icl(
     experiment = read(config, change)
     check_run(experiment, run, "icl")
     check_choice("dataset", dataset, experiment.icl.datasets)
-    offline()
-    from synopsis.stages.icl.run import icl as stage
-
-    settings = stage(experiment, run, dataset, seed)["settings"]
-    measured = {name: result["accuracy"] for name, result in settings.items() if "error" not in result}
-    figures({f"accuracy/{name}": accuracy for name, accuracy in measured.items()}, as_json)
+    measure("icl", as_json, experiment, run, dataset, seed)
 
 
 @app.command(cls=Command)
@@ -258,12 +249,7 @@ def needle(config: Config, run: Run, change: Set = None, as_json: Json = False) 
     """
     experiment = read(config, change)
     check_run(experiment, run, "needle")
-    offline()
-    from synopsis.stages.needle.run import needle as stage
-
-    rows = stage(experiment, run)["rows"]
-    cells = {f"length={row['length']}/depth={row['depth']:g}": row for row in rows}
-    figures({f"{metric}/{cell}": row[metric] for metric in ("choice", "exact") for cell, row in cells.items()}, as_json)
+    measure("needle", as_json, experiment, run)
 
 
 @app.command(cls=Command)
@@ -307,11 +293,7 @@ def generate(
     experiment = read(config, change)
     check_run(experiment, run, "generate")
     check_choice("split", split, experiment.generate.splits)
-    offline()
-    from synopsis.stages.generate.run import generate as stage
-
-    result = stage(experiment, run, split)
-    figures({key: result[key] for key in ("rouge1", "rouge2", "rougeL", "exact_match", "n")}, as_json)
+    measure("generate", as_json, experiment, run, split)
 
 
 app.command(cls=Command)(compress)
@@ -328,7 +310,7 @@ def judge(
     change: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the outputs of two runs, both orders of each pair; goes on where it stopped.
+    """Judge the outputs of two runs, both orders of each pair; resumes where it stopped.
 
     \b
       synopsis judge --config config/demo.yaml reference gist-1-s0 pos_control-1-s0 seen
@@ -338,10 +320,7 @@ def judge(
     for run in (a, b):
         check_run(experiment, run, "generate")
     check_choice("split", split, experiment.generate.splits)
-    from synopsis.stages.judge.run import judge as stage
-
-    result = stage(experiment, name, a, b, split)
-    figures({key: result[key] for key in ("win", "lose", "tie", "parse_error", "api_error", "win_rate")}, as_json)
+    measure("judge", as_json, experiment, name, a, b, split)
 
 
 @app.command(cls=Command)
@@ -353,24 +332,7 @@ def benchmark(config: Config, run: Run, change: Set = None, as_json: Json = Fals
     """
     experiment = read(config, change)
     check_run(experiment, run, "benchmark")
-    offline()
-    from statistics import median
-
-    from synopsis.stages.benchmark.run import benchmark as stage
-
-    rows = stage(experiment, run)
-    cases = dict.fromkeys((row["mode"], row["batch_size"], row["context_length"]) for row in rows)
-    figures(
-        {
-            f"wall_seconds/{mode}/batch={batch}/context={length}": median(
-                row["wall_seconds"]
-                for row in rows
-                if (row["mode"], row["batch_size"], row["context_length"]) == (mode, batch, length)
-            )
-            for mode, batch, length in cases
-        },
-        as_json,
-    )
+    measure("benchmark", as_json, experiment, run)
 
 
 @app.command(cls=Command)
@@ -383,7 +345,7 @@ def score(config: Config, change: Set = None, as_json: Json = False) -> None:
     experiment = read(config, change)
     from synopsis.reporting.scores import score as stage
 
-    figures({"rows": len(stage(experiment))}, as_json)
+    show({"rows": len(stage(experiment))}, as_json)
 
 
 @app.command(cls=Command)
@@ -397,10 +359,7 @@ def report(config: Config, change: Set = None, as_json: Json = False) -> None:
     from synopsis.reporting import report as stage
 
     stage.report(experiment)
-    if as_json:
-        print(json.dumps(stage.headline(experiment)))
-    else:
-        print(stage.main_tables(experiment))
+    print(json.dumps(stage.headline(experiment)) if as_json else stage.main_tables(experiment))
 
 
 @app.command(cls=Command)
@@ -429,16 +388,14 @@ def verify(
     Stages check what they read up to 500 MB an artifact, and the sizes of the rest; this reads everything. Files
     without a hash (stores of judgements, what an earlier version wrote) are counted.
     """
-    from synopsis.verification import verify as check_all
+    from synopsis.artifacts import verify as check_all
 
-    found = check_all(folder)
-    for fault in found.faults:
-        print(fault)
-    without = f"; {len(found.unknown)} have no hash" if found.unknown else ""
-    if found.faults:
-        counts = f"{len(found.faults)} of {found.checked} files have changed or are missing{without}"
-        raise ArtifactError(f"{folder}: {counts}")
-    print(f"{folder}: {found.checked} files are as they were written{without}")
+    checked, faults, unknown = check_all(folder)
+    print("".join(f"{fault}\n" for fault in faults), end="")
+    without = f"; {len(unknown)} have no hash" if unknown else ""
+    if faults:
+        raise ArtifactError(f"{folder}: {len(faults)} of {checked} files have changed or are missing{without}")
+    print(f"{folder}: {checked} files are as they were written{without}")
 
 
 class Stopped(SystemExit):

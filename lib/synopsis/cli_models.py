@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,11 @@ from synopsis.cli_options import (
     MaxNewTokens,
     SegmentLength,
     Setting,
-    figures,
     plain_logs,
+    show,
     values_of,
 )
-from synopsis.errors import InputError
+from synopsis.errors import DataError, InputError
 
 
 def compress(
@@ -49,8 +50,8 @@ def compress(
       synopsis compress MODEL --file book.txt --segment-length 1024 --out book.safetensors --json
       cat book.txt | synopsis compress MODEL - --out book.safetensors
 
-    Tells how many tokens became how many vectors, and what they take: as keys and values of all tokens, in the file,
-    and in the cache of the model that continues from them. With --input also what was compressed, and what the model
+    Prints how many tokens became how many vectors, and their bytes: as keys and values of all tokens, in the file, and
+    in the cache of the model that continues from them. With --input also what was compressed, and what the model
     answers with and without compression.
     """
     if out is None and question is None:
@@ -58,14 +59,14 @@ def compress(
     if question is None and max_new_tokens is not None:
         raise InputError("compress: --max-new-tokens goes with --input")
     plain_logs()
-    from synopsis.compressors import texts as compressing
+    from synopsis.engine import texts as compressing
 
-    content = compressing.read_text(text, file, "the text")
-    if out is not None:
-        compressing.check_out(out)
+    content = read_text(text, file, "the text")
+    if out is not None and out.is_dir():
+        raise InputError(f"{out}: is a folder; expected the name of a file for the context")
     loaded, tokenizer = compressing.open_model(model, base, dtype)
     done = compressing.compress_text(loaded, tokenizer, content, segment_length, tokens)
-    found, lines = done.facts(), str(done).splitlines()
+    found, lines = done.record(), str(done).splitlines()
     if question is not None:
         answers = compressing.compare(loaded, tokenizer, question, done, max_new_tokens)
         found |= answers
@@ -76,9 +77,34 @@ def compress(
         found["out"] = str(out)
         lines.append(f"written to {out}")
     if as_json:
-        figures(found, as_json)
+        show(found, as_json)
     else:
         print("\n".join(lines))
+
+
+def read_text(text: str | None, file: Path | None, what: str) -> str:
+    """The one text that is given: as it is, in a file, or on standard input where either is `-`.
+
+    what: its name in messages. InputError when there is none or more than one; DataError when it cannot be read or is
+    empty.
+    """
+    if (text is None) == (file is None):
+        given = "both an argument and --file" if text is not None else "none"
+        raise InputError(f"{what}: expected an argument, --file FILE, or - for standard input; found {given}")
+    if text != "-" and file is None:
+        source, found = what, str(text)
+    else:
+        source = "standard input" if file is None or str(file) == "-" else str(file)
+        try:
+            stream = sys.stdin.buffer.read() if source == "standard input" else Path(source).read_bytes()
+            found = stream.decode("utf-8")
+        except OSError as error:
+            raise DataError(f"{source}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}: is no UTF-8 text (byte {error.start})") from None
+    if not found.strip():
+        raise DataError(f"{source}: is empty; expected text")
+    return found
 
 
 def shortened(text: str, ends: int = 120) -> str:
@@ -98,19 +124,19 @@ def answer_questions(
 ) -> None:
     """The form of `generate` that needs no experiment."""
     plain_logs()
-    from synopsis.compressors import texts as compressing
     from synopsis.compressors.context import CompressedContext
+    from synopsis.engine import texts as compressing
 
-    questions = [compressing.read_text(text, None, "the question") if text == "-" else text for text in questions]
+    questions = [read_text(text, None, "the question") if text == "-" else text for text in questions]
     if file is not None:
-        questions.append(compressing.read_text(None, file, "the question"))
+        questions.append(read_text(None, file, "the question"))
     remembered = None if context is None else CompressedContext.load(context)
     loaded, tokenizer = compressing.open_model(model, base, dtype)
     if context is not None and remembered is not None:
         compressing.check_context(loaded, remembered, context)
     answers = compressing.ask(loaded, tokenizer, questions, remembered, max_new_tokens)
     if as_json:
-        figures({"answers": [vars(answer) for answer in answers]}, as_json)
+        show({"answers": [vars(answer) for answer in answers]}, as_json)
     elif len(answers) == 1:
         print(answers[0].answer)
     else:
@@ -146,4 +172,4 @@ def convert(
 
     options: dict[str, Any] = {"base": base, "checksum": checksum, "revision": revision, "file_format": file_format}
     done = write(source, destination, to, **options, **values_of(setting))
-    figures(asdict(done), as_json)
+    show(asdict(done), as_json)

@@ -1,4 +1,4 @@
-"""What the subcommands of the command line share: their options, and how experiments, runs and figures are treated."""
+"""What the subcommands of the command line share: their options, and how they read an experiment and print numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one value, for instance icl.max_examples=50 (YAML)."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the headline figures as one JSON object on the last line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the headline numbers as one JSON object on the last line.")]
 Run = Annotated[str, typer.Argument(help="A run: a model's name, or <compressor>-s<seed>.")]
 RunOrNone = Annotated[str | None, typer.Argument(metavar="RUN", help="A run: a model's name, or <compressor>-s<seed>.")]
 CompressorOption = Annotated[
@@ -91,19 +91,16 @@ Setting = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="What a published checkpoint leaves unsaid: gist_condition, gist_tokens, gist_token_id, "
+        help="What a published checkpoint does not say: gist_condition, gist_tokens, gist_token_id, "
         "accumulate_summary, max_position_embeddings or segment_gradient_checkpointing.",
     ),
 ]
 
 
-def again(stage: str, run: str, config: list[Path], changes: list[str] | None, as_json: bool) -> list[str]:
+def command_line(stage: str, run: str, config: list[Path], changes: list[str] | None, as_json: bool) -> list[str]:
     """The words of a command line that does the same in another process."""
     options = [*(("--config", str(file)) for file in config), *(("--set", change) for change in changes or [])]
     return [stage, *(word for option in options for word in option), *(["--json"] if as_json else []), run]
-
-
-OWN_TRAINING = "training."
 
 
 def read(config: list[Path], changes: list[str] | None) -> Any:
@@ -123,7 +120,7 @@ def run_to_train(
     """
     if (run is None) == (compressor is None) or (run is not None and seed is not None):
         raise InputError("name a run, for instance gist-1-s0, or its parts: --compressor gist-1 --seed 0")
-    whole = [change for change in changes or [] if not change.startswith(OWN_TRAINING)]
+    whole = [change for change in changes or [] if not change.startswith("training.")]
     experiment = read(config, whole)
     if compressor is not None:
         check_choice("compressor", compressor, experiment.compressors)
@@ -137,7 +134,7 @@ def run_to_train(
         check_run(experiment, run)
         chosen, trained = run, experiment.trained_runs.get(run)
         section = f"models.{run}.pretraining." if trained is None else f"compressors.{trained[0]}.training."
-    own = [section + change.removeprefix(OWN_TRAINING) for change in changes or [] if change.startswith(OWN_TRAINING)]
+    own = [section + change.removeprefix("training.") for change in changes or [] if change.startswith("training.")]
     return chosen, [*whole, *own]
 
 
@@ -167,11 +164,11 @@ def check_choice(kind: str, name: str, known: Any) -> None:
         raise InputError(f"{kind} {name!r}: the experiment has {', '.join(map(str, known)) or 'none'}")
 
 
-def figures(values: dict[str, Any], as_json: bool) -> None:
-    """Headline figures on standard output: lines for people, one JSON object for machines."""
+def show(values: dict[str, Any], as_json: bool) -> None:
+    """Headline numbers on standard output: lines for people, one JSON object for machines."""
     if as_json:
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-        print(json.dumps(finite, allow_nan=False))  # JSON has no word for what is not finite
+        print(json.dumps(finite, allow_nan=False))  # JSON knows no infinity and no NaN
     else:
         for name, value in values.items():
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
@@ -185,7 +182,7 @@ def offline() -> None:
 
 
 def plain_logs() -> None:
-    """Progress of the libraries' own small steps stays out of the logs; the stages tell theirs."""
+    """The libraries' own progress bars stay out of the logs; the stages report theirs."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

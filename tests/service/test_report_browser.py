@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
+ROOT = Path(__file__).parents[2]
+CAPTIONS = ROOT / "workflow" / "report"
 WAIT_SECONDS = 30.0
 FLAGS = (
     "--headless",
@@ -51,7 +53,7 @@ class Shown:
 
 @dataclass
 class ReportPage:
-    """Facts of an opened report: visible text of the start page, categories, results, and what went wrong."""
+    """What an opened report shows: visible text of the start page, categories, results, and what went wrong."""
 
     title: str
     text: str
@@ -63,7 +65,7 @@ class ReportPage:
 
 
 def open_report(path: Path, screenshots: Path) -> ReportPage:
-    """Open a Snakemake report, look at every result of every category, and tell what was seen."""
+    """Open a Snakemake report and look at every result of every category."""
     screenshots.mkdir(parents=True, exist_ok=True)
     with _browser() as browser:
         browser.get(path.resolve().as_uri())
@@ -179,7 +181,9 @@ def report_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     (folder / "Snakefile").write_text("\n".join(rules) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--config", "title=A title to be seen"]
-    for arguments in (["--quiet"], ["--report", "report.html"]):
+    profile = yaml.safe_load((ROOT / "workflow" / "profiles" / "default" / "config.yaml").read_text())
+    style = str(ROOT / profile["report-stylesheet"])
+    for arguments in (["--quiet"], ["--report", "report.html", "--report-stylesheet", style]):
         done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return folder / "report.html"
@@ -219,3 +223,27 @@ def test_every_figure_and_table_can_be_looked_at(page: ReportPage) -> None:
 def test_the_page_has_no_errors_and_loads_nothing_from_elsewhere(page: ReportPage) -> None:
     assert page.errors == []
     assert page.loaded == []
+
+
+def test_on_a_phone_the_menu_covers_nothing(report_html: Path, tmp_path: Path) -> None:
+    with _browser() as browser:
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
+        )
+        browser.get(report_html.resolve().as_uri())
+        _until(lambda: browser.find_elements("css selector", "#app nav"), "the menu of the report")
+
+        def stacked() -> bool:
+            places = [
+                browser.execute_script(
+                    "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector
+                )
+                for selector in ("#app > div > nav", "#app > div > nav + div")
+            ]
+            menu, content = places
+            return menu["bottom"] <= content["top"] and content["width"] == 390 and content["height"] > 844 / 3
+
+        # The styles are made by a script, after the elements.
+        _until(stacked, "a menu above the contents")
+        browser.save_screenshot(str(Path(os.environ.get("SYNOPSIS_SCREENSHOTS", tmp_path)) / "phone.png"))

@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Any
 
 import torch
@@ -167,3 +168,12 @@ def _floor(flops: int, model: Any) -> float | None:
         return None
     name = torch.cuda.get_device_name(model.device)
     return next((flops / peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def headline(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The median times that the command line prints."""
+    seconds: dict[str, list[float]] = {}
+    for row in rows:
+        case = f"wall_seconds/{row['mode']}/batch={row['batch_size']}/context={row['context_length']}"
+        seconds.setdefault(case, []).append(row["wall_seconds"])
+    return {case: median(values) for case, values in seconds.items()}

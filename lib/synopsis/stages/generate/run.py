@@ -115,3 +115,8 @@ def greedy(
         for index, new in zip(batch, out[:, read:].tolist(), strict=True):
             outputs[index] = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
     return outputs
+
+
+def headline(result: dict[str, Any]) -> dict[str, Any]:
+    """The numbers that the command line prints."""
+    return {key: result[key] for key in ("rouge1", "rouge2", "rougeL", "exact_match", "n")}

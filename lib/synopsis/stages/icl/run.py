@@ -235,3 +235,9 @@ class Job:
         left_out = f", {result['dropped']} too long" if result["dropped"] else ""
         found = f"accuracy {result['accuracy']:.3f} of {result['n']}{left_out}"
         return f"{self.label} {name}: {found}, {shown}, {result['cost']['examples_per_second']:.1f} examples/s"
+
+
+def headline(result: dict[str, Any]) -> dict[str, float]:
+    """The accuracies that the command line prints."""
+    cells = result["settings"].items()
+    return {f"accuracy/{name}": cell["accuracy"] for name, cell in cells if "error" not in cell}

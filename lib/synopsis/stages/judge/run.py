@@ -179,3 +179,8 @@ def _too_many_errors(name: str, errors: int, total: int, reply: Reply, store: Ju
         f"(the last: {reply.error}). No summary was written. The judgements made so far are kept in {store.path}: "
         "run the stage again when the service answers, and only the missing ones are asked."
     )
+
+
+def headline(result: dict[str, Any]) -> dict[str, Any]:
+    """The numbers that the command line prints."""
+    return {key: result[key] for key in ("win", "lose", "tie", "parse_error", "api_error", "win_rate")}

@@ -207,3 +207,9 @@ def _rows(records: Sequence[Record]) -> Iterator[Record]:
             "loss": fmean(record["scores"][0] for record in chosen),
             "summary_vectors": chosen[0]["summary_vectors"],
         }
+
+
+def headline(result: dict[str, Any]) -> dict[str, float]:
+    """The shares of keys found that the command line prints."""
+    cells = {f"length={row['length']}/depth={row['depth']:g}": row for row in result["rows"]}
+    return {f"{metric}/{cell}": row[metric] for metric in ("choice", "exact") for cell, row in cells.items()}

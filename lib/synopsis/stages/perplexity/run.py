@@ -267,3 +267,15 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray, samples: int = BOOTSTRAP_SAM
         means.append(sums[drawn].sum(-1) / np.maximum(counts[drawn].sum(-1), 1))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(low), float(high)
+
+
+def headline(result: dict[str, Any]) -> dict[str, float]:
+    """The losses that the command line prints: of all domains together."""
+    rows = result["rows"]
+    one = len({row["domain"] for row in rows}) == 1
+    numbers = {}
+    for row in rows:
+        fewer = "" if row["summary_length"] is None else f"/summary_length={row['summary_length']}"
+        if row["loss"] is not None and (one or row["domain"] == "all"):
+            numbers[f"loss/{row['tokens']}/context={row['context_length']}{fewer}"] = row["loss"]
+    return numbers

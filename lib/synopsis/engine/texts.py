@@ -1,11 +1,11 @@
 """Texts become contexts and questions are asked after them: behind `synopsis compress` and `synopsis generate`.
 
-    model, tokenizer = open_model("princeton-nlp/AutoCompressor-Llama-2-7b-6k", dtype="bfloat16")
-    compressed = compress_text(model, tokenizer, text)              # AutoCompressors: segment by segment
+    from synopsis import compressing
+
+    model, tokenizer = compressing.open_model("princeton-nlp/AutoCompressor-Llama-2-7b-6k", dtype="bfloat16")
+    compressed = compressing.compress_text(model, tokenizer, text)  # AutoCompressors: segment by segment
     compressed.context.save("context.safetensors")                  # CompressedContext.load reads it again
-    print(f"{compressed.tokens} tokens became {compressed.vectors} vectors")
-    first, second = ask(model, tokenizer, ["It was", "He went to"], compressed.context, max_new_tokens=12)
-    print(first.answer, second.answer)
+    (answer,) = compressing.ask(model, tokenizer, ["It was"], compressed.context, max_new_tokens=12)
 
 A gist model compresses an instruction, and a question is the input that the instruction is about; without a context a
 question is itself the instruction. All is laid out as in training (`synopsis.data.prompts`), T5 as published: without
@@ -15,7 +15,6 @@ the cue for the output. Other models are asked as their tokenizer has it, and ca
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from synopsis.compressors.base import ContextMixin
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.loading import load, load_tokenizer, quiet
 from synopsis.data.prompts import GIST_TOKEN, input_part
@@ -56,8 +56,8 @@ class Compressed:
     def tokens(self) -> int:
         return len(self.ids)
 
-    def facts(self) -> dict[str, Any]:
-        """The numbers, with the ratios that people ask for; a ratio to no vector at all is None."""
+    def record(self) -> dict[str, Any]:
+        """The numbers and their ratios; a ratio to no vector at all is None."""
         return {
             "tokens": self.tokens,
             "vectors": self.vectors,
@@ -90,9 +90,6 @@ class Answer:
     new_tokens: int
 
 
-# ------------------------------------------------------------------------------------------------ what comes from files
-
-
 def open_model(path: str | Path, base: str | Path | None = None, dtype: str = "float32") -> tuple[Any, Any]:
     """Model and tokenizer of a folder or hub id; `base` as of `synopsis.load`. Raises InputError and ArtifactError."""
     if dtype not in DTYPES:
@@ -104,37 +101,6 @@ def open_model(path: str | Path, base: str | Path | None = None, dtype: str = "f
         if base is None:
             raise
         return model, load_tokenizer(base)  # adapters often come without one
-
-
-def read_text(text: str | None, file: Path | None, what: str) -> str:
-    """The one text that is given: as it is, in a file, or on standard input where either is `-`.
-
-    what: its name in messages. InputError when there is none or more than one; DataError when it cannot be read or is
-    empty.
-    """
-    if (text is None) == (file is None):
-        given = "both an argument and --file" if text is not None else "none"
-        raise InputError(f"{what}: expected an argument, --file FILE, or - for standard input; found {given}")
-    if text != "-" and file is None:
-        source, found = what, str(text)
-    else:
-        source = "standard input" if file is None or str(file) == "-" else str(file)
-        try:
-            stream = sys.stdin.buffer.read() if source == "standard input" else Path(source).read_bytes()
-            found = stream.decode("utf-8")
-        except OSError as error:
-            raise DataError(f"{source}: cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source}: is no UTF-8 text (byte {error.start})") from None
-    if not found.strip():
-        raise DataError(f"{source}: is empty; expected text")
-    return found
-
-
-def check_out(path: Path) -> None:
-    """InputError when no file can be written there, told before a model is loaded."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; expected the name of a file for the context")
 
 
 # ------------------------------------------------------------------------------------------------------------- compress
@@ -149,56 +115,39 @@ def compress_text(
     segment_length: tokens of each segment, None for as many as the positions allow beside soft prompt and summary
     tokens. gist_tokens: None for as many as the model was trained with. InputError names the model and what is wrong.
     """
-    name = _name(model)
-    if not hasattr(model, "compress"):
-        raise InputError(
-            f"{name}: {type(model).__name__} cannot compress; expected an AutoCompressor, an RMT or a gist model"
-        )
-    if model.reads == "instructions":
-        _refuse(name, segment_length, "segment length", "reads an instruction in one piece")
-        ids = _gist_instruction(model, tokenizer, text, gist_tokens)
-        segments, arguments = [len(ids)], {}
-    else:
-        _refuse(name, gist_tokens, "number of gist tokens", f"gives {model.summary_tokens()} for each segment")
-        ids = encode(tokenizer, text)
-        segments = _segments(model, len(ids), segment_length)
-        arguments = {"segment_lengths": segments}
-    say(f"{name}: compressing {len(ids)} tokens in {len(segments)} segment{'s' * (len(segments) > 1)}")
-    with _told_of(name):
-        context = model.compress(torch.tensor([ids], device=model.device), **arguments)
+    if not isinstance(model, ContextMixin):
+        expected = "expected an AutoCompressor, an RMT or a gist model"
+        raise InputError(f"{_name(model)}: {type(model).__name__} cannot compress; {expected}")
+    with _naming(_name(model)):
+        if model.reads == "instructions":
+            _refuse(segment_length, "segment length", "reads an instruction in one piece")
+            ids = _gist_instruction(model, tokenizer, text, gist_tokens)
+            segments = [len(ids)]
+        else:
+            _refuse(gist_tokens, "number of gist tokens", "compresses texts")
+            ids = encode(tokenizer, text)
+            if segment_length is None:
+                segments = model.steps_that_fit(len(ids))
+            else:
+                segments = [min(segment_length, len(ids) - start) for start in range(0, len(ids), segment_length)]
+        say(f"{_name(model)}: compressing {len(ids)} tokens in {len(segments)} segment{'s' * (len(segments) > 1)}")
+        context = model.compress(torch.tensor([ids], device=model.device), segment_lengths=segments)
     vectors, of_a_token = int(context.attention_mask.sum()), _bytes_of_a_token(model, context)
-    return Compressed(
-        context=context,
-        ids=ids,
-        vectors=vectors,
-        segments=segments,
-        bytes_before=len(ids) * of_a_token,
-        bytes_after=context.nbytes,
-        bytes_in_use=vectors * of_a_token,
-    )
+    before, in_use = len(ids) * of_a_token, vectors * of_a_token
+    return Compressed(context, ids, vectors, segments, before, context.nbytes, in_use)
 
 
 def _gist_instruction(model: Any, tokenizer: Any, instruction: str, count: int | None) -> list[int]:
     """Ids of an instruction up to its last gist token."""
-    name, token, learned = _name(model), model.config.gist_token_id, model.config.gist_tokens or 1
+    token, learned = model.config.gist_token_id, model.config.gist_tokens or 1
     count = learned if count is None else count
     if token is None:
-        raise InputError(f"{name}: has no gist token yet; it must be trained first")
+        raise ValueError("has no gist token yet; it must be trained first")
     if count < learned:
-        raise InputError(f"{name}: was trained with {learned} gist tokens; {count} would not do")
-    row = {"instruction": instruction, "input": ""}
-    ids = gist_prompt_ids(row, tokenizer, token, count)
+        raise ValueError(f"was trained with {learned} gist tokens; {count} would not do")
+    ids = gist_prompt_ids({"instruction": instruction, "input": ""}, tokenizer, token, count)
     _check_plain(ids, token, count, "the text")
     return ids[: ids.index(token) + count]
-
-
-def _segments(model: Any, length: int, segment_length: int | None) -> list[int]:
-    """Lengths of the segments that `length` tokens are read in."""
-    if segment_length is not None:
-        whole, rest = divmod(length, segment_length)
-        return [segment_length] * whole + ([rest] if rest else [])
-    with _told_of(_name(model)):
-        return list(model.steps_that_fit(length))
 
 
 def _bytes_of_a_token(model: Any, context: CompressedContext) -> int:
@@ -222,23 +171,22 @@ def ask(
 ) -> list[Answer]:
     """Greedy answers to questions, all in one batch, after one context for all of them (or a row for each).
 
-    A gist model may be asked nothing after a context: its instruction needs no input. InputError names what does not
+    A gist model needs no question after a context: its instruction may need no input. InputError names what does not
     fit: the context, a question, or the positions of the model.
     """
     name = _name(model)
     if context is not None:
         check_context(model, context)
-    if not questions and _reads_instructions(model) and context is not None:
+    if not questions and context is not None and model.reads == "instructions":
         questions = [""]
     if not questions:
         raise InputError(f"{name}: there is no question to answer")
     if context is not None and context.batch_size not in (1, len(questions)):
         raise InputError(f"{name}: the context has {context.batch_size} rows; there are {len(questions)} questions")
     prompts = [_prompt(model, tokenizer, question, context is not None) for question in questions]
-    limit = _room(model, max(map(len, prompts)), context, max_new_tokens)
-    new = _greedy(model, tokenizer, prompts, context, limit)
+    new = _greedy(model, tokenizer, prompts, context, max_new_tokens)
     return [
-        Answer(question, _words(tokenizer, ids), len(prompt), len(ids))
+        Answer(question, _decoded(tokenizer, ids), len(prompt), len(ids))
         for question, prompt, ids in zip(questions, prompts, new, strict=True)
     ]
 
@@ -255,40 +203,42 @@ def compare(
     (answer,) = ask(model, tokenizer, [question], compressed.context, max_new_tokens)
     answers["with_compression"] = answer.answer
     prompt, options = [*compressed.ids, *_prompt(model, tokenizer, question, True)], {}
-    if _reads_instructions(model):
+    if model.reads == "instructions":
         seen = torch.ones(1, 1, len(prompt), len(prompt), dtype=torch.long, device=model.device)
         options = {"attention_mask" if model.config.is_encoder_decoder else "attention_mask_gist": seen}
     try:
-        (ids,) = _greedy(model, tokenizer, [prompt], None, _room(model, len(prompt), None, max_new_tokens), **options)
-        answers["without_compression"] = _words(tokenizer, ids)
+        (ids,) = _greedy(model, tokenizer, [prompt], None, max_new_tokens, **options)
+        answers["without_compression"] = _decoded(tokenizer, ids)
     except InputError as error:
         answers["without_compression"] = f"({error})"
     return answers
 
 
 def check_context(model: Any, context: CompressedContext, source: str | Path = "the context") -> None:
-    """InputError naming where the context comes from, when the model cannot go on from it."""
-    if not hasattr(model, "check_context"):
-        raise InputError(f"{source}: {_name(model)} cannot read it: {type(model).__name__} knows no compressed context")
-    with _told_of(f"{source}: {_name(model)} cannot read it"):
+    """InputError with `source`, where the context comes from, when the model cannot read it."""
+    with _naming(f"{source}: {_name(model)} cannot read it"):
+        if not isinstance(model, ContextMixin):
+            raise ValueError(f"{type(model).__name__} knows no compressed context")
         model.check_context(context)
 
 
 def _prompt(model: Any, tokenizer: Any, question: str, after_context: bool) -> list[int]:
     """Ids of a question in the form that the model was trained on."""
-    seq2seq, name = model.config.is_encoder_decoder, _name(model)
-    if not question.strip() and not (after_context and _reads_instructions(model)):
-        raise InputError(f"{name}: a question is empty")
-    if _reads_instructions(model):
-        before = [] if after_context else _gist_instruction(model, tokenizer, question, None)
-        cue = input_part(question if after_context else "")
-        ids = encode(tokenizer, cue.removesuffix("\nOutput:") if seq2seq else cue)
-        _check_plain(ids, model.config.gist_token_id, 0, "the question")
-        return [*before, *ids, *([tokenizer.eos_token_id] if seq2seq else [])]
-    ids = encode(tokenizer, question) if hasattr(model, "reads") else tokenizer(question)["input_ids"]
-    if not ids:
-        raise InputError(f"{name}: the tokenizer finds nothing to read in the question {question!r}")
-    return ids
+    kind = getattr(model, "reads", None)
+    with _naming(_name(model)):
+        if not question.strip() and not (after_context and kind == "instructions"):
+            raise ValueError("a question is empty")
+        if kind == "instructions":
+            seq2seq = model.config.is_encoder_decoder
+            before = [] if after_context else _gist_instruction(model, tokenizer, question, None)
+            cue = input_part(question if after_context else "")
+            ids = encode(tokenizer, cue.removesuffix("\nOutput:") if seq2seq else cue)
+            _check_plain(ids, model.config.gist_token_id, 0, "the question")
+            return [*before, *ids, *([tokenizer.eos_token_id] if seq2seq else [])]
+        ids = encode(tokenizer, question) if kind == "text" else tokenizer(question)["input_ids"]
+        if not ids:
+            raise ValueError(f"the tokenizer finds nothing to read in the question {question!r}")
+        return ids
 
 
 def _room(model: Any, longest: int, context: CompressedContext | None, wanted: int | None) -> int:
@@ -311,7 +261,7 @@ def _greedy(
     tokenizer: Any,
     prompts: list[list[int]],
     context: CompressedContext | None,
-    limit: int,
+    wanted: int | None,
     **options: Any,
 ) -> list[list[int]]:
     """New tokens of each prompt, up to the end of text."""
@@ -320,15 +270,15 @@ def _greedy(
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     pad = next((token for token in (settings.pad_token_id, tokenizer.pad_token_id, *ends) if token is not None), 0)
     batch = collate_padded([{"input_ids": ids, "labels": ids} for ids in prompts], pad)
-    options |= {} if context is None else {"context": context}
+    options = {"attention_mask": batch["attention_mask"].to(model.device), **options}
     with torch.no_grad(), quiet():
         out = model.generate(
             batch["input_ids"].to(model.device),
-            max_new_tokens=limit,
+            max_new_tokens=_room(model, max(map(len, prompts)), context, wanted),
             do_sample=False,
             pad_token_id=pad,
             eos_token_id=ends or None,
-            **{"attention_mask": batch["attention_mask"].to(model.device), **options},
+            **(options if context is None else {**options, "context": context}),
         )
     # A decoder repeats the prompt; an encoder-decoder starts with one token of its own.
     start = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
@@ -337,24 +287,20 @@ def _greedy(
     return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
 
 
-def _words(tokenizer: Any, ids: list[int]) -> str:
+def _decoded(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
 
 
-def _reads_instructions(model: Any) -> bool:
-    return getattr(model, "reads", None) == "instructions"
-
-
 def _name(model: Any) -> str:
     return str(model.config.name_or_path or type(model).__name__)
 
 
-def _refuse(name: str, value: int | None, what: str, why: str) -> None:
+def _refuse(value: int | None, what: str, why: str) -> None:
     if value is not None:
-        raise InputError(f"{name}: takes no {what} (found {value}): this model {why}")
+        raise ValueError(f"takes no {what} (found {value}): this model {why}")
 
 
 def _check_plain(ids: list[int], token: int, count: int, what: str) -> None:
@@ -363,8 +309,8 @@ def _check_plain(ids: list[int], token: int, count: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _told_of(name: str) -> Iterator[None]:
-    """What a model refuses is told with the model's name, as something that the user can mend."""
+def _naming(name: str) -> Iterator[None]:
+    """An error of the model becomes one of the input, with the model's name before it."""
     try:
         yield
     except ValueError as error:
