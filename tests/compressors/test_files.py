@@ -50,10 +50,7 @@ def test_every_change_of_a_context_is_told(context: CompressedContext, tmp_path:
 
 def test_contexts_that_do_not_belong_together_are_refused(context: CompressedContext) -> None:
     other = summary_model(seed=1).compress(torch.tensor([[5]]))
-    for contexts, message in (
-        ([], "no contexts"),
-        ([context, other], "different models"),
-    ):
+    for contexts, message in (([], "no contexts"), ([context, other], "different models")):
         with pytest.raises(ValueError, match=message):
             CompressedContext.concat(contexts)
     with pytest.raises(ValueError, match="either summary vectors or keys"):

@@ -30,7 +30,7 @@ from synopsis.compressors.published import weight_diff
 from synopsis.compressors.published.weight_diff import weight_sum
 from synopsis.errors import ArtifactError, InputError
 from torch import Tensor
-from transformers import AutoConfig, LlamaForCausalLM, OPTForCausalLM
+from transformers import AutoConfig
 
 POSITIONS_KEY = "model.decoder.embed_positions.weight"
 IDS = torch.tensor([[5, 9, 33, 7, 20, 41], [8, 8, 2, 50, 11, 3]])
@@ -43,10 +43,16 @@ def same(model: Any, weights: dict[str, Tensor], but: tuple[str, ...] = ()) -> N
         assert name in but or torch.equal(state[name], tensor), name
 
 
+def refused(message: str, folder: Path, fault: type[Exception] = ArtifactError, **options: Any) -> None:
+    with pytest.raises(fault, match=message):
+        load(folder, "cpu", **options)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_published_checkpoints_load(name: str, form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    published, folder = CHECKPOINTS[name], tmp_path / "m"
+    """Whatever the folder is called."""
+    published, folder = CHECKPOINTS[name], tmp_path / "flan-t5-xxl-pos_control-AutoCompressor-RMT"
     weights = published.write(folder, form)
     model = load(folder, "cpu")
     assert type(model).__name__ == published.cls
@@ -54,26 +60,6 @@ def test_published_checkpoints_load(name: str, form: str, tmp_path: Path, capfd:
     assert not model.training and model.dtype == torch.float32 and model.config.name_or_path == str(folder)
     same(model, weights, published.not_loaded)
     assert capfd.readouterr() == ("", ""), "loading says nothing where all is well"
-
-
-@pytest.mark.parametrize(("name", "cls"), [("AutoCompressor-OPT", OPTForCausalLM), ("gist-Llama", LlamaForCausalLM)])
-def test_the_loaded_model_computes_what_its_base_class_does(name: str, cls: Any, tmp_path: Path) -> None:
-    weights = CHECKPOINTS[name].write(tmp_path / "m")
-    plain = cls(AutoConfig.for_model(**CHECKPOINTS[name].config)).eval()
-    plain.load_state_dict(
-        {key: t for key, t in weights.items() if "summary" not in key and "inv_freq" not in key}, False
-    )
-    plain.tie_weights()
-    torch.testing.assert_close(load(tmp_path / "m", "cpu")(IDS).logits, plain(IDS).logits, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("title", ["AutoCompressor-RMT", "llama-7b-gist-1", "flan-t5-xxl-pos_control-1"])
-def test_a_name_says_nothing(title: str, tmp_path: Path) -> None:
-    for name in ("RMT-OPT", "FullAttention-Llama", "gist-Llama"):
-        CHECKPOINTS[name].write(tmp_path / name / title)
-        model = load(tmp_path / name / title, "cpu")
-        assert type(model).__name__ == CHECKPOINTS[name].cls
-        assert getattr(model.config, "gist_condition", "gist") == "gist"
 
 
 def test_positions_beyond_the_table_repeat_it(tmp_path: Path) -> None:
@@ -103,9 +89,7 @@ def test_old_names_of_positions_and_tokenizers(tmp_path: Path, monkeypatch: pyte
     assert "Llama" in type(load_tokenizer(tmp_path / "m")).__name__
     (tmp_path / "m" / "tokenizer.json").rename(tmp_path / "m" / "tokenizer.model")
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ArtifactError, match=r"tokenizer\.model is read by the package sentencepiece, which is not inst"
-    ):
+    with pytest.raises(ArtifactError, match=r"tokenizer\.model is read by the package sentencepiece, which is no"):
         load_tokenizer(tmp_path / "m")
 
 
@@ -138,10 +122,8 @@ def test_what_a_gist_checkpoint_leaves_unsaid_may_be_given(tmp_path: Path) -> No
     expected = {**GIST_FIELDS, "gist_condition": "pos_control", "gist_tokens": 5}
     assert {key: getattr(model.config, key) for key in expected} == expected
     (tmp_path / "m" / "added_tokens.json").write_text(json.dumps({"<GIST>": WORDS}))
-    with pytest.raises(ArtifactError, match=f"the gist token has the id {WORDS}, but there are {WORDS} embeddings"):
-        load(tmp_path / "m", "cpu")
-    with pytest.raises(ArtifactError, match="gist_condition 'half'"):
-        load(tmp_path / "m", "cpu", gist_condition="half", gist_token_id=3)
+    refused(f"the gist token has the id {WORDS}, but there are {WORDS} embeddings", tmp_path / "m")
+    refused("gist_condition 'half'", tmp_path / "m", gist_condition="half", gist_token_id=3)
 
 
 # --------------------------------------------------------------------------------------------------------- adapters
@@ -186,25 +168,6 @@ def test_adapters_are_merged(form: str, old: bool, tmp_path: Path) -> None:
     same(load(tmp_path / "base", "cpu"), expected, tuple(FREQUENCIES))
 
 
-def test_adapters_are_merged_as_peft_does(tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(0)
-    CHECKPOINTS["AutoCompressor-Llama"].write(tmp_path / "base")
-    settings = peft.LoraConfig(
-        r=4,
-        lora_alpha=16,
-        target_modules=["q_proj", "v_proj"],
-        modules_to_save=["embed_summary"],
-        init_lora_weights=False,
-    )
-    model = peft.get_peft_model(load(tmp_path / "base", "cpu"), settings)
-    torch.nn.init.normal_(model.base_model.model.embed_summary.modules_to_save["default"].weight)
-    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    loaded, expected = load(tmp_path / "adapter", "cpu", base=tmp_path / "base"), model.merge_and_unload()
-    for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[name.replace(".modules_to_save.default", "")], tensor)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -219,23 +182,20 @@ def test_adapters_that_cannot_be_merged(changes: dict[str, Any], message: str, t
     if "use_dora" in changes:
         changes = {**changes, "base_model_name_or_path": str(tmp_path / "base")}
     lora(tmp_path / "adapter", **changes)
-    with pytest.raises(InputError, match=message):
-        load(tmp_path / "adapter", "cpu", base=tmp_path / "base" if "peft_type" in changes else None)
+    refused(message, tmp_path / "adapter", InputError, base=tmp_path / "base" if "peft_type" in changes else None)
 
 
 def test_an_adapter_of_another_base(tmp_path: Path) -> None:
     CHECKPOINTS["AutoCompressor-OPT"].write(tmp_path / "base")
     lora(tmp_path / "adapter")
-    with pytest.raises(
-        ArtifactError, match=r"changes model\.layers\.0\.self_attn\.q_proj\.weight, which its base does"
-    ):
-        load(tmp_path / "adapter", "cpu", base=tmp_path / "base")
+    message = r"changes model\.layers\.0\.self_attn\.q_proj\.weight, which its base does"
+    refused(message, tmp_path / "adapter", base=tmp_path / "base")
 
 
 # ----------------------------------------------------------------------------------------------------- weight diffs
 
 
-def diff(tmp_path: Path, form: str = "bin", frequencies: bool = True) -> dict[str, Tensor]:
+def diff(tmp_path: Path) -> dict[str, Tensor]:
     """Write `base`, `other` (another base) and `diff`; returns the tuned weights."""
     published = CHECKPOINTS["gist-Llama"]
     base, tuned = published.weights(seed=1), published.weights(seed=2)
@@ -245,48 +205,26 @@ def diff(tmp_path: Path, form: str = "bin", frequencies: bool = True) -> dict[st
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         changes[name][-1] = tuned[name][-1]
         base[name] = base[name][:-1]
-    if not frequencies:
-        base = {name: tensor for name, tensor in base.items() if name not in FREQUENCIES}
-        changes = {name: tensor for name, tensor in changes.items() if name not in FREQUENCIES}
     other = {name: tensor + 0.5 for name, tensor in base.items()}
     for name, weights in (("base", base), ("other", other)):
-        write_folder(tmp_path / name, {**LLAMA_CONFIG, "vocab_size": WORDS - 1}, weights, form)
-    write_folder(tmp_path / "diff", published.config, changes, form)
+        write_folder(tmp_path / name, {**LLAMA_CONFIG, "vocab_size": WORDS - 1}, weights, "bin")
+    write_folder(tmp_path / "diff", published.config, changes, "bin")
     (tmp_path / "diff" / "added_tokens.json").write_text(json.dumps({"<GIST>": WORDS - 1}))
     return tuned
-
-
-@pytest.mark.parametrize("frequencies", [True, False], ids=["with frequencies", "without"])
-@pytest.mark.parametrize("counted", [True, False], ids=["counted", "not counted"])
-def test_weight_diffs_are_recovered_and_verified(frequencies: bool, counted: bool, tmp_path: Path) -> None:
-    tuned = diff(tmp_path, frequencies=frequencies)
-    total = sum(float(tensor.double().sum()) for name, tensor in tuned.items() if counted or name not in FREQUENCIES)
-    model = load(tmp_path / "diff", "cpu", base=tmp_path / "base", checksum=total + 0.004)
-    assert type(model).__name__ == "GistLlamaForCausalLM" and model.config.gist_token_id == WORDS - 1
-    for name, tensor in tuned.items():
-        if name not in FREQUENCIES:
-            torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-7, rtol=1e-6)
-    with pytest.raises(ArtifactError, match=f"expected {total + 0.1:.4f}"):
-        load(tmp_path / "diff", "cpu", base=tmp_path / "base", checksum=total + 0.1)
 
 
 def test_a_wrong_base_is_refused_with_the_numbers(tmp_path: Path) -> None:
     tuned = diff(tmp_path)
     expected = weight_sum(tuned, AutoConfig.for_model(**LLAMA_CONFIG))
-    with pytest.raises(ArtifactError) as caught:
-        load(tmp_path / "diff", "cpu", base=tmp_path / "other", checksum=expected.with_frequencies)
-    assert f"expected {expected.with_frequencies:.4f}" in str(caught.value) and "The base is another one" in str(
-        caught.value
-    )
+    message, given = f"expected {expected.with_frequencies:.4f}.*The base is another one", tmp_path / "diff"
+    refused(message, given, base=tmp_path / "other", checksum=expected.with_frequencies)
     CHECKPOINTS["RMT-OPT"].write(tmp_path / "opt")
-    with pytest.raises(ArtifactError, match=r"the base has no model\.embed_tokens\.weight"):
-        load(tmp_path / "diff", "cpu", base=tmp_path / "opt")
+    refused(r"the base has no model\.embed_tokens\.weight", given, base=tmp_path / "opt")
     CHECKPOINTS["gist-Llama"].write(tmp_path / "wide")
     weights = load_file(tmp_path / "wide" / "model.safetensors")
     weights["lm_head.weight"] = torch.zeros(WORDS + 2, WIDTH)
     save_file(weights, tmp_path / "wide" / "model.safetensors")
-    with pytest.raises(ArtifactError, match=rf"lm_head\.weight has the shape \({WORDS + 2}, {WIDTH}\) in the base"):
-        load(tmp_path / "diff", "cpu", base=tmp_path / "wide")
+    refused(rf"lm_head\.weight has the shape \({WORDS + 2}, {WIDTH}\) in the base", given, base=tmp_path / "wide")
 
 
 def test_a_released_sum_tells_the_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,20 +232,16 @@ def test_a_released_sum_tells_the_condition(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(weight_diff, "RELEASED", {"gist": total + 9, "pos_control": total, "neg_control": total - 9})
     monkeypatch.setattr(weight_diff, "RELEASED_EMBEDDINGS", (WORDS, WIDTH))
     assert load(tmp_path / "diff", "cpu", base=tmp_path / "base").config.gist_condition == "pos_control"
-    with pytest.raises(ArtifactError, match=r"\(gist\)"):
-        load(tmp_path / "diff", "cpu", base=tmp_path / "base", gist_condition="gist")
+    refused(r"\(gist\)", tmp_path / "diff", base=tmp_path / "base", gist_condition="gist")
 
 
 def test_diffs_and_models_are_not_confused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for frequencies in (True, False):
-        folder = tmp_path / str(frequencies)
-        diff(folder, frequencies=frequencies)
-        with pytest.raises(InputError, match="a weight diff, not a model; give the folder of its base with base="):
-            load(folder / "diff", "cpu")
-        with pytest.raises(InputError, match="neither a weight diff nor an adapter; load it without base="):
-            load(folder / "base", "cpu", base=folder / "other")
-        load(folder / "diff", "cpu", base=folder / "base")
-        assert "not verified: no checksum of it is known" in capsys.readouterr().err
+    diff(tmp_path)
+    refused("a weight diff, not a model; give the folder of its base with base=", tmp_path / "diff", InputError)
+    message = "neither a weight diff nor an adapter; load it without base="
+    refused(message, tmp_path / "base", InputError, base=tmp_path / "other")
+    load(tmp_path / "diff", "cpu", base=tmp_path / "base")
+    assert "not verified: no checksum of it is known" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------- what is refused
@@ -322,15 +256,12 @@ def test_weights_that_could_run_code_are_refused(tmp_path: Path, capfd: pytest.C
     CHECKPOINTS["RMT-OPT"].write(tmp_path / "m", "bin")
     file = tmp_path / "m" / "pytorch_model.bin"
     torch.save({"model.decoder.embed_tokens.weight": Harmful()}, file)
-    with pytest.raises(ArtifactError, match=r"pytorch_model\.bin holds Python objects, which could run code"):
-        load(tmp_path / "m", "cpu")
+    refused(r"pytorch_model\.bin holds Python objects, which could run code", tmp_path / "m")
     file.write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(ArtifactError, match=r"pytorch_model\.bin"):
-        load(tmp_path / "m", "cpu")
+    refused(r"pytorch_model\.bin", tmp_path / "m")
     assert "code ran" not in capfd.readouterr().out
     torch.save([torch.zeros(2)], file)
-    with pytest.raises(ArtifactError, match=r"pytorch_model\.bin holds list; expected tensors by name"):
-        load(tmp_path / "m", "cpu")
+    refused(r"pytorch_model\.bin holds list; expected tensors by name", tmp_path / "m")
 
 
 @pytest.mark.parametrize(
@@ -339,8 +270,7 @@ def test_weights_that_could_run_code_are_refused(tmp_path: Path, capfd: pytest.C
 def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
     CHECKPOINTS["RMT-OPT"].write(tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / name)
-    with pytest.raises(ArtifactError, match=rf"expected model\.safetensors or pytorch_model\.bin.*; found {name}"):
-        load(tmp_path / "m", "cpu")
+    refused(rf"expected model\.safetensors or pytorch_model\.bin.*; found {name}", tmp_path / "m")
 
 
 @pytest.mark.parametrize(
@@ -365,13 +295,9 @@ def test_damaged_files_are_told_by_their_name(form: str, file: str, left: int, t
 def test_shards_that_are_missing_are_told(tmp_path: Path) -> None:
     CHECKPOINTS["RMT-OPT"].write(tmp_path / "m", "bin-shards")
     (tmp_path / "m" / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(
-        ArtifactError, match=r"index\.json names pytorch_model-00002-of-00002\.bin, which are not there"
-    ):
-        load(tmp_path / "m", "cpu")
+    refused(r"index\.json names pytorch_model-00002-of-00002\.bin, which are not there", tmp_path / "m")
     (tmp_path / "m" / "pytorch_model.bin.index.json").write_text('{"weight_map": ')
-    with pytest.raises(ArtifactError, match=r"pytorch_model\.bin\.index\.json is no index of shards"):
-        load(tmp_path / "m", "cpu")
+    refused(r"pytorch_model\.bin\.index\.json is no index of shards", tmp_path / "m")
 
 
 def test_keys_that_do_not_fit_are_named_and_counted(tmp_path: Path) -> None:
@@ -388,11 +314,9 @@ def test_keys_that_do_not_fit_are_named_and_counted(tmp_path: Path) -> None:
     assert "the weights lack model.decoder.layers.0.fc1.bias, " in told and "and 5 more (8 in all)" in told
     assert "no place for head.extra" in told and f"model.decoder.final_layer_norm.bias (7,) for ({WIDTH},)" in told
     write_folder(tmp_path / "rows", {**CHECKPOINTS["RMT-OPT"].config, "summary_length": 9}, whole)
-    with pytest.raises(ArtifactError, match=f"summary_length 9, but embed_summary.weight has {SUMMARY} rows"):
-        load(tmp_path / "rows", "cpu")
+    refused(f"summary_length 9, but embed_summary.weight has {SUMMARY} rows", tmp_path / "rows")
     write_folder(tmp_path / "none", {**OPT_CONFIG, "summary_length": 2}, {name: whole[name] for name in OPT})
-    with pytest.raises(ArtifactError, match=r"the weights lack embed_summary\.weight"):
-        load(tmp_path / "none", "cpu")
+    refused(r"the weights lack embed_summary\.weight", tmp_path / "none")
 
 
 # ------------------------------------------------------------------------------------------------ options, the hub
@@ -432,5 +356,4 @@ def test_hub_ids_that_cannot_be_fetched_are_told(monkeypatch: pytest.MonkeyPatch
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ArtifactError, match="no-one/nothing: is no folder here, and no model that can be fetched"):
-        load("no-one/nothing", "cpu")
+    refused("no-one/nothing: is no folder here, and no model that can be fetched", "no-one/nothing")

@@ -55,7 +55,8 @@ def summary_model(seed: int = 0, **fields: Any) -> LlamaAutoCompressorModel:
 
 def gist_model(condition: str = "gist", seed: int = 0, **fields: Any) -> GistLlamaForCausalLM:
     torch.manual_seed(seed)
-    return GistLlamaForCausalLM(configuration(gist_token_id=GIST, gist_condition=condition, **fields)).eval()
+    settings = {"gist_token_id": GIST, "gist_condition": condition, **fields}
+    return GistLlamaForCausalLM(configuration(**settings)).eval()
 
 
 WINDOW = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ def t5_model(condition: str = "gist", kind: str = "untied", seed: int = 0, **fie
     return model.eval()
 
 
+@functools.cache
 def plain_t5(model: Any) -> T5ForConditionalGeneration:
     """transformers' own class with the same weights."""
     plain = T5ForConditionalGeneration(model.config).eval()
@@ -54,25 +56,19 @@ def plain_t5(model: Any) -> T5ForConditionalGeneration:
     return plain
 
 
-def by_hand(model: Any, row: list[int], answer: list[int]) -> Tensor:
+def t5_by_hand(model: Any, row: list[int], answer: list[int]) -> Tensor:
     """(len(answer), vocabulary) logits of one row, from transformers' own class.
 
     The encoder's mask is built position by position; what the decoder must not see is cut out of what it is given.
     """
     plain, condition = plain_t5(model), model.config.gist_condition
-    gists = [place for place, token in enumerate(row) if token == GIST]
-    mask = torch.zeros(1, 1, len(row), len(row))
-    for reader in range(len(row)):
-        for seen in range(len(row)):
-            if not gists or condition == "pos_control":
-                continue
-            from_later = reader > gists[-1]
-            hidden = seen <= gists[-1] if condition == "neg_control" else seen < gists[0]
-            if (from_later and hidden) or (not from_later and seen > gists[-1]):
-                mask[0, 0, reader, seen] = float("-inf")
-    start = 0
+    gists = [place for place, token in enumerate(row) if token == model.config.gist_token_id]
+    mask, start = torch.zeros(1, 1, len(row), len(row)), 0
     if gists and condition != "pos_control":
         start = gists[0] if condition == "gist" else gists[-1] + 1
+        for reader in range(len(row)):
+            hidden = slice(0, start) if reader > gists[-1] else slice(gists[-1] + 1, None)
+            mask[0, 0, reader, hidden] = float("-inf")
     with torch.no_grad():
         states = plain.encoder(torch.tensor([row]), attention_mask=mask).last_hidden_state[:, start:]
         if states.shape[1] == 0:
@@ -80,16 +76,12 @@ def by_hand(model: Any, row: list[int], answer: list[int]) -> Tensor:
         return plain(encoder_outputs=(states,), decoder_input_ids=torch.tensor([answer])).logits[0]
 
 
-def greedy_by_hand(model: Any, row: list[int], count: int) -> list[int]:
-    answer = [START]
+def t5_greedy(model: Any, row: list[int], count: int) -> list[int]:
+    answer = [model.config.decoder_start_token_id]
     for _ in range(count):
-        answer.append(int(by_hand(model, row, answer)[-1].argmax()))
+        answer.append(int(t5_by_hand(model, row, answer)[-1].argmax()))
     return answer
 
 
 def answers(rows: int) -> Tensor:
     return torch.tensor([[START, *tokens(torch.Generator().manual_seed(row), 4)] for row in range(rows)])
-
-
-def draw(generator: torch.Generator, before: int, gists: int, after: int) -> list[int]:
-    return tokens(generator, before) + [GIST] * gists + tokens(generator, after)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from laws import gist_by_hand
 from published import Case, close
 from synopsis.compressors import compressor_class
 from synopsis.compressors.masks import CONDITIONS, gist_span, visible
 from synopsis.compressors.published.gist import GistActivations, remove_gist
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 GRADIENT = 1e-4
 
@@ -32,24 +32,6 @@ def gist_model(case: Case) -> Any:
 
 def padding_mask(case: Case, ids: Tensor) -> Tensor:
     return (ids != case.meta["pad_token"]).long()
-
-
-def alone(model: Any, row: list[int], condition: str, prompt: int | None = None) -> Tensor:
-    """(T, vocabulary) logits of one row without padding, by transformers' class under a mask made by hand.
-
-    Only gist tokens among the first `prompt` ids are gist tokens; None takes all.
-    """
-    gists = [place for place, token in enumerate(row[:prompt]) if token == model.config.gist_token_id]
-    mask = torch.full((1, 1, len(row), len(row)), float("-inf"))
-    for reader in range(len(row)):
-        later = bool(gists) and reader > gists[-1] and condition != "pos_control"
-        start = 0 if not later else gists[0] if condition == "gist" else gists[-1] + 1
-        mask[0, 0, reader, start : reader + 1] = 0.0
-    config = AutoConfig.for_model(**{**model.config.to_dict(), "architectures": None})
-    plain = AutoModelForCausalLM.from_config(config).eval()
-    plain.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        return plain(torch.tensor([row]), attention_mask=mask).logits[0]
 
 
 # ---------------------------------------------------------------------------------------------------------- the masks
@@ -133,13 +115,13 @@ def _without_gist_mask(model: Any, case: Case) -> None:
         if not name.startswith("forward") or "error" in other.record:
             continue
         arguments = other.arguments()
-        ids, condition = arguments["input_ids"], condition_of(other)
+        ids = arguments["input_ids"]
         mask = arguments.get("attention_mask", torch.ones_like(ids))
-        model.config.gist_condition = condition
+        model.config.gist_condition = condition_of(other)
         logits = model(ids, mask).logits
         for row in range(len(ids)):
             real = mask[row].bool()
-            close(logits[row][real], alone(model, ids[row][real].tolist(), condition))
+            close(logits[row][real], gist_by_hand(model, ids[row][real].tolist()))
 
 
 # ------------------------------------------------------------------------------------------------------- cached tokens
@@ -200,16 +182,14 @@ def _decodes(model: Any, case: Case) -> None:
     _, last = gist_span(full, token)
     for row in range(len(rest)):
         prompt = full[row, : last[row] + 1][real[row, : last[row] + 1].bool()].tolist()
-        expected = alone(model, prompt + rest[row].tolist(), "gist", len(prompt))[len(prompt) :]
+        expected = gist_by_hand(model, prompt + rest[row].tolist(), len(prompt))[len(prompt) :]
         for logits in outputs:
             close(logits[row], expected)
         if offset[row] == offset[0]:  # the published code takes this row's offset for all
             close(outputs[0][row], case["logits"][row])
         if "full_logits" in case:
-            close(
-                model(full, real).logits[row][real[row].bool()],
-                case["full_logits"][row][real[row].bool()],
-            )
+            seen = real[row].bool()
+            close(model(full, real).logits[row][seen], case["full_logits"][row][seen])
 
 
 def _generates_cached(model: Any, case: Case) -> None:
@@ -261,4 +241,4 @@ def _removes_gist(model: Any, case: Case) -> None:
     found = model.get_gist_activations(ids, gist_token=token, num_gist_tokens=count)
     row = ids[0][arguments["attention_mask"][0].bool()].tolist()
     rest = left["input_ids"].shape[1]
-    close(model(**left, gist_activations=found).logits[0], alone(model, row, "gist")[-rest:])
+    close(model(**left, gist_activations=found).logits[0], gist_by_hand(model, row)[-rest:])

@@ -17,8 +17,8 @@ from published import Case, close
 from synopsis.compressors import GistT5ForConditionalGeneration
 from synopsis.compressors.gist.t5 import remove_gist
 from synopsis.compressors.masks import CONDITIONS
+from t5_models import t5_by_hand, t5_greedy
 from torch import Tensor, nn
-from transformers import T5ForConditionalGeneration
 
 GRADIENT = 1e-4
 
@@ -61,7 +61,7 @@ def _reads(model: Any, case: Case) -> None:
     with torch.no_grad():
         out = model(ids, _real(case).long(), labels=labels)
     answers = arguments.get("decoder_input_ids", model.prepare_decoder_input_ids_from_labels(labels))
-    rows = [_by_hand(model, row, answer) for row, answer in zip(_rows(case), answers, strict=True)]
+    rows = [t5_by_hand(model, row, answer) for row, answer in zip(_rows(case), answers.tolist(), strict=True)]
     close(out.logits, torch.stack(rows))
     close(out.loss, nn.functional.cross_entropy(torch.cat(rows), labels.flatten()))
 
@@ -74,7 +74,7 @@ def _writes(model: Any, case: Case) -> None:
         assert torch.equal(model.generate(**arguments, **greedy), case["ids"])
         assert torch.equal(model.generate(**arguments, **greedy, use_cache=False), case["ids"])
     found = model.generate(arguments["input_ids"], attention_mask=_real(case).long(), **greedy)
-    assert found.tolist() == [_greedy_by_hand(model, row, count) for row in _rows(case)]
+    assert found.tolist() == [t5_greedy(model, row, count) for row in _rows(case)]
 
 
 # ------------------------------------------------------------------------------------------------------------- caches
@@ -142,7 +142,7 @@ def _removes_the_instruction(model: Any, case: Case) -> None:
     activations = model.get_gist_activations(arguments["input_ids"], attention_mask=arguments["attention_mask"])
     greedy = {"do_sample": False, "max_new_tokens": 8, "eos_token_id": None}
     ids = model.generate(**found, gist_activations=activations, **greedy)
-    assert ids.tolist() == [_greedy_by_hand(model, row, 8) for row in _rows(case)]
+    assert ids.tolist() == [t5_greedy(model, row, 8) for row in _rows(case)]
 
 
 # ------------------------------------------------------------------------------------------------------------ by hand
@@ -162,34 +162,3 @@ def _rows(case: Case) -> list[list[int]]:
         while row[-1] == case.meta["pad_token"]:
             row.pop()
     return rows
-
-
-def _by_hand(model: Any, row: list[int], answer: Tensor) -> Tensor:
-    """(len(answer), vocabulary) logits of one row of transformers' T5, which gets only what its decoder may see."""
-    plain = T5ForConditionalGeneration(model.config).eval()
-    plain.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())  # it ties all T5, the untied ones too
-    plain.load_state_dict(model.state_dict())
-    condition, gists = (
-        model.config.gist_condition,
-        [i for i, token in enumerate(row) if token == model.config.gist_token_id],
-    )
-    first_seen = 0
-    mask = torch.zeros(1, 1, len(row), len(row))
-    if gists and condition != "pos_control":
-        first_seen = gists[0] if condition == "gist" else gists[-1] + 1
-        for reader in range(len(row)):
-            for seen in range(len(row)):
-                hidden = seen < first_seen if reader > gists[-1] else seen > gists[-1]
-                mask[0, 0, reader, seen] = float("-inf") if hidden else 0.0
-    with torch.no_grad():
-        states = plain.encoder(torch.tensor([row]), attention_mask=mask).last_hidden_state[:, first_seen:]
-        if states.shape[1] == 0:
-            states = torch.zeros(1, 1, states.shape[2])
-        return plain(encoder_outputs=(states,), decoder_input_ids=answer[None]).logits[0]
-
-
-def _greedy_by_hand(model: Any, row: list[int], count: int) -> list[int]:
-    answer = [model.config.decoder_start_token_id]
-    for _ in range(count):
-        answer.append(int(_by_hand(model, row, torch.tensor(answer))[-1].argmax()))
-    return answer

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,73 +133,48 @@ def test_scores_say_which_results_other_settings_made(
 # ------------------------------------------------------------------------------------------------- what is made again
 
 
-def in_icl(content: dict[str, Any]) -> None:
-    content["icl"]["settings"]["icl_20"]["plain_tokens"] = 25
-
-
-def in_written_checkpoints(content: dict[str, Any]) -> None:
-    content["compressors"]["autocompressor"]["training"].update(checkpoint_every=3, keep_checkpoints=3)
-
-
-def in_perplexity(content: dict[str, Any]) -> None:
-    content["perplexity"]["context_lengths"] = [0, 10, 20]
-
-
-def in_needle(content: dict[str, Any]) -> None:
-    content["needle"]["depths"] = [0.5]
-
-
-def in_judge(content: dict[str, Any]) -> None:
-    content["judge"]["pairs"] = [["pos_control-1", "gist-1"]]
-
-
-def in_training(content: dict[str, Any]) -> None:
-    content["compressors"]["gist-1"]["training"]["steps"] = 7
-
-
-def another_dataset(content: dict[str, Any]) -> None:
-    content["icl"]["datasets"].append("world_visits")
-
-
-def another_evaluation_seed(content: dict[str, Any]) -> None:
-    content["evaluation_seeds"] = [0, 1]
-
-
-def another_training_seed(content: dict[str, Any]) -> None:
-    content["compressors"]["autocompressor"]["training_seeds"] = [0, 1]
-
-
 def another_compressor(content: dict[str, Any]) -> None:
     content["compressors"]["rmt"] = {**content["compressors"]["autocompressor"], "method": "rmt"}
     content["icl"]["runs"].append("rmt")
 
 
-def another_split(content: dict[str, Any]) -> None:
-    content["generate"]["splits"].append("unseen")
+CHECKPOINTS = {"checkpoint_every": 3, "keep_checkpoints": 3}
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], dict[str, int] | None]] = {
+    "icl": (lambda c: c["icl"]["settings"]["icl_20"].update(plain_tokens=25), {"icl": 1}),
+    "perplexity": (lambda c: c["perplexity"].update(context_lengths=[0, 10, 20]), {"perplexity": 1}),
+    "needle": (lambda c: c["needle"].update(depths=[0.5]), {"needle": 1}),
+    "judge": (lambda c: c["judge"].update(pairs=[["pos_control-1", "gist-1"]]), {"judge": 1}),
+    "training": (
+        lambda c: c["compressors"]["gist-1"]["training"].update(steps=7),
+        {"train": 1, "generate": 1, "judge": 1, "benchmark": 1},
+    ),
+    "checkpoints": (lambda c: c["compressors"]["autocompressor"]["training"].update(CHECKPOINTS), None),
+    "another dataset": (lambda c: c["icl"]["datasets"].append("world_visits"), {"prepare_task": 1, "icl": 1}),
+    "another evaluation seed": (lambda c: c.update(evaluation_seeds=[0, 1]), {"icl": 1}),
+    "another training seed": (
+        lambda c: c["compressors"]["autocompressor"].update(training_seeds=[0, 1]),
+        {"train": 1, "perplexity": 1, "icl": 1, "needle": 1},
+    ),
+    "another compressor": (another_compressor, {"train": 1, "icl": 1}),
+    "another split": (lambda c: c["generate"]["splits"].append("unseen"), {"generate": 2, "judge": 1}),
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "jobs"),
-    [
-        (in_icl, {"icl": 1}),
-        (in_perplexity, {"perplexity": 1}),
-        (in_needle, {"needle": 1}),
-        (in_judge, {"judge": 1}),
-        (in_training, {"train": 1, "generate": 1, "judge": 1, "benchmark": 1}),
-        (in_written_checkpoints, None),
-        (another_dataset, {"prepare_task": 1, "icl": 1}),
-        (another_evaluation_seed, {"icl": 1}),
-        (another_training_seed, {"train": 1, "perplexity": 1, "icl": 1, "needle": 1}),
-        (another_compressor, {"train": 1, "icl": 1}),
-        (another_split, {"generate": 2, "judge": 1}),
-    ],
-)
-def test_a_change_of_the_configuration_plans_what_it_touches(
-    finished: Finished, change: Callable[[dict[str, Any]], None], jobs: dict[str, int] | None
-) -> None:
-    config = finished.project.experiment(change, change.__name__)
-    expected = {} if jobs is None else {**jobs, **SUMMED_UP}
-    assert finished.project.plan(config=config) == expected
+@pytest.fixture(scope="module")
+def plans(finished: Finished) -> dict[str, dict[str, int]]:
+    """What each change plans, two processes at a time."""
+
+    def plan(name: str) -> dict[str, int]:
+        return finished.project.plan(config=finished.project.experiment(CHANGES[name][0], name.replace(" ", "_")))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CHANGES, pool.map(plan, CHANGES), strict=True))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_of_the_configuration_plans_what_it_touches(plans: dict[str, dict[str, int]], name: str) -> None:
+    jobs = CHANGES[name][1]
+    assert plans[name] == ({} if jobs is None else {**jobs, **SUMMED_UP})
 
 
 def test_a_value_on_the_command_line_counts_as_one_in_the_file(finished: Finished) -> None:
