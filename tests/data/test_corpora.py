@@ -206,7 +206,7 @@ def test_pretokenised_and_text_domains_stand_side_by_side(tmp_path: Path) -> Non
             r"train\.parquet: row 1: found id 257 at token 1 of the column 'input_ids'; expected ids from 0 to 256",
         ),
         ({"input_ids": [[1, 2], [3, -1]]}, "row 1: found id -1 at token 1"),
-        ({"tokens": [[1, 2]]}, "row 0: found only tokens; expected token ids in the column 'input_ids'"),
+        ({"tokens": [[1, 2]]}, "row 0: found only tokens; expected a list of token ids in the column 'input_ids'"),
         ({"input_ids": ["abc"]}, "row 0: found 'abc'; expected a list of token ids"),
         ({"input_ids": [[1.5]]}, r"row 0: found \[1.5\]; expected a list of token ids"),
         ({"input_ids": [[1], None]}, "row 1: found None; expected a list of token ids"),
@@ -244,12 +244,12 @@ def test_text_and_ids_are_not_mixed_up(tmp_path: Path) -> None:
 def test_hub_splits_take_the_place_of_missing_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def hub_rows(dataset: str, config: str | None, split: str, *_: Any) -> Iterator[dict[str, Any]]:
+    def streamed_rows(dataset: str, config: str | None, split: str, **_: Any) -> Iterator[dict[str, Any]]:
         asked.append((dataset, split))
         yield from [{"input_ids": np.array([1, 2])}, {"input_ids": np.array([3])}]
 
     monkeypatch.setattr("synopsis.data.sources.hub_revision", lambda *_: "abc123")
-    monkeypatch.setattr("synopsis.data.sources.hub_rows", hub_rows)
+    monkeypatch.setattr("synopsis.data.sources.streamed_rows", streamed_rows)
     pile = {"hub": "some/pile", "tokens_column": "input_ids", "hub_splits": {"train": "train", "validation": "test"}}
     held_out = {"hub": "some/books", "tokens_column": "input_ids", "hub_splits": {"test": "test"}}
     plain = plain_experiment(tmp_path, {"pile": pile, "books": held_out})
@@ -265,23 +265,21 @@ def test_hub_splits_take_the_place_of_missing_ones(tmp_path: Path, monkeypatch: 
 def test_what_was_fetched_is_kept_when_the_network_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, broken = [], True
 
-    def hub_rows(*arguments: Any) -> Iterator[dict[str, Any]]:
-        asked.append(start := arguments[-1])
-        for number in range(start, 6):
-            if number == 4 and broken:
-                raise FetchError("cannot fetch: reset by peer")
+    def streamed_rows(dataset: str, config: str | None, split: str, **_: Any) -> Iterator[dict[str, Any]]:
+        asked.append(split)
+        for number in range(6):
+            if number == 4 and split == "validation" and broken:
+                raise ConnectionError("reset by peer")
             yield {"text": f"{number}" * 3}
 
-    monkeypatch.setattr("synopsis.data.shards.SHARD_TOKENS", 4)
-    monkeypatch.setattr("synopsis.data.tokenization.UNIT_DOCUMENTS", 1)
     monkeypatch.setattr("synopsis.data.sources.hub_revision", lambda *_: "abc123")
-    monkeypatch.setattr("synopsis.data.sources.hub_rows", hub_rows)
+    monkeypatch.setattr("synopsis.data.sources.streamed_rows", streamed_rows)
     made = Experiment(**{**plain_experiment(tmp_path, {"a": {"hub": "some/texts"}}), "data_mirror": None})
     make_tokenizer(Layout(made).tokenizer("base"))
     with pytest.raises(FetchError, match="reset by peer"):
         prepare_text_corpus(made, "texts", "base")
     broken = False
     path = prepare_text_corpus(made, "texts", "base")
-    assert asked == [0, 4, 0, 0]
+    assert asked == ["train", "validation", "validation", "test"]
     assert load_corpus(path, "train")["id"][:] == [f"a-train-{number}" for number in range(6)]
     assert not [entry for entry in path.parent.iterdir() if entry != path]

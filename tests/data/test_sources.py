@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from synopsis.config.experiment import Experiment
 from synopsis.data import sources
-from synopsis.data.sources import FetchError, find_source, hub_rows, mirror
+from synopsis.data.sources import FetchError, Source, find_source, mirror
 from synopsis.errors import DataError
 
 ROWS = [{"text": "one", "label": 0}, {"text": "zwei – 2", "label": 1}, {"text": "", "label": 2}]
@@ -53,9 +53,7 @@ def test_a_file_of_the_mirror_is_read(tmp_path: Path) -> None:
         experiment(data_mirror=str(tmp_path)), ["rows.jsonl", "rows.jsonl.gz"], "train", hub="some/thing"
     )
     assert source.record() == {"file": str(tmp_path / "rows.jsonl.gz")}
-    assert source.count() is None
     assert list(source.rows()) == ROWS
-    assert list(source.rows(start=2)) == ROWS[2:]
 
 
 def test_a_pattern_names_the_files_of_a_source_in_order(tmp_path: Path) -> None:
@@ -64,30 +62,12 @@ def test_a_pattern_names_the_files_of_a_source_in_order(tmp_path: Path) -> None:
         pyarrow.parquet.write_table(rows, tmp_path / f"train-{number}.parquet")
     source = find_source(experiment(data_mirror=str(tmp_path)), ["train-*.parquet"], "train")
     everything = [f"{number}{letter}" for number in range(3) for letter in "abc"]
-    assert source.count() == 9
     assert str(source) == f"{tmp_path}/train-0.parquet to train-2.parquet"
-    for start in range(11):
-        assert [row["text"] for row in source.rows(["text"], start=start)] == everything[start:]
+    assert [row["text"] for row in source.rows(["text"])] == everything
     with pytest.raises(DataError, match=r"other-\*\.parquet: no such file"):
         find_source(experiment(data_mirror=str(tmp_path)), ["other-*.parquet"], "train")
     with pytest.raises(DataError, match=r"a folder; name its files, for instance .*/\*\.parquet"):
         find_source(experiment(data_mirror=str(tmp_path.parent)), [tmp_path.name], "train")
-
-
-def test_files_of_unknown_length_are_taken_up_again(tmp_path: Path) -> None:
-    for number in range(3):
-        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": f"{number}{k}"}) + "\n" for k in "ab"))
-    source = find_source(experiment(data_mirror=str(tmp_path)), ["*.jsonl"], "train")
-    assert source.count() is None
-    for start in range(7):
-        assert [row["text"] for row in source.rows(start=start)] == ["0a", "0b", "1a", "1b", "2a", "2b"][start:]
-
-
-def test_text_and_rows_do_not_make_one_source(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a")
-    (tmp_path / "b.jsonl").write_text("{}")
-    with pytest.raises(DataError, match="text files beside files with rows"):
-        _ = find_source(experiment(data_mirror=str(tmp_path)), ["*"], "train").is_text
 
 
 def test_a_mirror_without_the_file_is_a_fault_even_beside_a_hub_data_set(tmp_path: Path) -> None:
@@ -134,7 +114,6 @@ def test_hub_rows_stream_at_the_commit_that_was_found(monkeypatch: pytest.Monkey
     assert list(source.rows()) == ROWS
     assert calls == [(("some/thing", None), {"split": "test", "revision": "abc123", "streaming": True})]
     assert source.record()["revision"] == "abc123"
-    assert source.count() is None
 
 
 def test_hub_rows_of_a_pretokenised_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -146,9 +125,9 @@ def test_hub_rows_of_a_pretokenised_set(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True, cache_dir=str(tmp_path)
     )
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
-    wanted = ["input_ids", "attention_mask", "id"]
-    rows = list(hub_rows("some/thing", None, "train", "", "abc", wanted, start=70))
-    assert [row["input_ids"].tolist() for row in rows] == ids[70:]
+    source = Source("train", hub="some/thing")
+    rows = list(source.rows(["input_ids", "attention_mask", "id"]))
+    assert [row["input_ids"].tolist() for row in rows] == ids
     assert list(rows[0]) == ["input_ids", "attention_mask"]
     assert isinstance(rows[0]["input_ids"], np.ndarray)
 
@@ -159,7 +138,7 @@ def test_a_connection_that_breaks_off_is_a_data_error(monkeypatch: pytest.Monkey
         raise ConnectionError("reset by peer")
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(broken))
-    rows = hub_rows("some/thing", None, "train", "Name a copy.", revision="abc")
+    rows = Source("train", hub="some/thing", revision="abc", remedy="Name a copy.").rows()
     assert next(rows) == {"text": "0"}
     with pytest.raises(
         FetchError, match=r"cannot fetch hub data set 'some/thing', split 'train': .*reset by peer.*Name a copy"

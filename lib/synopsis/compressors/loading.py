@@ -158,6 +158,8 @@ def build(
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, those that were saved under the name LLaMATokenizer too."""
     folder = Path(path)
+    if not folder.is_dir() and (folder.is_absolute() or len(folder.parts) > 2):
+        raise ArtifactError(f"{path}: no such folder; the stage that writes it has not run")
     check_outputs(folder / PROVENANCE, TOKENIZER_FILES)
     try:
         named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")

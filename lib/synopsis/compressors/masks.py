@@ -20,10 +20,10 @@ from synopsis.compressors.attention import causal
 CONDITIONS = ("gist", "pos_control", "neg_control")
 
 
-def gist_span(input_ids: Tensor, gist_token: int) -> tuple[Tensor, Tensor]:
+def gist_span(input_ids: Tensor, gist_token: int, together: bool = True) -> tuple[Tensor, Tensor]:
     """First and last gist position of each row, both (batch,); (0, -1) for a row without one.
 
-    ValueError when a row's gist tokens do not stand together.
+    ValueError when a row's gist tokens do not stand together, unless `together` is False.
     """
     is_gist = input_ids == gist_token  # (B, T)
     length = input_ids.shape[1]
@@ -34,13 +34,13 @@ def gist_span(input_ids: Tensor, gist_token: int) -> tuple[Tensor, Tensor]:
     last = length - 1 - is_gist.int().flip(-1).argmax(-1)
     first, last = torch.where(count > 0, first, 0), torch.where(count > 0, last, -1)
     apart = (last - first + 1 != count).nonzero().flatten().tolist()
-    if apart:
+    if apart and together:
         found = is_gist[apart[0]].nonzero().flatten().tolist()
         raise ValueError(f"the gist tokens of row {apart[0]} do not stand together: they are at positions {found}")
     return first, last
 
 
-def seen(input_ids: Tensor, gist_token: int, condition: str) -> Tensor:
+def seen(input_ids: Tensor, gist_token: int, condition: str, together: bool = True) -> Tensor:
     """(batch, 1, length, length) boolean: False where the condition hides the column from the row.
 
     Causality and padding are not in it; `causal(attention_mask) & seen(...)` is the whole mask.
@@ -50,7 +50,7 @@ def seen(input_ids: Tensor, gist_token: int, condition: str) -> Tensor:
     index = torch.arange(input_ids.shape[1], device=input_ids.device)
     if condition == "pos_control":
         return torch.ones_like(index, dtype=torch.bool).expand(len(input_ids), 1, len(index), -1)
-    first, last = gist_span(input_ids, gist_token)
+    first, last = gist_span(input_ids, gist_token, together)
     start = first if condition == "gist" else last + 1
     after, before = index > last[:, None], index < start[:, None]  # (B, T)
     return ~(after[:, None, :, None] & before[:, None, None, :])

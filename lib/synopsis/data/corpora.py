@@ -2,24 +2,22 @@
 
 A corpus is a folder of `datasets` (Arrow, read by memory mapping) with the columns `input_ids` (int32, no special
 tokens added), `domain`, `bytes` (UTF-8 bytes of the text that was tokenised, for bits per byte; null where the ids came
-from a pre-tokenised set) and `id`. Documents stay whole and apart: how training lays sequences over them is told in
-`synopsis.data.sequences`.
+from a pre-tokenised set) and `id`. Documents stay whole and apart; `synopsis.data.sequences` lays sequences over them.
 
     prepare_text_corpus(experiment, "long_documents", tokenizer_model="smollm2")
     load_corpus(layout.corpus("long_documents", "smollm2"), "test")["input_ids"]
 
-How text becomes ids is told in `synopsis.data.tokenization`; as many processes work at it as the job has threads.
-Memory does not grow with the corpus: documents are read, tokenised and written one after the other. A killed `prepare`
-goes on from the shards that it finished (`synopsis.data.shards`), and the files are equal byte for byte, for any number
-of processes and of kills.
+Memory does not grow with the corpus (`synopsis.data.tokenization`). A killed `prepare` resumes with the domain of a
+split that it was at, and the corpus is equal byte for byte, for any number of processes and of kills.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,18 +29,17 @@ from synopsis.artifacts import (
     check_outputs,
     file_hash,
     package_versions,
+    read_json,
     write_json,
     write_text,
 )
-from synopsis.config.data import TextCorpus, TextDomain
+from synopsis.config.data import TextCorpus
 from synopsis.config.experiment import Experiment
-from synopsis.data import shards as shards_on_disk
-from synopsis.data.documents import IdReader, TextReader
-from synopsis.data.shards import Shards, assemble, corpus_features
+from synopsis.data.documents import Documents
 from synopsis.data.sources import FetchError, Source, find_source
-from synopsis.data.tokenization import Tokenization, available_processes, vocabulary_size
+from synopsis.data.tokenization import DOCUMENTS_AT_ONCE, available_processes, tokenise
 from synopsis.errors import ArtifactError, DataError
-from synopsis.progress import say, track
+from synopsis.progress import say
 from synopsis.stages.prepare.section import prepare_fingerprint
 
 if TYPE_CHECKING:
@@ -50,7 +47,10 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+COLUMNS = ["input_ids", "domain", "bytes", "id"]
 TOKENIZATION = "each document by itself, no special tokens added, text that looks like one kept as text"
+FILE_TOKENS = 2**27
+"""Tokens of a file of the corpus: 512 MiB."""
 
 
 # ----------------------------------------------------------------------------------------------------- making a corpus
@@ -65,34 +65,40 @@ def prepare_text_corpus(
     counts by split and domain, and a hash of each split's tokens. DataError when a file is missing or malformed, or
     when a split stays without documents; nothing is written then.
     """
+    from datasets import Dataset, DatasetDict
+
+    from synopsis.compressors.loading import load_tokenizer
+
     definition, layout = experiment.corpora[corpus], Layout(experiment)
     assert isinstance(definition, TextCorpus), f"'{corpus}' is not read from files"
-    path, tokenizer_folder = layout.corpus(corpus, tokenizer_model), layout.tokenizer(tokenizer_model)
+    path, folder = layout.corpus(corpus, tokenizer_model), layout.tokenizer(tokenizer_model)
     provenance = Provenance(config=prepare_fingerprint(experiment, "corpus", corpus))
     sources = {split: _sources(experiment, definition, split) for split in SPLITS}
     processes = processes or available_processes()
-    with Tokenization(tokenizer_folder, processes) as tokenization:
-        work = _work_folder(path, provenance.config, tokenizer_folder, sources)
+    tokenizer = load_tokenizer(folder)
+    work = path.parent / f".{path.name}.unfinished"
+    _keep_work_of(work, provenance.config, folder, sources)
+    splits, hashes, report, files = {}, {}, {}, {}
+    with _quiet_datasets():
         try:
-            maker = _Maker(corpus, definition, work, tokenization)
-            made = {split: maker.split(split, found) for split, found in sources.items()}
+            for split, found in sources.items():
+                made, report[split] = _make_split(corpus, definition, split, found, work, tokenizer, processes)
+                hashes[split] = token_hash(made)
+                # What identifies the data set follows from its tokens, not from the files that it was made of.
+                splits[split] = Dataset(made.data, fingerprint=hashes[split][:16])
+                tokens = sum(counts["tokens"] for counts in report[split].values())
+                files[split] = min(made.num_rows, 1 + tokens // FILE_TOKENS)
         except FetchError:
             raise  # what was fetched is kept
         except DataError:
             shutil.rmtree(work)
             raise
-    provenance.inputs = [file for found in sources.values() for source in found.values() for file in source.files]
-    provenance.inputs += sorted(tokenizer_folder.glob("tokenizer*"))
-    hashes: dict[str, str] = {split: found.hash for split, found in made.items()}
-    report = {
-        "splits": {split: found.report for split, found in made.items()},
-        "token_hashes": hashes,
-        "tokenization": TOKENIZATION,
-        "processes": processes,
-    }
-    with atomic_directory(path) as folder:
-        assemble(folder, {split: found.files for split, found in made.items()}, hashes)
-        write_json(folder / PROVENANCE, "corpus", report, provenance.record(), [folder])
+        inputs = [file for found in sources.values() for source in found.values() for file in source.files]
+        provenance.inputs = [*inputs, *sorted(folder.glob("tokenizer*"))]
+        facts = {"splits": report, "token_hashes": hashes, "tokenization": TOKENIZATION, "processes": processes}
+        with atomic_directory(path) as temporary:
+            DatasetDict(splits).save_to_disk(temporary, num_shards=files)
+            write_json(temporary / PROVENANCE, "corpus", facts, provenance.record(), [temporary])
     shutil.rmtree(work)
     return path
 
@@ -108,13 +114,11 @@ def _sources(experiment: Experiment, definition: TextCorpus, split: Split) -> di
     return found
 
 
-def _work_folder(path: Path, facts: str, tokenizer: Path, sources: dict[Split, dict[str, Source]]) -> Path:
-    """The folder of the shards, beside the corpus; emptied when what it holds came from something else."""
-    folder = path.parent / f".{path.name}.shards"
+def _keep_work_of(work: Path, config: str, tokenizer: Path, sources: dict[Split, dict[str, Source]]) -> None:
+    """Empty the folder of finished domains when what it holds came from something else."""
     files = {file for found in sources.values() for source in found.values() for file in source.files}
     plan = {
-        "facts": facts,
-        "shard_tokens": shards_on_disk.SHARD_TOKENS,
+        "config": config,
         "tokenizers": package_versions()["tokenizers"],
         "tokenizer": {file.name: file_hash(file) for file in sorted(tokenizer.glob("tokenizer*"))},
         "sources": {
@@ -123,75 +127,65 @@ def _work_folder(path: Path, facts: str, tokenizer: Path, sources: dict[Split, d
         # Hashes would take as long as reading does; make goes by time and size too.
         "files": {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)},
     }
-    text = json.dumps(plan, indent=2) + "\n"
-    told = folder / "plan.json"
-    if told.is_file() and told.read_text(encoding="utf-8") == text:
-        for unfinished in folder.glob(".*.partial"):
-            unfinished.unlink()
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    write_text(told, text)
-    return folder
+    text, file = json.dumps(plan, indent=2) + "\n", work / "plan.json"
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        shutil.rmtree(work, ignore_errors=True)
+        write_text(file, text)
 
 
-@dataclass
-class _Made:
-    """A split in shards: their files, the hash of all its tokens, and the counts of each domain."""
+def _make_split(
+    corpus: str, definition: TextCorpus, split: Split, sources: dict[str, Source], work: Path, tokenizer: Any,
+    processes: int,
+) -> tuple[Dataset, dict[str, dict[str, Any]]]:  # fmt: skip
+    """The documents of a split, and the counts of each domain; what is finished in `work` is not made again."""
+    from datasets import Dataset, concatenate_datasets
 
-    files: list[Path]
-    hash: str
-    report: dict[str, dict[str, Any]]
+    made: list[Dataset] = []
+    report: dict[str, dict[str, Any]] = {}
+    limits = definition.max_documents.get(split), definition.max_characters
+    vocabulary = max(tokenizer.get_vocab().values(), default=-1) + 1
+    for number, (name, source) in enumerate(sources.items()):
+        record, label = work / f"{split}-{number}.json", f"corpus {corpus}: {split} {name}"
+        try:
+            found = read_json(record, "tokenised")
+            check_outputs(record)
+            say(f"{label}: finished before")
+        except ArtifactError:
+            documents = Documents(source, name, definition.domains[name], *limits, vocabulary)
+            found = tokenise(documents, record, tokenizer, processes, label)
+        made += [Dataset.from_file(str(work / file)).select_columns(COLUMNS) for file in found["files"]]
+        report[name] = {**found["counts"], "source": source.record()}
+    count, tokens = (sum(counts[key] for counts in report.values()) for key in ("documents", "tokens"))
+    if not count:
+        origin = ", ".join(map(str, sources.values())) or "no domain names a source for it"
+        raise DataError(f"corpus '{corpus}': split '{split}' has no documents ({origin})")
+    say(f"corpus {corpus}: {split}: {count} documents, {tokens} tokens")
+    return concatenate_datasets(made), report
 
 
-@dataclass
-class _Maker:
-    """Makes the shards of a corpus in the folder `work`, or goes on with them."""
+def token_hash(documents: Dataset) -> str:
+    """SHA-256 of documents: of each its length and then its tokens, little-endian, so that boundaries count too."""
+    digest = hashlib.sha256()
+    for table in documents.select_columns("input_ids").with_format("arrow").iter(DOCUMENTS_AT_ONCE):
+        for ids in table["input_ids"]:
+            digest.update(len(ids).to_bytes(8, "little") + ids.values.to_numpy().astype("<i4").tobytes())
+    return digest.hexdigest()
 
-    corpus: str
-    definition: TextCorpus
-    work: Path
-    tokenization: Tokenization
 
-    def split(self, split: Split, sources: dict[str, Source]) -> _Made:
-        made = _Made([], "", {})
-        digest: Any = hashlib.sha256()
-        for number, (domain, source) in enumerate(sources.items()):
-            shards = Shards(self.work, f"{split}-{number}", digest)
-            shards.resume()
-            if shards.files:
-                say(f"corpus {self.corpus}: {split} {domain}: goes on after {len(shards.files)} finished shards")
-            if not shards.complete:
-                self._write(shards, split, domain, source)
-            digest = shards.digest
-            made.files += shards.files
-            empty = shards.rows - shards.counts.documents
-            made.report[domain] = asdict(shards.counts) | {"empty_documents": empty, "source": source.record()}
-        made.hash = digest.hexdigest()
-        documents, tokens = (sum(report[key] for report in made.report.values()) for key in ("documents", "tokens"))
-        if not documents:
-            origin = ", ".join(map(str, sources.values())) or "no domain names a source for it"
-            raise DataError(f"corpus '{self.corpus}': split '{split}' has no documents ({origin})")
-        say(f"corpus {self.corpus}: {split}: {documents} documents, {tokens} tokens")
-        return made
+@contextlib.contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """Bars and log lines of `datasets` off: a log file needs one kind of progress line, and errors are raised."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
-    def _write(self, shards: Shards, split: Split, domain: str, source: Source) -> None:
-        settings, limit = self.definition.domains[domain], self.definition.max_documents.get(split)
-        left = None if limit is None else limit - shards.counts.documents
-        reader = self._reader(domain, settings, source, shards.rows, left)
-        count = source.count()
-        total = None if count is None else min(count - shards.rows, count if left is None else left)
-        documents = iter(reader) if isinstance(reader, IdReader) else reader.tokenised(self.tokenization)
-        told = track(documents, f"{self.corpus} {split} {domain}", total, "documents")
-        shards.write(told, rows=lambda: reader.rows)
-
-    def _reader(
-        self, domain: str, settings: TextDomain, source: Source, start: int, limit: int | None
-    ) -> IdReader | TextReader:
-        if settings.tokens_column is None:
-            column = "text" if source.is_text else settings.text_column
-            return TextReader(source, domain, column, start, limit, self.definition.max_characters)
-        vocabulary = vocabulary_size(self.tokenization.tokenizer)
-        return IdReader(source, domain, settings.tokens_column, start, limit, vocabulary)
+    disabled, level = are_progress_bars_disabled(), logging.get_verbosity()
+    disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if not disabled:
+            enable_progress_bars()
 
 
 # ------------------------------------------------------------------------------------------------- the folder on disk
@@ -207,7 +201,7 @@ def load_corpus(path: str | Path, split: str) -> Dataset:
     if not names.is_file():
         raise ArtifactError(f"{path}: holds no corpus (dataset_dict.json is missing); the stage 'prepare' has not run")
     check_outputs(path / PROVENANCE, [names.name, f"{split}/*"])
-    mend = "the corpus is truncated or damaged. Delete the folder and run again."
+    remedy = "the corpus is truncated or damaged. Delete the folder and run again."
     try:
         splits = json.loads(names.read_text(encoding="utf-8"))["splits"]
         if split not in splits:
@@ -216,8 +210,8 @@ def load_corpus(path: str | Path, split: str) -> Dataset:
         # Offsets and texts, not the tokens: a list that ends outside of the file would crash the process.
         dataset.data.validate(full=True)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, pyarrow.ArrowException) as error:
-        raise ArtifactError(f"{path}: {mend} ({type(error).__name__}: {str(error)[:200]})") from None
-    missing = [column for column in corpus_features() if column not in dataset.column_names]
+        raise ArtifactError(f"{path}: {remedy} ({type(error).__name__}: {str(error)[:200]})") from None
+    missing = [column for column in COLUMNS if column not in dataset.column_names]
     if missing:
-        raise ArtifactError(f"{path}: split '{split}' lacks the column {', '.join(missing)}; {mend}")
+        raise ArtifactError(f"{path}: split '{split}' lacks the column {', '.join(missing)}; {remedy}")
     return dataset

@@ -1,8 +1,4 @@
-"""The documents of a source: texts, or the token ids of a pre-tokenised set, checked row by row.
-
-Both readers count the rows that they have read in `rows`, start at any row and end after `limit` documents. Documents
-of nothing but whitespace, and rows without tokens, are left out: they are the rows that gave no document.
-"""
+"""The documents of a source: texts, or the token ids of a pre-tokenised set, checked row by row."""
 
 from __future__ import annotations
 
@@ -11,142 +7,86 @@ from typing import Any
 
 import numpy as np
 
-from synopsis.data.shards import Tokenised
-from synopsis.data.sources import Row, Source
-from synopsis.data.tokenization import Document, Tokenization
+from synopsis.config.data import TextDomain
+from synopsis.data.row_files import Row
+from synopsis.data.sources import Source
 from synopsis.errors import DataError
 
 MASK = "attention_mask"
 
 
-class _Reader:
-    """Rows of `source` from row `start` on, for at most `limit` documents."""
+class Documents:
+    """The documents of `source`, at most `limit`, cut after `max_characters`; ids must be below `vocabulary`.
 
-    def __init__(self, source: Source, domain: str, column: str, start: int, limit: int | None):
-        self.source, self.domain, self.column = source, domain, column
-        self.rows, self.limit = start, limit
-
-    def _chosen(self, columns: list[str]) -> Iterator[Row]:
-        for row in self.source.rows(columns, start=self.rows) if self.limit != 0 else ():
-            self.rows += 1
-            yield row
-
-    def _name(self, row: Row) -> str:
-        return str(row.get("id") or f"{self.domain}-{self.source.split}-{self.rows - 1}")
-
-    def _fault(self, found: str, expected: str) -> DataError:
-        return DataError(f"{self.source}: row {self.rows - 1}: found {found}; expected {expected}")
-
-    def _more(self) -> bool:
-        """Count a document; whether another one is wanted."""
-        if self.limit is not None:
-            self.limit -= 1
-        return self.limit != 0
-
-
-class TextReader(_Reader):
-    """Texts of a column, cut after `max_characters`."""
-
-    def __init__(
-        self,
-        source: Source,
-        domain: str,
-        column: str,
-        start: int = 0,
-        limit: int | None = None,
-        max_characters: int | None = None,
-    ):
-        super().__init__(source, domain, column, start, limit)
-        self.max_characters = max_characters
-
-    def __iter__(self) -> Iterator[Document]:
-        for row in self._chosen([self.column, "id"]):
-            text = row.get(self.column)
-            if not isinstance(text, str):
-                found = _described(text) if self.column in row else f"only {', '.join(row)}"
-                raise self._fault(found, f"text in the column '{self.column}'{_hint(text)}")
-            whole = len(text)
-            text = text[: self.max_characters]
-            if text.strip():
-                yield Document(self.rows, self._name(row), text, cut_characters=whole - len(text))
-                if not self._more():
-                    return
-
-    def tokenised(self, tokenization: Tokenization) -> Iterator[Tokenised]:
-        for document, ids in tokenization(self):
-            size = len(document.text.encode("utf-8"))
-            yield Tokenised(ids, self.domain, size, document.id, document.rows, document.cut_characters)
-
-
-class IdReader(_Reader):
-    """Token ids of a column of a pre-tokenised set, all below `vocabulary`.
-
-    Tokens at which a column `attention_mask` is 0 are padding: they are left out and counted.
+    A document is a dict of `domain`, `id`, `bytes`, `cut_characters`, `padding_tokens` (at which a column
+    `attention_mask` is 0, left out), and of `text`, or of `input_ids` where the domain has a `tokens_column`.
+    Documents of nothing but whitespace and rows without tokens are left out. `rows` counts the rows that were read.
     """
 
     def __init__(
-        self,
-        source: Source,
-        domain: str,
-        column: str,
-        start: int = 0,
-        limit: int | None = None,
-        vocabulary: int = 2**31,
-    ):
-        super().__init__(source, domain, column, start, limit)
-        self.vocabulary = vocabulary
-        if source.is_text:
+        self, source: Source, name: str, domain: TextDomain, limit: int | None, max_characters: int | None,
+        vocabulary: int,
+    ):  # fmt: skip
+        self.source, self.name, self.of_text = source, name, domain.tokens_column is None
+        if source.is_text and not self.of_text:
             raise DataError(f"{source}: a text file has no column of token ids; expected none of 'tokens_column'")
+        self.column = domain.tokens_column or ("text" if source.is_text else domain.text_column)
+        self.limit, self.max_characters, self.vocabulary = limit, max_characters, vocabulary
+        self.rows = 0
 
-    def __iter__(self) -> Iterator[Tokenised]:
-        for row in self._chosen([self.column, MASK, "id"]):
-            ids = self._checked(row)
-            kept = self._without_padding(ids, row.get(MASK))
-            if len(kept):
-                padding = len(ids) - len(kept)
-                yield Tokenised(kept, self.domain, None, self._name(row), self.rows, padding_tokens=padding)
-                if not self._more():
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        made = 0
+        for row in self.source.rows([self.column, MASK, "id"]):
+            self.rows += 1
+            document = self._text(row) if self.of_text else self._ids(row)
+            if document is not None:
+                name = str(row.get("id") or f"{self.name}-{self.source.split}-{self.rows - 1}")
+                yield {"domain": self.name, "id": name, "cut_characters": 0, "padding_tokens": 0, **document}
+                made += 1
+                if made == self.limit:
                     return
 
-    def _checked(self, row: Row) -> np.ndarray:
-        value = row.get(self.column)
-        if self.column not in row:
-            raise self._fault(f"only {', '.join(row)}", f"token ids in the column '{self.column}'")
-        ids = _whole_numbers(value)
+    def _text(self, row: Row) -> dict[str, Any] | None:
+        whole = row.get(self.column)
+        if not isinstance(whole, str):
+            hint = " (a column of token ids is named by 'tokens_column')"
+            expected = f"text in the column '{self.column}'{hint if isinstance(whole, list | np.ndarray) else ''}"
+            raise self._fault(row, whole, expected)
+        text = whole[: self.max_characters]
+        size = len(text.encode("utf-8"))
+        return {"text": text, "bytes": size, "cut_characters": len(whole) - len(text)} if text.strip() else None
+
+    def _ids(self, row: Row) -> dict[str, Any] | None:
+        ids = _whole_numbers(row.get(self.column))
         if ids is None:
-            raise self._fault(_described(value), f"a list of token ids in the column '{self.column}'")
+            raise self._fault(row, row.get(self.column), f"a list of token ids in the column '{self.column}'")
         wrong = np.flatnonzero((ids < 0) | (ids >= self.vocabulary))
         if len(wrong):
-            found = f"id {ids[wrong[0]]} at token {wrong[0]} of the column '{self.column}'"
-            raise self._fault(found, f"ids from 0 to {self.vocabulary - 1}, those of the tokenizer")
-        return ids.astype(np.int32)
+            found = f"found id {ids[wrong[0]]} at token {wrong[0]} of the column '{self.column}'"
+            expected = f"ids from 0 to {self.vocabulary - 1}, those of the tokenizer"
+            raise DataError(f"{self.source}: row {self.rows - 1}: {found}; expected {expected}")
+        kept = ids.astype(np.int32)
+        if row.get(MASK) is not None:
+            mask = _whole_numbers(row[MASK])
+            if mask is None or mask.shape != ids.shape or ((mask != 0) & (mask != 1)).any():
+                raise self._fault(row, row[MASK], f"a 0 or 1 for each of the {len(ids)} tokens", f" as {MASK}")
+            kept = kept[mask == 1]
+        return {"input_ids": kept, "bytes": None, "padding_tokens": len(ids) - len(kept)} if len(kept) else None
 
-    def _without_padding(self, ids: np.ndarray, mask: Any) -> np.ndarray:
-        if mask is None:
-            return ids
-        kept = _whole_numbers(mask)
-        if kept is None or kept.shape != ids.shape or ((kept != 0) & (kept != 1)).any():
-            raise self._fault(f"{_described(mask)} as {MASK}", f"a 0 or 1 for each of the {len(ids)} tokens")
-        return ids[kept == 1]
+    def _fault(self, row: Row, value: Any, expected: str, role: str = "") -> DataError:
+        found = f"only {', '.join(row)}"
+        if self.column in row:
+            found = repr(value.tolist() if isinstance(value, np.ndarray) else value)
+            found = (found if len(found) <= 60 else f"{found[:57]}...") + role
+        return DataError(f"{self.source}: row {self.rows - 1}: found {found}; expected {expected}")
 
 
 def _whole_numbers(value: Any) -> np.ndarray | None:
     """The array of a list of whole numbers; None for anything else."""
-    if not isinstance(value, (list, np.ndarray)):
+    if not isinstance(value, list | np.ndarray):
         return None
-    if not len(value):
-        return np.empty(0, dtype=np.int64)
     try:
-        array = np.asarray(value)
+        array = np.asarray(value, dtype=None if len(value) else np.int64)
     except ValueError:  # lists of unequal length
         return None
     return array if array.ndim == 1 and array.dtype.kind in "iu" else None
-
-
-def _described(value: Any) -> str:
-    text = repr(value.tolist() if isinstance(value, np.ndarray) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _hint(value: Any) -> str:
-    return " (a column of token ids is named by 'tokens_column')" if isinstance(value, (list, np.ndarray)) else ""

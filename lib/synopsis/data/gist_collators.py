@@ -10,17 +10,15 @@ There are two ways from text to ids, `tokenization=`:
 - "clean", the default: each part (instruction, input, output) is tokenised once by the tokenizer as it is, and the
   gist ids are put between the parts as ids, so that a text has the same ids with and without gist tokens before it.
   Gist tokens are never cut off, only "human" rows get the human lengths, and a text that was cut has no end token.
-- "published": the ids of the published collators under transformers 4.28.1, quirks included, for who repeats or
-  continues a published run. The gist token is text ("<GIST> <GIST>" for decoders, "<GIST><GIST>" for T5) and takes or
-  leaves the white space around it as the tokenizers of 2023 did (`published_tokenization`). One "human" row gives the
-  whole batch the human lengths. Decoders: a row whose prompt and output have other ids when tokenised in one piece is
-  left out (check_correctness). T5: the source is tokenised, decoded and tokenised again, and then cut where its length
-  ends, even before the gist tokens.
+- "published": the ids of the published collators under transformers 4.28.1, quirks included, to repeat or continue a
+  published run. The gist token is text and takes or leaves the white space around it as the tokenizers of 2023 did
+  (`published_tokenization`). One "human" row gives the whole batch the human lengths. Decoders: a row whose prompt and
+  output have other ids when tokenised in one piece is left out (check_correctness). T5: the source is tokenised,
+  decoded and tokenised again, and then cut where its length ends, even before the gist tokens.
 
-Arguments have the published names and values. Models here make their masks from the gist ids; masks=True adds the
-published attention_mask_gist, three-dimensional attention_mask and cross_attention_mask. With "published" they come
-exactly as published: the attention masks of a decoder hold the *padding id* at padding, and neg_control's cross mask
-is 1 there. With "clean", and whenever masks=False, a mask is 1 at tokens and 0 at padding.
+Arguments have the published names and values. Models here make their masks from the gist ids; with "published",
+masks=True adds the published masks exactly: a decoder's attention masks hold the *padding id* at padding, and
+neg_control's cross mask is 1 there. Otherwise a mask is 1 at tokens and 0 at padding.
 """
 
 from __future__ import annotations
@@ -33,10 +31,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from synopsis.compressors.masks import CONDITIONS
+from synopsis.compressors.masks import CONDITIONS, gist_span, seen
 from synopsis.data.prompts import GIST_TOKEN, gist_prompt, instruction_part
 from synopsis.data.published_tokenization import FastPublishedText, PublishedText, SlowPublishedText
-from synopsis.data.sequences import IGNORED, begins_with_bos, encode, gist_prompt_ids
+from synopsis.data.sequences import IGNORED, begins_with_bos, encode, gist_prompt_ids, padded
 from synopsis.errors import DataError, InputError
 
 TOKENIZATIONS = ("clean", "published")
@@ -59,21 +57,15 @@ class Texts(NamedTuple):
 def published_mask(input_ids: Tensor, gist_token: int, condition: str) -> Tensor:
     """The published gist mask, (batch, 1, length, length) of 0 and 1, without causality and padding.
 
-    Positions up to the last gist token see all up to it; later ones see from the first gist token on (gist) or what
-    comes after the last one (neg_control). Without a gist token, and under pos_control, all see all. Gist tokens that
-    stand apart are taken as they come.
+    Positions up to the last gist token see nothing after it; of a decoder causality would hide that too. Gist tokens
+    that stand apart are taken as they come.
     """
-    up_to_last, from_first = _spans(input_ids, gist_token)
-    later = from_first if condition == "gist" else ~up_to_last
-    allowed = torch.where(up_to_last[:, :, None], up_to_last[:, None, :], later[:, None, :])  # (B, T, T)
-    unrestricted = ~up_to_last.any(-1) if condition != "pos_control" else torch.ones_like(up_to_last[:, 0])
-    return (allowed | unrestricted[:, None, None])[:, None].long()
-
-
-def _spans(input_ids: Tensor, gist_token: int) -> tuple[Tensor, Tensor]:
-    """(batch, length) each: where a position is not after the last gist token, and where it is not before the first."""
-    is_gist = (input_ids == gist_token).long()
-    return is_gist.flip(-1).cumsum(-1).flip(-1) > 0, is_gist.cumsum(-1) > 0
+    if condition == "pos_control":
+        return seen(input_ids, gist_token, condition).long()
+    _, last = gist_span(input_ids, gist_token, together=False)
+    after = torch.arange(input_ids.shape[1]) > last[:, None]  # (B, T)
+    later = after[:, None, :, None] | ~after[:, None, None, :]
+    return (seen(input_ids, gist_token, condition, together=False) & later).long()
 
 
 # --------------------------------------------------------------------------------------------------------- collators
@@ -102,6 +94,8 @@ class _Collator:
         for name, allowed in (("tokenization", TOKENIZATIONS), ("gist_condition", CONDITIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        if self.masks and self.tokenization == "clean":
+            raise ValueError("masks belong to tokenization='published': models make theirs from the gist ids")
         if self.num_gist_tokens < 1:
             raise ValueError(f"num_gist_tokens {self.num_gist_tokens}; expected 1 or more")
         self.published = self.tokenization == "published"
@@ -184,22 +178,18 @@ class GistCollator(_Collator):
     def _batch(self, examples: Sequence[tuple[list[int], list[int], int]]) -> dict[str, Tensor]:
         whole = [(prompt + output)[:limit] for prompt, output, limit in examples]
         labels = [([IGNORED] * len(prompt) + output)[:limit] for prompt, output, limit in examples]
-        batch = self._ids_and_mask("", whole) | {"labels": _padded(labels, IGNORED, left=True)}
+        batch = self._ids_and_mask("", whole) | {"labels": padded(labels, IGNORED, "left")}
         if self.published:
             batch |= self._ids_and_mask("prompt_", [prompt for prompt, _, _ in examples])
             batch |= self._ids_and_mask("completion_", [output for _, output, _ in examples])
-        if self.masks:
-            for part in ("", "prompt_") if self.published else ("",):
-                mask = published_mask(batch[f"{part}input_ids"], self.gist_token, self.gist_condition)
-                if not self.published:
-                    mask = mask * batch["attention_mask"][:, None, None, :]
-                batch[f"{part}attention_mask_gist"] = mask
+        for part in ("", "prompt_") if self.masks else ():
+            ids = batch[f"{part}input_ids"]
+            batch[f"{part}attention_mask_gist"] = published_mask(ids, self.gist_token, self.gist_condition)
         return batch
 
     def _ids_and_mask(self, part: str, ids: Sequence[list[int]]) -> dict[str, Tensor]:
-        filler = self.pad if self.published and self.masks else 0
-        mask = _padded([[1] * len(row) for row in ids], filler, left=True)
-        return {f"{part}input_ids": _padded(ids, self.pad, left=True), f"{part}attention_mask": mask}
+        mask = padded([[1] * len(row) for row in ids], self.pad if self.masks else 0, "left")
+        return {f"{part}input_ids": padded(ids, self.pad, "left"), f"{part}attention_mask": mask}
 
 
 @dataclass
@@ -268,10 +258,14 @@ class GistSeq2SeqCollator(_Collator):
         return [*kept, *gist, *rest, self.end], target[:target_limit], whole
 
     def _batch(self, examples: Sequence[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
-        multiple = self.pad_to_multiple_of
-        ids = _padded([source for source, _ in examples], self.pad, multiple=multiple)
-        real = _padded([[1] * len(source) for source, _ in examples], 0, multiple=multiple)
-        labels = _padded([target for _, target in examples], IGNORED, multiple=multiple)
+        ids, real, labels = (
+            padded(rows, filler, multiple=self.pad_to_multiple_of)
+            for rows, filler in (
+                ([source for source, _ in examples], self.pad),
+                ([[1] * len(source) for source, _ in examples], 0),
+                ([target for _, target in examples], IGNORED),
+            )
+        )
         batch = {"input_ids": ids, "attention_mask": real, "labels": labels}
         if self.decoder_start_token_id is not None:
             start = torch.full_like(labels[:, :1], self.decoder_start_token_id)
@@ -284,25 +278,19 @@ class GistSeq2SeqCollator(_Collator):
     def _masks(self, ids: Tensor, real: Tensor) -> dict[str, Tensor]:
         if self.gist_condition == "pos_control" or not self.add_gist_token:
             return {"attention_mask": real, "cross_attention_mask": real}
-        up_to_last, from_first = _spans(ids, self.gist_token)
-        shown = from_first if self.gist_condition == "gist" else ~up_to_last
-        # The published code knows padding by its id, and forgets it in the cross mask of neg_control.
-        kept = ids != self.pad if self.published else real.bool()
+        # The published code knows padding by its id, forgets it in the cross mask of neg_control, and hides all of a
+        # source that was cut before its gist tokens.
+        kept = ids != self.pad
         mask = published_mask(ids, self.gist_token, self.gist_condition)[:, 0] * kept[:, None, :]
-        cross = shown if self.published and self.gist_condition == "neg_control" else shown & kept
+        cross = seen(ids, self.gist_token, self.gist_condition, together=False)[:, 0, -1]
+        if self.gist_condition == "gist":
+            cross = cross & kept & (ids == self.gist_token).any(-1, keepdim=True)
         return {"attention_mask": mask, "cross_attention_mask": cross.long()}
 
 
 def _rest(row: Texts) -> str:
     """What T5 reads after the gist tokens."""
     return f"\nInput: {row.input}" if row.input else ""
-
-
-def _padded(rows: Sequence[list[int]], filler: int, left: bool = False, multiple: int = 1) -> Tensor:
-    """(batch, length): rows of unequal length, filled up to the longest, rounded up to a multiple."""
-    width = -(-max(map(len, rows)) // multiple) * multiple
-    fill = [[filler] * (width - len(row)) for row in rows]
-    return torch.tensor([more + row if left else row + more for row, more in zip(rows, fill, strict=True)])
 
 
 def _texts(rows: Iterable[Mapping[str, Any]]) -> list[Texts]:

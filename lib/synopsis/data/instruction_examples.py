@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from synopsis.compressors.section import Compressor
 from synopsis.data.gist_collators import GistCollator, GistSeq2SeqCollator
-from synopsis.data.sequences import IGNORED
+from synopsis.data.sequences import collate_padded
 from synopsis.errors import DataError
 
 KEYS = ("input_ids", "labels")
@@ -61,7 +60,7 @@ class InstructionExamples(Dataset[dict[str, Any]]):
         return self.names[index]
 
     def record(self) -> dict[str, int]:
-        """What provenance tells of the examples."""
+        """What provenance says of the examples."""
         return {"sequences": len(self), "dropped": self.dropped, "truncated": self.truncated}
 
     @property
@@ -82,40 +81,23 @@ def gist_collator(
     """
     training = subject.training
     longest, target = training.max_length, training.max_target_length
-    if keep_all and not seq2seq:
-        longest = sys.maxsize
-    if seq2seq:
-        return GistSeq2SeqCollator(
-            tokenizer,
-            num_gist_tokens=subject.gist_tokens,
-            gist_condition=subject.condition,
-            tokenization=training.tokenization,
-            max_source_length=longest,
-            max_target_length=target,
-            max_source_length_human=max(longest, HUMAN_LENGTH_SEQ2SEQ),
-            max_target_length_human=max(target, HUMAN_LENGTH_SEQ2SEQ),
-        )
-    return GistCollator(
-        tokenizer,
-        num_gist_tokens=subject.gist_tokens,
-        gist_condition=subject.condition,
-        tokenization=training.tokenization,
-        max_length=longest,
-        max_length_human=max(longest, HUMAN_LENGTH),
-        check_correctness=not keep_all,
-    )
-
-
-def collate_seq2seq(examples: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
-    """Sources and targets of unequal length for an encoder-decoder, padded on the right; padded labels are ignored."""
-    sources = [example["input_ids"] for example in examples]
-    return {
-        "input_ids": _padded(sources, pad),
-        "attention_mask": _padded([[1] * len(source) for source in sources], 0),
-        "labels": _padded([example["labels"] for example in examples], IGNORED),
+    common: dict[str, Any] = {
+        "num_gist_tokens": subject.gist_tokens,
+        "gist_condition": subject.condition,
+        "tokenization": training.tokenization,
     }
+    if seq2seq:
+        lengths = {
+            "max_source_length": longest,
+            "max_target_length": target,
+            "max_source_length_human": max(longest, HUMAN_LENGTH_SEQ2SEQ),
+            "max_target_length_human": max(target, HUMAN_LENGTH_SEQ2SEQ),
+        }
+        return GistSeq2SeqCollator(tokenizer, **common, **lengths)
+    longest = sys.maxsize if keep_all else longest
+    human = max(longest, HUMAN_LENGTH)
+    return GistCollator(tokenizer, **common, max_length=longest, max_length_human=human, check_correctness=not keep_all)
 
 
-def _padded(rows: Sequence[list[int]], filler: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+collate_seq2seq = partial(collate_padded, side="right")
+"""Sources and targets for an encoder-decoder."""

@@ -28,23 +28,30 @@ IGNORED = -100
 class _Sequences(Dataset[dict[str, Tensor]]):
     """Sequences of `length` tokens, laid over documents in their order: a data set whose length and order are fixed.
 
-    `unused_tokens`: of the remainders that are too short for a sequence; nothing else is left out.
+    `documents`: a prepared corpus split (column input_ids). `unused_tokens`: of the remainders that are too short for
+    a sequence; nothing else is left out.
     """
 
     crosses_documents: bool
+    ends: np.ndarray
+    count: int
+    unused_tokens: int
 
     def __init__(self, documents: Any, length: int):
         self.sizes = document_lengths(documents)
         self.length = length
         # Slices of Arrow columns: a row as a list would be all of a long document, one Python number a token.
         self.documents = documents.with_format("arrow", columns=["input_ids"])
-        self.count = self.unused_tokens = 0
 
     def __len__(self) -> int:
         return self.count
 
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        tokens = torch.from_numpy(self._ids(range(self.count)[index]).astype(np.int64))
+        return {"input_ids": tokens, "labels": tokens}
+
     def record(self) -> dict[str, Any]:
-        """What provenance tells of the sequences, above all whether they cross document boundaries."""
+        """What provenance says of the sequences, above all whether they cross document boundaries."""
         return {
             "sequences": self.count,
             "sequence_length": self.length,
@@ -52,14 +59,21 @@ class _Sequences(Dataset[dict[str, Tensor]]):
             "crosses_documents": self.crosses_documents,
         }
 
+    def _ids(self, index: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def _before(self, document: int) -> int:
+        """What ends before a document begins: sequences, or tokens where documents are packed."""
+        return int(self.ends[document - 1]) if document else 0
+
     def _tokens(self, document: int, start: int, end: int) -> np.ndarray:
         return self.documents[document : document + 1]["input_ids"][0].values[start:end].to_numpy()
 
 
 class DocumentSequences(_Sequences):
-    """Sequences of `length` tokens, none across two documents; the remainder of each document is counted, not read.
+    """None across two documents; the remainder of each document is counted, not read.
 
-    `documents`: a prepared corpus split (column input_ids). DataError when no document is as long as one sequence.
+    DataError when no document is as long as one sequence.
     """
 
     crosses_documents = False
@@ -74,15 +88,14 @@ class DocumentSequences(_Sequences):
                 f"no document holds a sequence of {length} tokens (the longest of {len(self.sizes)} has {longest})"
             )
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        index = range(self.count)[index]
+    def _ids(self, index: int) -> np.ndarray:
         document = int(np.searchsorted(self.ends, index, side="right"))
-        start = (index - (int(self.ends[document - 1]) if document else 0)) * self.length
-        return _example(self._tokens(document, start, start + self.length))
+        start = (index - self._before(document)) * self.length
+        return self._tokens(document, start, start + self.length)
 
 
 class PackedSequences(_Sequences):
-    """Sequences of `length` tokens out of all documents end to end: they cross document boundaries."""
+    """Out of all documents end to end: sequences cross document boundaries."""
 
     crosses_documents = True
 
@@ -94,20 +107,11 @@ class PackedSequences(_Sequences):
         if not self.count:
             raise DataError(f"the documents hold {total} tokens; one sequence needs {length}")
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        index = range(self.count)[index]
+    def _ids(self, index: int) -> np.ndarray:
         begin, end = index * self.length, (index + 1) * self.length
         first, last = np.searchsorted(self.ends, [begin, end - 1], side="right")
-        parts = []
-        for document in range(int(first), int(last) + 1):
-            offset = int(self.ends[document - 1]) if document else 0
-            parts.append(self._tokens(document, max(begin - offset, 0), end - offset))
-        return _example(np.concatenate(parts))
-
-
-def _example(ids: np.ndarray) -> dict[str, Tensor]:
-    tokens = torch.from_numpy(ids.astype(np.int64))
-    return {"input_ids": tokens, "labels": tokens}
+        starts = {document: self._before(document) for document in range(int(first), int(last) + 1)}
+        return np.concatenate([self._tokens(d, max(begin - start, 0), end - start) for d, start in starts.items()])
 
 
 class WeightedSequences(Dataset[dict[str, Tensor]]):
@@ -138,7 +142,7 @@ class WeightedSequences(Dataset[dict[str, Tensor]]):
         return sequences[place if rounds < whole else place * len(sequences) // more]
 
     def record(self) -> dict[str, Any]:
-        """What provenance tells of the sequences, of all and by domain."""
+        """What provenance says of the sequences, of all and by domain."""
         of_domain = {
             name: {**sequences.record(), "weight": self.weights[name], "draws_an_epoch": draws}
             for (name, sequences), draws in zip(self.domains.items(), self.draws, strict=True)
@@ -227,17 +231,20 @@ def collate_padded(examples: Sequence[dict[str, Any]], pad: int, side: str = "le
 
     Published AutoCompressors pad documents on the right, with the beginning-of-text token.
     """
-    width = max(len(example["input_ids"]) for example in examples)
-
-    def padded(values: Sequence[int], filler: int) -> list[int]:
-        fill = [filler] * (width - len(values))
-        return [*fill, *values] if side == "left" else [*values, *fill]
-
+    masks = [[1] * len(example["input_ids"]) for example in examples]
     return {
-        "input_ids": torch.tensor([padded(example["input_ids"], pad) for example in examples]),
-        "attention_mask": torch.tensor([padded([1] * len(example["input_ids"]), 0) for example in examples]),
-        "labels": torch.tensor([padded(example["labels"], IGNORED) for example in examples]),
+        "input_ids": padded([example["input_ids"] for example in examples], pad, side),
+        "attention_mask": padded(masks, 0, side),
+        "labels": padded([example["labels"] for example in examples], IGNORED, side),
     }
+
+
+def padded(rows: Sequence[Sequence[int]], filler: int, side: str = "right", multiple: int = 1) -> Tensor:
+    """(rows, length): rows of unequal length, filled up on one side to the longest, rounded up to a multiple."""
+    width = -(-max(map(len, rows)) // multiple) * multiple
+    fill = [[filler] * (width - len(row)) for row in rows]
+    left = side == "left"
+    return torch.tensor([[*more, *row] if left else [*row, *more] for row, more in zip(rows, fill, strict=True)])
 
 
 def collate_equal(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -16,11 +16,12 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from synopsis.config.experiment import Experiment
-from synopsis.data.row_files import ROWS_AT_ONCE, Row, count_rows, is_text, read_rows, rows_of
+from synopsis.data.row_files import Row, is_text, read_rows, streamed_rows
 from synopsis.errors import DataError
 
 MIRROR_VARIABLE = "SYNOPSIS_DATA"
@@ -70,34 +71,6 @@ def hub_revision(kind: Literal["dataset", "model"], name: str, wanted: str, reme
     raise FetchError(f"cannot fetch {wanted}: {reason}. {remedy}")
 
 
-def hub_rows(
-    dataset: str,
-    config: str | None,
-    split: str,
-    remedy: str,
-    revision: str | None = None,
-    columns: Sequence[str] | None = None,
-    start: int = 0,
-) -> Iterator[Row]:
-    """Stream the rows of a hub data set from row `start` on, of `columns` those that it has.
-
-    Lists of whole numbers come as numpy arrays. FetchError says what was to be fetched and, by `remedy`, what to do.
-    """
-    wanted = describe_hub(dataset, config, split)
-    revision = revision or hub_revision("dataset", dataset, wanted, remedy)
-    from datasets import load_dataset
-
-    try:
-        stream = load_dataset(dataset, config, split=split, revision=revision, streaming=True)
-        chosen = [name for name in stream.column_names or () if columns is None or name in columns]
-        if chosen:
-            stream = stream.select_columns(chosen)
-        for table in (stream.skip(start) if start else stream).with_format("arrow").iter(ROWS_AT_ONCE):
-            yield from rows_of(table)
-    except Exception as error:  # unknown configurations and splits, unreadable formats, a network that breaks off
-        raise FetchError(f"cannot fetch {wanted}: {_short(error)}. {remedy}") from error
-
-
 def describe_hub(dataset: str, config: str | None, split: str) -> str:
     return f"hub data set '{dataset}'{f', configuration {config!r}' if config else ''}, split '{split}'"
 
@@ -133,36 +106,22 @@ class Source:
 
     @property
     def is_text(self) -> bool:
-        """Whether the files are documents without columns; DataError when only some are."""
-        kinds = {is_text(file) for file in self.files}
-        if len(kinds) > 1:
-            raise DataError(f"{self}: text files beside files with rows; expected one kind")
-        return kinds == {True}
+        """Whether each file is one document, without columns."""
+        return bool(self.files) and all(map(is_text, self.files))
 
-    def rows(self, columns: Sequence[str] | None = None, start: int = 0) -> Iterator[Row]:
-        """Stream the rows from row `start` on; see `read_rows`."""
-        if not self.files:
-            yield from hub_rows(self.hub or "", self.hub_config, self.split, self.remedy, self.revision, columns, start)
-        for file in self.files:
-            size = count_rows(file) if start else None
-            if size is not None and size <= start:
-                start -= size
-                continue
-            skipped = 0
-            for row in read_rows(file, columns, start if size else 0):
-                if size or skipped == start:
-                    yield row
-                else:
-                    skipped += 1
-            start = 0 if size else start - skipped
-
-    def count(self) -> int | None:
-        """How many rows there are, where that can be told without reading them."""
-        counts = [count_rows(file) for file in self.files]
-        return sum(count or 0 for count in counts) if counts and None not in counts else None
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        """Stream the rows; `columns` as of `streamed_rows`. FetchError names what could not be fetched."""
+        if self.files:
+            yield from chain.from_iterable(read_rows(file, columns) for file in self.files)
+            return
+        place: Any = self.hub, self.hub_config
+        try:
+            yield from streamed_rows(*place, split=self.split, revision=self.revision, columns=columns)
+        except Exception as error:  # unknown configurations and splits, unreadable formats, a network that breaks off
+            raise FetchError(f"cannot fetch {self}: {_short(error)}. {self.remedy}") from error
 
     def record(self) -> dict[str, str | None]:
-        """What provenance tells of a source; the hashes of files stand among its inputs."""
+        """What provenance says of a source; the hashes of files stand among its inputs."""
         if self.files:
             return {"file": str(self)}
         return {"hub": self.hub, "hub_config": self.hub_config, "split": self.split, "revision": self.revision}

@@ -15,7 +15,6 @@ from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory,
 from synopsis.config.data import WorldCorpus, WorldInstructions
 from synopsis.config.experiment import Experiment
 from synopsis.data.prompts import input_part, instruction_part
-from synopsis.data.tokenization import load_tokenizer
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
 from synopsis.stages.prepare.section import prepare_fingerprint
@@ -48,6 +47,8 @@ def prepare_world_tokenizer(experiment: Experiment, model: str) -> Path:
 def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Path:
     """Tokenised documents of every split, with the kind of each token (see `synopsis.data.world.KINDS`)."""
     from datasets import Dataset, DatasetDict, Features, List, Value
+
+    from synopsis.compressors.loading import load_tokenizer
 
     settings = experiment.corpora[corpus]
     assert isinstance(settings, WorldCorpus)
