@@ -36,11 +36,11 @@ from synopsis.artifacts import (
 from synopsis.config.data import TextCorpus
 from synopsis.config.experiment import Experiment
 from synopsis.data.documents import Documents
+from synopsis.data.fingerprints import prepare_fingerprint
 from synopsis.data.sources import FetchError, Source, find_source
 from synopsis.data.tokenization import DOCUMENTS_AT_ONCE, available_processes, tokenise
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
-from synopsis.stages.prepare.section import prepare_fingerprint
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -25,10 +25,10 @@ from typing import Any
 from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, check_outputs, file_hash, write_json
 from synopsis.compressors.auto_classes import reason_of
 from synopsis.config.experiment import Experiment, GgufSource, Model
+from synopsis.data.fingerprints import prepare_fingerprint
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
 from synopsis.progress import say
-from synopsis.stages.prepare.section import prepare_fingerprint
 
 ROUND_TRIP = "The quick brown fox, aged 3½, isn't lazy.\n\tdef f(x): return x != 1\n"
 PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--quiet", "--retries", "1", "--timeout", "20")

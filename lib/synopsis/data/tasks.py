@@ -17,10 +17,10 @@ from typing import Any
 from synopsis.artifacts import Layout, Provenance, read_json, write_json
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import Task, fields_of
+from synopsis.data.fingerprints import prepare_fingerprint
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
-from synopsis.stages.prepare.section import prepare_fingerprint
 
 SUBSET = "_subset"
 """In the name of a copy that is only a part of its split: train_subset.jsonl."""

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from synopsis.artifacts import Layout
-from synopsis.config.data import WORLD_VERSION
+from synopsis.data.fingerprints import parts
 from synopsis.stages.record import Jobs
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from synopsis.config.experiment import Experiment
-
-
-def _model_parts(experiment: Experiment, model: str) -> tuple[Any, ...]:
-    return _parts("model", experiment.models, model)
-
-
-def _parts(kind: str, sections: Mapping[str, BaseModel], name: str) -> tuple[Any, ...]:
-    # How often a domain is drawn is the business of training.
-    plain = sections[name].model_dump(mode="json", exclude={"pretraining": True, "domains": {"__all__": {"weight"}}})
-    source = plain.get("source")
-    generated = source == "world" or (isinstance(source, dict) and source.get("world"))
-    return kind, plain, WORLD_VERSION if generated else None
 
 
 def _models(experiment: Experiment, scratch: bool) -> Iterable[dict[str, Any]]:
@@ -41,7 +27,7 @@ MODEL = Jobs(
     wildcards=("model",),
     outputs=lambda layout, model: [layout.model(model)],
     inputs=_nothing,
-    parts=_model_parts,
+    parts=lambda experiment, model: parts(experiment, "model", model),
     grid=lambda experiment: _models(experiment, scratch=False),
     folder=True,
 )
@@ -51,7 +37,7 @@ TOKENIZER = Jobs(
     wildcards=("model",),
     outputs=lambda layout, model: [layout.made_tokenizer(model)],
     inputs=_nothing,
-    parts=lambda experiment, model: ("tokenizer", WORLD_VERSION),
+    parts=lambda experiment, model: parts(experiment, "tokenizer", model),
     grid=lambda experiment: _models(experiment, scratch=True),
     folder=True,
 )
@@ -61,7 +47,7 @@ CORPUS = Jobs(
     wildcards=("corpus", "model"),
     outputs=lambda layout, corpus, model: [layout.corpus(corpus, model)],
     inputs=lambda experiment, corpus, model: [Layout(experiment).tokenizer(model)],
-    parts=lambda experiment, corpus, model: _parts("corpus", experiment.corpora, corpus),
+    parts=lambda experiment, corpus, model: parts(experiment, "corpus", corpus),
     grid=lambda experiment: [
         {"corpus": corpus, "model": model} for corpus in experiment.corpora for model in experiment.models
     ],
@@ -73,7 +59,7 @@ INSTRUCTIONS = Jobs(
     wildcards=("instructions",),
     outputs=lambda layout, instructions: [layout.instructions(instructions)],
     inputs=_nothing,
-    parts=lambda experiment, instructions: _parts("instructions", experiment.instructions, instructions),
+    parts=lambda experiment, instructions: parts(experiment, "instructions", instructions),
     grid=lambda experiment: [{"instructions": name} for name in experiment.instructions],
 )
 TASK = Jobs(
@@ -82,14 +68,8 @@ TASK = Jobs(
     wildcards=("dataset",),
     outputs=lambda layout, dataset: [layout.task(dataset)],
     inputs=_nothing,
-    parts=lambda experiment, dataset: _parts("task", experiment.tasks, dataset),
+    parts=lambda experiment, dataset: parts(experiment, "task", dataset),
     grid=lambda experiment: [{"dataset": name} for name in experiment.tasks],
 )
 PREPARE = {jobs.name: jobs for jobs in (MODEL, TOKENIZER, CORPUS, INSTRUCTIONS, TASK)}
 """Kind -> its jobs."""
-
-
-def prepare_fingerprint(experiment: Experiment, kind: str, name: str) -> str:
-    """Of what a job prepares, whatever the model whose tokenizer it is for."""
-    jobs = PREPARE[kind]
-    return jobs.fingerprint(experiment, **{**dict.fromkeys(jobs.wildcards, ""), jobs.wildcards[0]: name})
