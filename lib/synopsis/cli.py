@@ -122,13 +122,12 @@ def plan(
     included, which is 0.04 and 0.006. Memory leaves out what CUDA and communication need, a few GB.
     """
     experiment = read(config, change)
-    from synopsis.costs.cost_tables import as_json as record
-    from synopsis.costs.cost_tables import as_text
-    from synopsis.costs.run_costs import Machine, named_files, training_costs
+    from synopsis.costs import plan as costs
 
-    machine = Machine(device, processes, mfu)
-    costs = training_costs(experiment, machine, named_files(size or []), config)
-    print(json.dumps(record(experiment, costs, machine)) if as_json else as_text(experiment, costs, machine))
+    machine = costs.Machine(device, processes, mfu)
+    found = costs.training_costs(experiment, machine, costs.named_files(size or []), config)
+    as_text = json.dumps(costs.as_json(experiment, found, machine)) if as_json else None
+    print(as_text or costs.as_text(experiment, found, machine))
 
 
 @app.command(cls=Command)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from synopsis.compressors.section import Subject
 from synopsis.config.training import LanguageModelTraining
 from synopsis.errors import InputError
 from synopsis.training import callbacks, distributed
@@ -93,7 +94,7 @@ def test_utilisation_is_a_share_of_all_devices(processes: int, monkeypatch: pyte
     training = LanguageModelTraining(
         corpus="c", sequence_length=100, steps=1, batch_size=8, learning_rate=1.0, dtype="bfloat16"
     )
-    share = utilisation(config, training, 100)
+    share = utilisation(config, Subject(), training, 100)
     assert share is not None
     weights = 2 * (4 * 64 * 64 + 3 * 64 * 128) + 64 * 1000
     plain = 6 * weights * 100 * 8 / 989e12  # without attention, which is little here
@@ -103,7 +104,7 @@ def test_utilisation_is_a_share_of_all_devices(processes: int, monkeypatch: pyte
 def test_utilisation_is_unknown_on_a_cpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert utilisation(LlamaConfig(), None, 100) is None  # type: ignore[arg-type]
+    assert utilisation(LlamaConfig(), Subject(), None, 100) is None  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------------------------- progress

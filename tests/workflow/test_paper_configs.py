@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, Project
 from synopsis.config.experiment import Experiment, load_experiment
-from synopsis.costs.cost_tables import jobs
-from synopsis.costs.run_costs import Machine, training_costs
+from synopsis.costs.plan import Machine, jobs, training_costs
 
 FOLDER = ROOT / "config" / "paper"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -63,7 +62,7 @@ def test_every_run_has_a_cost_and_every_number_a_source(path: Path) -> None:
     trained = [run for run in experiment.run_names if run in experiment.trained_runs]
     assert [cost.run for cost in costs if cost.run not in experiment.models] == trained
     for cost in costs:
-        assert cost.parameters and cost.trained and cost.memory and cost.memory.total, cost.run
+        assert cost.parameters and cost.trained and cost.memory_bytes and cost.memory_bytes["total"], cost.run
         assert cost.flops and cost.flops.model > 0, cost.run
         if path.stem in (OPT, OPT_30K, LLAMA) and cost.run in trained:
             assert cost.tokens == pytest.approx(15e9 if path.stem == LLAMA else 2e9, rel=1e-3)

@@ -70,6 +70,10 @@ class Subject(Strict):
         """Tokens that a context has at least."""
         return 1
 
+    def new_embeddings(self) -> int:
+        """Rows that learn beside the base's embeddings."""
+        return 0
+
     def with_length(self, length: int) -> Self:
         """The same with only so many vectors after each step."""
         return self

@@ -20,8 +20,10 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from synopsis.artifacts import write_text
+from synopsis.compressors.section import Subject
 from synopsis.config.training import Optimisation
-from synopsis.costs.estimates import mfu, training_flops_per_step
+from synopsis.costs.devices import mfu
+from synopsis.costs.flops import step_flops
 from synopsis.progress import SECONDS_BETWEEN_LINES, say
 from synopsis.training import distributed
 from synopsis.training.launch import SIGNALS
@@ -140,12 +142,14 @@ class Progress(TrainerCallback):
         return ", ".join([*parts, f"{peak_memory() / 2**30:.1f} GiB"])
 
 
-def utilisation(config: Any, training: Optimisation, tokens: int) -> Callable[[float], float | None] | None:
+def utilisation(
+    config: Any, subject: Subject, training: Optimisation, tokens: int
+) -> Callable[[float], float | None] | None:
     """For `Progress`, of a model with this configuration and training sequences of `tokens` tokens on the mean."""
     if not torch.cuda.is_available():
         return None
     processes, device = distributed.world_size(), torch.cuda.get_device_name()
-    flops = training_flops_per_step(config, training, processes, tokens)
+    flops = step_flops(config, training, subject.vectors, processes, tokens)
     return None if flops is None else lambda rate: mfu(flops * rate, device, processes, training.dtype)
 
 

@@ -93,7 +93,7 @@ def _train(
     arguments.eval_on_start = training.evaluate_first and checkpoint is None
     tokens = prepared.tokens_per_sequence
     metrics, stop = Metrics(folder / "metrics.jsonl"), StopOnSignal()
-    speed = utilisation(prepared.model.config, training, tokens)
+    speed = utilisation(prepared.model.config, subject, training, tokens)
     progress = Progress(run, training.sequences(processes) * tokens, speed)
     trainer = CompressorTrainer(
         model=prepared.model,

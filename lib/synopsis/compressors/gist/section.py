@@ -34,6 +34,12 @@ class GistCompressor(TrainedCompressor):
     gist_tokens: Annotated[int, Field(ge=1, le=10)] = 1
     training: InstructionTraining
 
+    def vectors(self, steps: int) -> int:
+        return self.gist_tokens if steps else 0
+
+    def new_embeddings(self) -> int:
+        return 1
+
     def shortest_context(self) -> int:
         """The gist tokens are part of the context, and something stands before them."""
         return self.gist_tokens + 1

@@ -47,6 +47,9 @@ class SummaryCompressor(TrainedCompressor):
             vectors = vectors_after(vectors, self.summary_length, self.accumulates)
         return vectors
 
+    def new_embeddings(self) -> int:
+        return self.summary_length
+
     def most_vectors(self) -> int:
         return self.vectors(self.training.segments - 1)
 
