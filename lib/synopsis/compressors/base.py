@@ -211,6 +211,19 @@ class ContextMixin(Model):
 
     # --------------------------------------------------------------------------------------------------- forward pass
 
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        context: CompressedContext | None = None,
+        **options: Any,
+    ) -> Any:
+        """The forward pass of the transformers class; with a `context` it is `continue_from`."""
+        if context is None:
+            return self._plain_forward(input_ids=input_ids, attention_mask=attention_mask, **options)
+        assert input_ids is not None
+        return self.continue_from(context, input_ids, attention_mask, **options)
+
     def _plain_forward(
         self,
         labels: Tensor | None = None,
@@ -396,3 +409,22 @@ def check_finite(vectors: Tensor, what: str) -> None:
     wrong = (~vectors.isfinite().all(-1)).sum(-1)  # (B,)
     for row in wrong.nonzero().flatten().tolist():
         raise ValueError(f"row {row} {what}: {int(wrong[row])} of {vectors.shape[1]} hold numbers that are not finite")
+
+
+def lengths_of_segments(segment_lengths: int | list[int] | None, length: int, read: int = 0) -> list[int]:
+    """How `length` tokens are cut, when `read` tokens of the first segment were read before."""
+    if length == 0:
+        raise ValueError("the input has no tokens: its length is 0")
+    if segment_lengths is None:
+        return [length]
+    given = [segment_lengths] if isinstance(segment_lengths, int) else segment_lengths
+    if min(given, default=0) < 1:
+        raise ValueError(f"segment_lengths {segment_lengths}: every segment needs at least one token")
+    if isinstance(segment_lengths, int):
+        first = min(max(segment_lengths - read, 0), length)
+        whole, rest = divmod(length - first, segment_lengths)
+        # A first segment that is full already is read on with no token, to be compressed.
+        return ([first] if first or read else []) + [segment_lengths] * whole + ([rest] if rest else [])
+    if sum(segment_lengths) != length:
+        raise ValueError(f"segment_lengths {segment_lengths} add up to {sum(segment_lengths)}, not to {length} tokens")
+    return list(segment_lengths)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synopsis.compressors.base import ContextMixin, check_finite, full_mask
+from synopsis.compressors.base import ContextMixin, check_finite, full_mask, lengths_of_segments
 from synopsis.compressors.context import CompressedContext
-from synopsis.compressors.summary.segments import Segment, generate_in_segments, left_aligned, lengths_of_segments
+from synopsis.compressors.summary.segments import Segment, generate_in_segments, left_aligned
 
 
 class SummaryContexts(ContextMixin):
