@@ -86,6 +86,10 @@ class Case:
         found = _tensors(path) if path.is_file() else {}
         return {key.removeprefix(own): tensor.clone() for key, tensor in found.items() if key.startswith(own)}
 
+    def shared(self, name: str) -> Tensor:
+        """A tensor of the folder that all its cases have."""
+        return _tensors(self.golden.folder / self.fixture / "tensors.safetensors")[name].clone()
+
     def model(self, cls: Any, config: str = "config", weights: str = "model", **fields: Any) -> Any:
         """The folder's model as `cls`, with its published weights and configuration, changed by `fields`."""
         folder = self.golden.folder / self.fixture

@@ -116,9 +116,47 @@ class ContextMixin(Model):
     def _context_cache(self, context: CompressedContext) -> DynamicCache:
         """Keys and values of the context's k positions in every layer."""
         cache = DynamicCache()
+        if context.summary_vectors is not None:
+            self._read_vectors(context.summary_vectors, context.mask, cache)
         for layer, (key, value) in enumerate(zip(context.keys, context.values, strict=True)):
             cache.update(key, value, layer)
         return cache
+
+    def _read_vectors(self, vectors: Tensor, mask: Tensor | None, cache: DynamicCache) -> None:
+        """Read the vectors (batch, k, hidden) into an empty cache: what follows cannot change their keys and values."""
+        if vectors.shape[1] == 0:
+            return
+        full: Any = mask
+        if mask is not None and sliding_window(self.config):
+            counted = (mask.cumsum(-1) - 1).clamp(min=0)
+            full = self._masks_by_position(mask, counted, counted)
+        positions = self._vector_positions(vectors, mask)
+        self.get_decoder()(
+            inputs_embeds=vectors, attention_mask=full, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+
+    def _vector_positions(self, vectors: Tensor, mask: Tensor | None) -> Tensor | None:
+        """(batch, k) positions of vectors; None for 0, 1, 2, ..."""
+        return None if mask is None else (mask.cumsum(-1) - 1).clamp(min=0)
+
+    def context_of(self, soft: Tensor, soft_mask: Tensor, source: Tensor) -> CompressedContext:
+        """Summary vectors (batch, k, hidden) with their mask (batch, k), standing for `source` (batch,) tokens.
+
+        A row's vectors stand last: sliding windows count places, and none may be empty between them and what follows.
+        """
+        order = soft_mask.argsort(dim=-1, stable=True)
+        soft = soft.gather(1, order[..., None].expand_as(soft))
+        soft_mask = soft_mask.gather(1, order)
+        return CompressedContext(
+            next_position=self._next_position(soft_mask),
+            source_tokens=source,
+            fingerprint=self.fingerprint(),
+            summary_vectors=soft,
+            mask=None if bool(soft_mask.all()) else soft_mask,
+        )
+
+    def _next_position(self, soft_mask: Tensor) -> Tensor:
+        return soft_mask.sum(-1)
 
     def prefix_cache(self, context: CompressedContext, batch_size: int | None = None) -> DynamicCache:
         """A fresh cache that holds the context, for `batch_size` rows (one row serves many)."""
@@ -172,6 +210,19 @@ class ContextMixin(Model):
             raise ValueError(f"{what} need {needed} positions; this model has {limit} (max_position_embeddings)")
 
     # --------------------------------------------------------------------------------------------------- forward pass
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        context: CompressedContext | None = None,
+        **options: Any,
+    ) -> Any:
+        """The forward pass of the transformers class; with a `context` it is `continue_from`."""
+        if context is None:
+            return self._plain_forward(input_ids=input_ids, attention_mask=attention_mask, **options)
+        assert input_ids is not None
+        return self.continue_from(context, input_ids, attention_mask, **options)
 
     def _plain_forward(
         self,
@@ -351,3 +402,29 @@ def _of_rows(context: CompressedContext, rows: int, device: torch.device) -> tup
     """Next positions (rows,) and mask (rows, k) of a context that serves `rows` rows."""
     start = context.next_position.to(device).expand(rows)
     return start, context.attention_mask.to(device).expand(rows, -1)
+
+
+def check_finite(vectors: Tensor, what: str) -> None:
+    """ValueError for (batch, k, width) vectors that are not all finite."""
+    wrong = (~vectors.isfinite().all(-1)).sum(-1)  # (B,)
+    for row in wrong.nonzero().flatten().tolist():
+        raise ValueError(f"row {row} {what}: {int(wrong[row])} of {vectors.shape[1]} hold numbers that are not finite")
+
+
+def lengths_of_segments(segment_lengths: int | list[int] | None, length: int, read: int = 0) -> list[int]:
+    """How `length` tokens are cut, when `read` tokens of the first segment were read before."""
+    if length == 0:
+        raise ValueError("the input has no tokens: its length is 0")
+    if segment_lengths is None:
+        return [length]
+    given = [segment_lengths] if isinstance(segment_lengths, int) else segment_lengths
+    if min(given, default=0) < 1:
+        raise ValueError(f"segment_lengths {segment_lengths}: every segment needs at least one token")
+    if isinstance(segment_lengths, int):
+        first = min(max(segment_lengths - read, 0), length)
+        whole, rest = divmod(length - first, segment_lengths)
+        # A first segment that is full already is read on with no token, to be compressed.
+        return ([first] if first or read else []) + [segment_lengths] * whole + ([rest] if rest else [])
+    if sum(segment_lengths) != length:
+        raise ValueError(f"segment_lengths {segment_lengths} add up to {sum(segment_lengths)}, not to {length} tokens")
+    return list(segment_lengths)

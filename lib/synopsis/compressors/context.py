@@ -81,6 +81,13 @@ class CompressedContext:
         """(batch, k): `mask`, or ones."""
         return self.next_position.new_ones(self.batch_size, self.length) if self.mask is None else self.mask
 
+    def check_finite(self) -> None:
+        """ValueError for activations that are infinite or not numbers."""
+        tensors = [tensor for tensor in self._tensors().values() if tensor.is_floating_point()]
+        finite = torch.stack([tensor.isfinite().flatten(1).all(-1) for tensor in tensors]).all(0)  # (B,)
+        if not bool(finite.all()):
+            raise ValueError(f"row {int((~finite).nonzero()[0])} of the context holds activations that are not finite")
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CompressedContext:
         """Move to a device; `dtype` applies to the activations and not to positions."""
 

@@ -56,7 +56,7 @@ def train(experiment: Experiment, run: str, files: Sequence[Path] = ()) -> dict[
     subject = experiment.subject(run)
     training = subject.pretraining if isinstance(subject, Model) else getattr(subject, "training", None)
     if training is None:
-        raise InputError(f"'{run}' is a loaded model: there is nothing to train")
+        raise InputError(f"'{run}' is not trained: there is nothing to do")
     group = training.fsdp or training.deepspeed is not None
     layout = Layout(experiment)
     with distributed.processes(group), owned(run, layout.checkpoints(run)) as lock:

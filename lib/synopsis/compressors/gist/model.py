@@ -69,7 +69,7 @@ class GistMixin(ContextMixin):
 
     # --------------------------------------------------------------------------------------------------- forward pass
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -184,7 +184,7 @@ class GistMixin(ContextMixin):
         _, cache = self.read(ids, mask, positions)
         kept = {"gist": ids == self.config.gist_token_id, "pos_control": mask.bool(), "neg_control": mask < 0}
         context = self.keep(cache, kept[condition], last, positions, mask.sum(-1))
-        _check_finite(context)
+        context.check_finite()
         return context
 
     def last_gist(self, ids: Tensor, mask: Tensor, token: int | None) -> Tensor:
@@ -231,7 +231,7 @@ class GistMixin(ContextMixin):
             raise ValueError(
                 f"row {row} of the context holds {int(count[row])} gist tokens; this model was trained with {learned}"
             )
-        _check_finite(context)
+        context.check_finite()
 
     # ------------------------------------------------------------------------------------------------------- generate
 
@@ -313,12 +313,3 @@ class GistMixin(ContextMixin):
         return published.activations(
             self, input_ids, attention_mask, attention_mask_gist, token, num_gist_tokens, cache_all
         )
-
-
-def _check_finite(context: CompressedContext) -> None:
-    """ValueError for activations that are infinite or not numbers."""
-    hidden = () if context.hidden_states is None else (context.hidden_states,)
-    tensors = (*context.keys, *context.values, *hidden)
-    finite = torch.stack([tensor.isfinite().flatten(1).all(-1) for tensor in tensors]).all(0)  # (B,)
-    if not bool(finite.all()):
-        raise ValueError(f"row {int((~finite).nonzero()[0])} of the context holds activations that are not finite")

@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
-from synopsis.compressors.attention import sliding_window
-from synopsis.compressors.base import ContextMixin, full_mask
+from synopsis.compressors.base import ContextMixin, check_finite, full_mask, lengths_of_segments
 from synopsis.compressors.context import CompressedContext
-from synopsis.compressors.summary.segments import Segment, generate_in_segments, left_aligned, lengths_of_segments
+from synopsis.compressors.summary.segments import Segment, generate_in_segments, left_aligned
 
 
 class SummaryContexts(ContextMixin):
@@ -57,25 +55,6 @@ class SummaryContexts(ContextMixin):
             check_finite(soft, "of the summary vectors")
         return self.context_of(soft, soft_mask, source)
 
-    def context_of(self, soft: Tensor, soft_mask: Tensor, source: Tensor) -> CompressedContext:
-        """Summary vectors (batch, k, hidden) with their mask (batch, k), standing for `source` (batch,) tokens.
-
-        A row's vectors stand last: sliding windows count places, and none may be empty between them and what follows.
-        """
-        order = soft_mask.argsort(dim=-1, stable=True)
-        soft = soft.gather(1, order[..., None].expand_as(soft))
-        soft_mask = soft_mask.gather(1, order)
-        return CompressedContext(
-            next_position=self._next_position(soft_mask),
-            source_tokens=source,
-            fingerprint=self.fingerprint(),
-            summary_vectors=soft,
-            mask=None if bool(soft_mask.all()) else soft_mask,
-        )
-
-    def _next_position(self, soft_mask: Tensor) -> Tensor:
-        return soft_mask.sum(-1)
-
     def summarised(
         self, soft: Tensor, soft_mask: Tensor, tokens: Tensor, mask: Tensor, ends: int | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -114,24 +93,6 @@ class SummaryContexts(ContextMixin):
                 )
         check_finite(context.summary_vectors, "of the context")
 
-    def _context_cache(self, context: CompressedContext) -> DynamicCache:
-        """The soft prompt read once: what follows cannot change its keys and values."""
-        soft, cache = context.summary_vectors, DynamicCache()
-        assert soft is not None
-        if soft.shape[1] == 0:
-            return cache
-        soft_mask = context.mask
-        none = None if soft_mask is None else soft_mask[:, :0]
-        positions, _ = self._positions(soft.shape[1], soft_mask, 0, none, 0)
-        full: Any = soft_mask
-        if soft_mask is not None and sliding_window(self.config):
-            counted = (soft_mask.cumsum(-1) - 1).clamp(min=0)
-            full = self._masks_by_position(soft_mask, counted, counted)
-        self.get_decoder()(
-            inputs_embeds=soft, attention_mask=full, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        return cache
-
     @torch.no_grad()
     def generate(
         self,
@@ -167,10 +128,3 @@ class SummaryContexts(ContextMixin):
             return generate_in_segments(self, inputs, mask, context, segment_lengths, options)
         assert context is not None
         return self._generate_after(context, inputs, mask, options)
-
-
-def check_finite(vectors: Tensor, what: str) -> None:
-    """ValueError for (batch, k, width) vectors that are not all finite."""
-    wrong = (~vectors.isfinite().all(-1)).sum(-1)  # (B,)
-    for row in wrong.nonzero().flatten().tolist():
-        raise ValueError(f"row {row} {what}: {int(wrong[row])} of {vectors.shape[1]} hold numbers that are not finite")

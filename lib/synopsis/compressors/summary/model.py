@@ -26,12 +26,12 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from synopsis.compressors.attention import sliding_window
-from synopsis.compressors.base import Demand
+from synopsis.compressors.base import Demand, check_finite, lengths_of_segments
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.loss import losses_by_segment, next_token_loss
-from synopsis.compressors.summary.contexts import SummaryContexts, check_finite
+from synopsis.compressors.summary.contexts import SummaryContexts
 from synopsis.compressors.summary.section import vectors_after
-from synopsis.compressors.summary.segments import Segment, SegmentCache, lengths_of_segments
+from synopsis.compressors.summary.segments import Segment, SegmentCache
 
 
 @dataclass
@@ -116,7 +116,7 @@ class AutoCompressorMixin(SummaryContexts):
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,

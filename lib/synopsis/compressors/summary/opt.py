@@ -37,6 +37,9 @@ class OPTAutoCompressorModel(AutoCompressorMixin, OPTForCausalLM):  # type: igno
         whole = torch.cat([none.expand(-1, soft), positions, none.expand(-1, ends)], dim=1)
         return whole, tokens if mask is None else int(mask.sum(-1).max())
 
+    def _vector_positions(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
+        return vectors.new_full(vectors.shape[:2], NO_POSITION, dtype=torch.long)
+
     def _next_position(self, soft_mask: Tensor) -> Tensor:
         return torch.zeros_like(soft_mask.sum(-1))
 

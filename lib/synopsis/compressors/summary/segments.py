@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from synopsis.compressors.base import check_prompts, with_generation_config
+from synopsis.compressors.base import check_prompts, lengths_of_segments, with_generation_config
 from synopsis.compressors.context import CompressedContext
 
 NOT_IN_SEGMENTS = ("min_length", "min_new_tokens", "streamer", "return_dict_in_generate")
@@ -59,25 +59,6 @@ class SegmentCache(DynamicCache):
         self.tokens += segment.embeds.shape[1]
         if summary:
             self.crop(-summary)
-
-
-def lengths_of_segments(segment_lengths: int | list[int] | None, length: int, read: int = 0) -> list[int]:
-    """How `length` tokens are cut, when `read` tokens of the first segment were read before."""
-    if length == 0:
-        raise ValueError("the input has no tokens: its length is 0")
-    if segment_lengths is None:
-        return [length]
-    given = [segment_lengths] if isinstance(segment_lengths, int) else segment_lengths
-    if min(given, default=0) < 1:
-        raise ValueError(f"segment_lengths {segment_lengths}: every segment needs at least one token")
-    if isinstance(segment_lengths, int):
-        first = min(max(segment_lengths - read, 0), length)
-        whole, rest = divmod(length - first, segment_lengths)
-        # A first segment that is full already is read on with no token, to be compressed.
-        return ([first] if first or read else []) + [segment_lengths] * whole + ([rest] if rest else [])
-    if sum(segment_lengths) != length:
-        raise ValueError(f"segment_lengths {segment_lengths} add up to {sum(segment_lengths)}, not to {length} tokens")
-    return list(segment_lengths)
 
 
 def left_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
