@@ -116,7 +116,7 @@ def test_fewer_vectors_have_rows_and_a_line_of_their_own(tmp_path: Path) -> None
     assert lines[0, 4, 8] == pytest.approx([2.05, 1.65, 1.25])
     assert lines[0, 1, 2] == pytest.approx([2.05, 1.95, 1.55])
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["autocompressor", "autocompressor, 1 a step", "rmt", "context (tokens)"]
+    assert legend == ["autocompressor", "autocompressor, 1 a step", "rmt", "small numbers: context (tokens)"]
 
 
 def test_losses_that_are_not_finite_are_no_number_and_told(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # The palette of Okabe and Ito (2008), which people with any common colour blindness can tell apart.
 BLUE, VERMILION, GREEN, SKY, PINK, ORANGE = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#cc79a7", "#e69f00"
-COLOURS = (VERMILION, GREEN, BLUE, ORANGE, PINK, SKY)
+COLOURS = (VERMILION, BLUE, GREEN, PINK, SKY, ORANGE)
 MARKERS = ("o", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 GREYS = ("#4d4d4d", "#8c8c8c", "#b3b3b3")

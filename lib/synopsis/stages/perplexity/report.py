@@ -311,8 +311,8 @@ def perplexity_vectors_figure(experiment: Experiment, scores: pd.DataFrame) -> F
         )
         for compressor, fewer in variants
     ]
-    numbers = handle("context (tokens)", color="k", linestyle="none", marker="$\\mathtt{123}$", markersize=14)
-    legend_below(drawn, [*handles, numbers])
+    look = {"color": "k", "linestyle": "none", "marker": "$10$", "markersize": 9, "markeredgewidth": 0}
+    legend_below(drawn, [*handles, handle("small numbers: context (tokens)", **look)])
     return drawn
 
 
@@ -349,18 +349,10 @@ def _loss_line(panel: Axes, places: Sequence[float], line: Sequence[Group], styl
 
 
 def _name_contexts(panel: Axes, places: Sequence[float], line: Sequence[Group], colour: str, left: bool) -> None:
-    """The contexts beside their points; those of one number of vectors, which stand close, beside the first of them."""
-    named: dict[float, list[Group]] = {}
+    """The contexts beside their points."""
     for place, group in zip(places, line, strict=True):
-        if group.context_length and group.mean("loss") is not None:
-            named.setdefault(place, []).append(group)
-    for place, there in named.items():
-        panel.annotate(
-            "–".join(dict.fromkeys(f"{group.context_length:,}" for group in (there[0], there[-1]))),
-            (place, there[0].mean("loss") or 0.0),
-            xytext=(-5, -9) if left else (4, 3),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=6.5,
-            color=colour,
-        )
+        loss = group.mean("loss")
+        if group.context_length and loss is not None:
+            side: dict[str, Any] = {"xytext": (-5, -9), "ha": "right"} if left else {"xytext": (4, 3), "ha": "left"}
+            look = {"textcoords": "offset points", "fontsize": 6.5, "color": colour}
+            panel.annotate(f"{group.context_length:,}", (place, loss), **side, **look)
