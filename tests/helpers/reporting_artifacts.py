@@ -15,19 +15,16 @@ from synopsis.stages.benchmark.report import AXES, METRICS
 from synopsis.stages.icl.section import Setting
 from synopsis.stages.perplexity.report import domains_of
 from synopsis.stages.record import stages
-from synopsis.stages.train.section import trained
 
-PROVENANCE = {"commit": None}
 TEXT_TRAINING = {"steps": 40, "batch_size": 2, "learning_rate": 1e-3, "corpus": "world", "sequence_length": 64}
 GIST_TRAINING = {"steps": 40, "batch_size": 2, "learning_rate": 1e-3, "instructions": "words"}
-SEEDS = {"autocompressor": [0, 1]}
+STAGES = ("perplexity", "icl", "generate", "judge", "benchmark")
 
 # Loss with no context; each 100 tokens of context take off this much, by class of tokens.
 LOSS_WITHOUT_CONTEXT = {"all": 2.0, "dependent": 2.5, "topic": 2.6, "recall": 2.4}
 LOSS_OF_DOMAIN = {"books": 0.2, "code": -0.2}
 GAIN = {"base": 1.0, "full_attention": 1.2, "autocompressor": 0.8, "rmt": 0.4}
 FOUND = {"base": 0.8, "full_attention": 0.9, "autocompressor": 0.5, "rmt": 0.3}
-SUMMARY_VECTORS = {"autocompressor": 4, "rmt": 4}
 NEEDLE: dict[str, Any] = {
     **{"lengths": [200, 60], "depths": [0.5, 0.0], "examples": 10, "choices": 4, "tokens_per_step": 30},
     **{"filler": ["old fox eats plums"], "needle": "guest Mira holds {key}", "question": "guest Mira holds"},
@@ -39,8 +36,13 @@ ICL_EXAMPLES = {"world_eats": 100, "world_wears": 50}
 ACCURACY = {"zero_shot": 0.4, "plain_48": 0.7, "summary_4": 0.6}
 
 
-def experiment(folder: Path, **changes: Any) -> Experiment:
-    """Every section but `needle`, which `needle=NEEDLE` adds; one that is None in `changes` is left out."""
+def experiment(folder: Path, only: str | None = None, **changes: Any) -> Experiment:
+    """Every stage but `needle`, which `needle=NEEDLE` adds, or `only` one; a section that is None is left out."""
+    trained = {"base": "base", "training": TEXT_TRAINING}
+    summary = {**trained, "summary_length": 4}
+    gist = {"method": "gist", "base": "base", "training": GIST_TRAINING}
+    settings = {"zero_shot": {}, "plain_48": {"plain_tokens": 48}, "summary_4": {"compressed_tokens": [48]}}
+    lengths = {"context_lengths": [0, 50, 100], "scored_tokens": 32, "tokens_per_step": 50}
     sections: dict[str, Any] = {
         "name": "small",
         "results": str(folder / "results"),
@@ -49,54 +51,34 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
         "instructions": {"words": {"source": "world"}},
         "models": {"base": {"architecture": {}, "pretraining": TEXT_TRAINING}},
         "compressors": {
-            "full_attention": {"method": "full_attention", "base": "base", "training": TEXT_TRAINING},
-            "autocompressor": _summary("autocompressor"),
-            "rmt": _summary("rmt"),
-            "gist-1": _gist("gist"),
-            "pos_control": _gist("pos_control"),
-            "neg_control": _gist("neg_control"),
+            "full_attention": {"method": "full_attention", **trained},
+            "autocompressor": {"method": "autocompressor", "training_seeds": [0, 1], **summary},
+            "rmt": {"method": "rmt", **summary},
+            "gist-1": {"condition": "gist", **gist},
+            "pos_control": {"condition": "pos_control", **gist},
+            "neg_control": {"condition": "neg_control", **gist},
         },
-        "perplexity": {
-            "corpus": "world",
-            "context_lengths": [0, 50, 100],
-            "scored_tokens": 32,
-            "tokens_per_step": 50,
-        },
-        "icl": {
-            "datasets": ["world_eats", "world_wears"],
-            "settings": {"zero_shot": {}, "plain_48": {"plain_tokens": 48}, "summary_4": {"compressed_tokens": [48]}},
-        },
+        "perplexity": {"corpus": "world", **lengths},
+        "icl": {"datasets": ["world_eats", "world_wears"], "settings": settings},
         "tasks": {name: TASK for name in ICL_EXAMPLES},
         "judges": {"reference": {"kind": "reference"}},
         "generate": {"instructions": "words", "splits": ["seen", "unseen"]},
         "judge": {"judges": ["reference"], "pairs": [["gist-1", "pos_control"], ["gist-1", "neg_control"]]},
         "benchmark": {"context_lengths": [64, 128], "batch_sizes": [1, 8]},
-        **changes,
     }
+    sections |= {stage: None for stage in STAGES if only not in (None, stage)} | changes
     return Experiment.model_validate({key: value for key, value in sections.items() if value is not None})
-
-
-def _summary(method: str) -> dict[str, Any]:
-    return {"method": method, "base": "base", "summary_length": 4, "training": TEXT_TRAINING} | (
-        {"training_seeds": SEEDS[method]} if method in SEEDS else {}
-    )
-
-
-def _gist(condition: str) -> dict[str, Any]:
-    return {"method": "gist", "condition": condition, "base": "base", "training": GIST_TRAINING}
 
 
 def write_artifacts(subject: Experiment) -> Layout:
     """Write everything that the score stage of `subject` reads."""
     layout = Layout(subject)
-    _write_training(subject, layout)
-    _write_perplexity(subject, layout)
-    _write_icl(subject, layout)
-    _write_needle(subject, layout)
-    _write_rouge(subject, layout)
-    for job in stages()["judge"].jobs(subject):
-        write_json(job.record, "judgement_summary", judgement_summary(**job.wildcards), PROVENANCE)
-    _write_benchmark(subject, layout)
+    writers = (_write_training, _write_perplexity, write_icl_result, _write_needle, _write_rouge, _write_judgements)
+    for stage, write in zip(("train", "perplexity", "icl", "needle", "generate", "judge"), writers, strict=True):
+        for job in stages()[stage].jobs(subject):
+            write(subject, **job.wildcards)
+    for run in subject.runs_of("benchmark"):
+        _write_benchmark(subject, run)
     return layout
 
 
@@ -111,61 +93,48 @@ def figure(subject: Experiment, name: str, scores: Any) -> Any:
         return found.build(subject, scores)
 
 
+def cell(table: Any, column: str, *keys: Any) -> Any:
+    """The cell under `column` in the only row that starts with `keys`."""
+    (row,) = [row for row in table.rows if tuple(found.value for found in row[: len(keys)]) == keys]
+    return row[table.names.index(column)]
+
+
 def training_seed(run: str) -> int:
     """The training seed at the end of a run's name; 0 for a model."""
     return int(run.rsplit("-s", 1)[1]) if "-s" in run else 0
 
 
-def _write_training(subject: Experiment, layout: Layout) -> None:
-    for run in trained(subject):
-        lines = []
-        for step in range(1, 41):
-            loss = 1.5 + 3 * math.exp(-step / 12) + 0.1 * math.sin(7 * step + training_seed(run))
-            lines.append(f'{{"step": {step}, "loss": {loss}, "learning_rate": 0.001}}')
-        lines.append('{"step": 40, "eval_loss": 1.7}')
-        write_text(layout.model(run) / "metrics.jsonl", "\n".join(lines) + "\n")
+def _write_training(subject: Experiment, run: str) -> None:
+    losses = [1.5 + 3 * math.exp(-step / 12) + 0.1 * math.sin(7 * step + training_seed(run)) for step in range(1, 41)]
+    lines = [f'{{"step": {step}, "loss": {loss}, "learning_rate": 0.001}}' for step, loss in enumerate(losses, 1)]
+    text = "\n".join([*lines, '{"step": 40, "eval_loss": 1.7}']) + "\n"
+    write_text(Layout(subject).model(run) / "metrics.jsonl", text)
 
 
-def _write_perplexity(subject: Experiment, layout: Layout) -> None:
+def _write_perplexity(subject: Experiment, run: str) -> None:
     """As the stage writes it: a corpus of one domain has rows of that domain only, one of several also of `all`."""
-    domains = domains_of(subject) if subject.perplexity else []
-    lengths = subject.perplexity.context_lengths if subject.perplexity else []
-    for run in subject.runs_of("perplexity"):
-        rows = [
-            perplexity_row(subject, run, domain, tokens, context)
-            for domain in (["all", *domains] if domains else ["stories"])
-            for tokens in LOSS_WITHOUT_CONTEXT
-            for context in lengths
-        ]
-        document = {"run": run, "corpus": "world", "split": "test", "scored_tokens": 32, "rows": rows}
-        document |= {"skipped": [], "not_finite": [], "documents": 20, "too_short": 0}
-        write_json(layout.perplexity(run), "perplexity", document, PROVENANCE)
+    domains = domains_of(subject)
+    rows = [
+        perplexity_row(subject, run, domain, tokens, context)
+        for domain in (["all", *domains] if domains else ["stories"])
+        for tokens in LOSS_WITHOUT_CONTEXT
+        for context in subject.perplexity.context_lengths
+    ]
+    document = {"corpus": "world", "split": "test", "rows": rows, "skipped": [], "not_finite": [], "documents": 20}
+    write_json(Layout(subject).perplexity(run), "perplexity", {**document, "too_short": 0}, {})
 
 
 def perplexity_row(subject: Experiment, run: str, domain: str, tokens: str, context: int) -> dict[str, Any]:
-    name = subject.trained_runs.get(run, (run, 0))[0]
+    name = subject.name_of(run)
     loss = LOSS_WITHOUT_CONTEXT[tokens] - GAIN[name] * context / 100 + 0.1 * training_seed(run)
     return {
-        "domain": domain,
-        "context_length": context,
-        "summary_length": None,
-        "tokens": tokens,
+        **{"domain": domain, "context_length": context, "summary_length": None, "tokens": tokens},
         "loss": loss + LOSS_OF_DOMAIN.get(domain, 0.0),
         "perplexity": math.exp(loss + LOSS_OF_DOMAIN.get(domain, 0.0)),
-        "loss_low": loss - 0.05,
-        "loss_high": loss + 0.05,
+        **{"loss_low": loss - 0.05, "loss_high": loss + 0.05, "n_tokens": 640, "n_documents": 20},
         "bits_per_byte": loss / math.log(2) / 4 if tokens == "all" else None,
-        "n_tokens": 640,
-        "n_documents": 20,
         "summary_vectors": {"autocompressor": context // 50 * 4, "rmt": min(context, 4)}.get(name, 0),
     }
-
-
-def _write_icl(subject: Experiment, layout: Layout) -> None:
-    for run in subject.runs_of("icl"):
-        for dataset in subject.icl.datasets if subject.icl else []:
-            for seed in subject.evaluation_seeds:
-                write_icl_result(subject, run, dataset, seed)
 
 
 def write_icl_result(
@@ -173,107 +142,78 @@ def write_icl_result(
 ) -> Path:
     """A result and its records; the first examples are the right ones. `cells`: what is different in a setting."""
     count = ICL_EXAMPLES.get(dataset, 50)
-    ids = [number for number in range(count) if number not in dropped]
     settings, records = {}, []
     for name, setting in subject.settings_of(run, dataset, seed).items():
         right = round(count * (ACCURACY[name] + (0.02 * seed if setting.largest_budget else 0.0)))
-        answers = {number: int(number < right) for number in ids}
+        answers = {number: int(number < right) for number in range(count) if number not in dropped}
         settings[name] = {**_icl_cell(setting, list(answers.values()), len(dropped)), **cells.get(name, {})}
         if "error" in settings[name]:
             settings[name] = {"error": settings[name]["error"]}
             continue
         records += [{"setting": name, "id": id, "label": 1, "prediction": found} for id, found in answers.items()]
     path = Layout(subject).icl(run, dataset, seed)
-    document = {"run": run, "dataset": dataset, "seed": seed, "examples": count, "dropped": list(dropped)}
-    write_json(path, "icl", {**document, "settings": settings}, PROVENANCE)
+    write_json(path, "icl", {"examples": count, "dropped": list(dropped), "settings": settings}, {})
     write_json_lines(Layout.examples(path), records)
     return path
 
 
 def _icl_cell(setting: Setting, answers: list[int], dropped: int) -> dict[str, Any]:
-    shows = bool(setting.largest_budget)
     tokens = len(answers) * 20 + sum(setting.compressed_tokens) + setting.plain_tokens
     cost = {"tokens": tokens, "naive_tokens": 4 * tokens, "seconds": 2.0, "examples_per_second": len(answers) / 2}
     return {
-        "accuracy": sum(answers) / len(answers) if answers else None,
-        "n": len(answers),
-        "dropped": dropped,
-        "asked": None,
-        "demonstrations": 6 if shows else 0,
-        "unfilled": 0,
-        "over_budget": 0,
-        "summary_vectors": 4 * len(setting.compressed_tokens),
-        "plain_tokens": setting.plain_tokens,
-        "compressed_tokens": sum(setting.compressed_tokens),
-        "cost": {**cost, "batch_tokens": 512, "halvings": 0},
+        **{"accuracy": sum(answers) / len(answers) if answers else None, "n": len(answers), "dropped": dropped},
+        **{"asked": None, "demonstrations": 6 if setting.largest_budget else 0, "unfilled": 0, "over_budget": 0},
+        **{"summary_vectors": 4 * len(setting.compressed_tokens), "cost": cost},
     }
 
 
-def _write_needle(subject: Experiment, layout: Layout) -> None:
+def _write_needle(subject: Experiment, run: str) -> None:
     """Plain models have positions for the shorter length alone; deeper keys are found more often."""
-    for run in subject.runs_of("needle"):
-        name = subject.trained_runs.get(run, (run, 0))[0]
-        lengths = [60, 200] if name in SUMMARY_VECTORS else [60]
-        rows = [
-            {
-                **{"length": length, "depth": depth, "n": 10, "loss": 2.0 - depth},
-                "choice": FOUND[name] + 0.2 * depth - 0.1 * training_seed(run),
-                "exact": FOUND[name] / 2,
-                "summary_vectors": SUMMARY_VECTORS.get(name, 0) * (length // 30 if name == "autocompressor" else 1),
-            }
-            for length in lengths
-            for depth in (0.0, 0.5)
-        ]
-        skipped = [] if name in SUMMARY_VECTORS else [{"length": 200, "positions": 204, "model_positions": 128}]
-        document = {"run": run, "rows": rows, "skipped": skipped, "failed": []}
-        write_json(layout.needle(run), "needle", document, PROVENANCE)
+    name = subject.name_of(run)
+    steps = {"autocompressor": (2, 6), "rmt": (1, 1)}.get(name, (0,))
+    rows = [
+        {
+            **{"length": length, "depth": depth, "n": 10, "loss": 2.0 - depth, "summary_vectors": 4 * step},
+            "choice": FOUND[name] + 0.2 * depth - 0.1 * training_seed(run),
+            "exact": FOUND[name] / 2,
+        }
+        for length, step in zip((60, 200), steps, strict=False)
+        for depth in (0.0, 0.5)
+    ]
+    skipped = [] if len(steps) == 2 else [{"length": 200, "positions": 204, "model_positions": 128}]
+    write_json_lines(Layout.examples(Layout(subject).needle(run)), rows)
+    write_json(Layout(subject).needle(run), "needle", {"rows": rows, "skipped": skipped, "failed": []}, {})
 
 
-def _write_rouge(subject: Experiment, layout: Layout) -> None:
-    for run in subject.runs_of("generate"):
-        name, _ = subject.trained_runs[run]
-        for split in subject.generate.splits if subject.generate else []:
-            value = ROUGE_L[name] - (5.0 if split == "unseen" else 0.0)
-            metrics = {
-                "rouge1": value + 1,
-                "rouge2": value - 10,
-                "rougeL": value,
-                "rougeLsum": value,
-                "exact_match": 12.5,
-            }
-            path = layout.generations(run, split).with_suffix(".json")
-            write_text(path.with_suffix(".csv"), "x,y_pred,y_true\n")
-            write_json(path, "rouge", {"run": run, "split": split, "n": 64, "exact_match": 12.5, **metrics}, PROVENANCE)
+def _write_rouge(subject: Experiment, run: str, split: str) -> None:
+    value = ROUGE_L[subject.name_of(run)] - (5.0 if split == "unseen" else 0.0)
+    metrics = {"rouge1": value + 1, "rouge2": value - 10, "rougeL": value, "rougeLsum": value, "exact_match": 12.5}
+    path = Layout(subject).generations(run, split)
+    write_text(path, "x,y_pred,y_true\n")
+    write_json(path.with_suffix(".json"), "rouge", {"n": 64, **metrics}, {})
 
 
-def judgement_summary(judge: str, a: str, b: str, split: str) -> dict[str, Any]:
+def _write_judgements(subject: Experiment, judge: str, a: str, b: str, split: str) -> None:
     """50 examples, 100 judgements of which four are errors: 60 wins, 12 ties and 24 losses; a win rate of 66 / 96."""
     counts = {"win": 60, "tie": 12, "lose": 24, "parse_error": 3, "api_error": 1, "win_rate": 66 / 96}
-    more = {"consistent": 40, "first_position_wins": 42, "identical": 5}
-    return {"judge": judge, "a": a, "b": b, "split": split, "n": 50, "judgements": 100, **counts, **more}
+    more = {"n": 50, "judgements": 100, "consistent": 40, "first_position_wins": 42, "identical": 5}
+    path = Layout(subject).judgements(judge, a, b, split).with_suffix(".json")
+    write_json(path, "judgement_summary", {**counts, **more}, {})
 
 
-def _write_benchmark(subject: Experiment, layout: Layout) -> None:
-    for run in subject.runs_of("benchmark"):
-        rows = []
-        for batch in subject.benchmark.batch_sizes if subject.benchmark else []:
-            for context in subject.benchmark.context_lengths if subject.benchmark else []:
-                for mode, work in (("cached", 10), ("uncached", 10 + context / 8)):
-                    for sample, factor in enumerate((1.0, 1.1, 3.0)):
-                        axes = dict(zip(AXES, (mode, batch, context, 16), strict=True))
-                        rows.append(
-                            {
-                                "run": run,
-                                **axes,
-                                "sample": sample,
-                                "wall_seconds": factor * work * batch**0.5 / 1000,
-                                "cpu_seconds": work / 1000,
-                                "cuda_seconds": "",
-                                "flops": work * batch * 1e8,
-                                "peak_bytes": (20 + work / 10 * batch) * 2**20,
-                                "context_bytes": batch * (4 if mode == "cached" else context) * 3072,
-                                "floor_seconds": work / 4000,
-                            }
-                        )
-        write_csv(layout.benchmark(run), rows, ["run", *AXES, "sample", *METRICS])
-        write_json(layout.benchmark(run).with_suffix(".json"), "benchmark", {}, PROVENANCE)
+def _write_benchmark(subject: Experiment, run: str) -> None:
+    rows = [
+        {
+            **dict(zip(("run", *AXES, "sample"), (run, mode, batch, context, 16, sample), strict=True)),
+            **{"wall_seconds": factor * work * batch**0.5 / 1000, "cpu_seconds": work / 1000, "cuda_seconds": ""},
+            **{"flops": work * batch * 1e8, "peak_bytes": (20 + work / 10 * batch) * 2**20},
+            **{"context_bytes": batch * (4 if mode == "cached" else context) * 3072, "floor_seconds": work / 4000},
+        }
+        for batch in subject.benchmark.batch_sizes
+        for context in subject.benchmark.context_lengths
+        for mode, work in (("cached", 10), ("uncached", 10 + context / 8))
+        for sample, factor in enumerate((1.0, 1.1, 3.0))
+    ]
+    path = Layout(subject).benchmark(run)
+    write_csv(path, rows, ["run", *AXES, "sample", *METRICS])
+    write_json(path.with_suffix(".json"), "benchmark", {}, {})

@@ -1,4 +1,4 @@
-"""The score stage: every number of the artifacts arrives, and what is missing or damaged is told."""
+"""The score stage: every number of the artifacts arrives, and what is missing or damaged is reported."""
 
 from __future__ import annotations
 
@@ -17,68 +17,60 @@ from synopsis.reporting.scores import COLUMNS, read_scores, score, score_inputs
 
 @pytest.fixture
 def subject(tmp_path: Path) -> Experiment:
-    subject = artifacts.experiment(tmp_path)
+    subject = artifacts.experiment(tmp_path, needle=artifacts.NEEDLE)
     artifacts.write_artifacts(subject)
     return subject
 
 
-def one(frame: pd.DataFrame, **wanted: object) -> pd.Series:
-    """The only row with these values."""
-    for column, value in wanted.items():
-        frame = frame[frame[column] == value]
-    assert len(frame) == 1, f"{len(frame)} rows"
-    return frame.iloc[0]
+PERPLEXITY = {"run": "autocompressor-s1", "stage": "perplexity", "context_length": 50, "tokens": "topic"}
+ICL = {"run": "rmt-s0", "stage": "icl", "dataset": "world_wears", "setting": "summary_4", "seed": 2}
+JUDGE = {"run": "gist-1-s0", "judge": "reference", "against": "neg_control-s0", "split": "seen"}
+BENCHMARK = {"run": "rmt-s0", "mode": "uncached", "batch_size": 1, "context_length": 64}
 
 
-def test_numbers_of_every_stage_arrive_with_their_count(subject: Experiment) -> None:
+@pytest.mark.parametrize(
+    ("place", "metric", "value", "n", "more"),
+    [
+        (PERPLEXITY, "loss", 2.6 - 0.8 * 0.5 + 0.1, 640, {"compressor": "autocompressor", "training_seed": 1}),
+        (PERPLEXITY, "loss", 2.3, 640, {"dataset": "world", "domain": "stories", "split": "test"}),
+        (ICL, "accuracy", 0.64, 50, {"method": "rmt"}),
+        ({"run": "rmt-s0", "stage": "needle", "length": 200, "depth": 0.5}, "choice", 0.4, 10, {"seed": None}),
+        ({"run": "gist-1-s0", "stage": "generate", "split": "unseen"}, "rougeL", 45.0, 64, {"dataset": "words"}),
+        (JUDGE, "win", 60, 50, {"stage": "judge"}),
+        ({"run": "base", "stage": "train", "step": 40}, "eval_loss", 1.7, None, {}),
+        (BENCHMARK, "wall_seconds", 1.1 * 18 / 1000, 3, {"new_tokens": 16}),  # the median of the samples
+        (BENCHMARK, "cuda_seconds", float("nan"), 3, {}),  # what was not measured is not zero
+    ],
+)
+def test_numbers_of_every_stage_arrive_with_their_count(subject, place, metric, value, n, more) -> None:
     frame = score(subject)
-    loss = one(frame, run="autocompressor-s1", stage="perplexity", context_length=50, tokens="topic", metric="loss")
-    assert loss["value"] == pytest.approx(2.6 - 0.8 * 0.5 + 0.1)
-    assert (loss["compressor"], loss["training_seed"], loss["dataset"], loss["split"], loss["n"]) == (
-        "autocompressor",
-        1,
-        "world",
-        "test",
-        640,
-    )
-    accuracy = one(
-        frame, run="rmt-s0", dataset="world_wears", setting="summary_4", seed=2, stage="icl", metric="accuracy"
-    )
-    assert (accuracy["value"], accuracy["n"], accuracy["method"]) == (pytest.approx(0.64), 50, "rmt")
-    rouge = one(frame, run="gist-1-s0", stage="generate", split="unseen", metric="rougeL")
-    assert (rouge["value"], rouge["dataset"], rouge["n"]) == (45.0, "words", 64)
-    wins = one(frame, run="gist-1-s0", judge="reference", against="neg_control-s0", split="seen", metric="win")
-    assert (wins["value"], wins["n"]) == (60, 50)
-    last = one(frame, run="base", stage="train", step=40, metric="eval_loss")
-    assert last["value"] == 1.7
-
-
-def test_a_benchmark_cell_is_the_median_of_its_samples(subject: Experiment) -> None:
-    rows = score(subject).query("run == 'rmt-s0' and mode == 'uncached' and batch_size == 1 and context_length == 64")
-    seconds = one(rows, metric="wall_seconds")
-    assert (seconds["value"], seconds["n"]) == (pytest.approx(1.1 * 18 / 1000), 3)
-    assert pd.isna(one(rows, metric="cuda_seconds")["value"]), "what was not measured must not become zero"
+    for column, wanted in {**place, "metric": metric}.items():
+        frame = frame[frame[column] == wanted]
+    (row,) = frame.to_dict("records")
+    assert row["value"] == pytest.approx(value, nan_ok=True)
+    found = {column: None if pd.isna(value) else value for column, value in row.items()}
+    assert found.items() >= {"n": n, **more}.items()
 
 
 def test_the_written_table_is_the_returned_one_and_has_provenance(subject: Experiment) -> None:
     frame, layout = score(subject), Layout(subject)
     assert list(frame.columns) == list(COLUMNS)
     pd.testing.assert_frame_equal(read_scores(layout.scores), frame)
+    written = pd.read_csv(layout.scores_csv, keep_default_na=False, na_values={"value": ""}, usecols=["run", "value"])
+    pd.testing.assert_frame_equal(written, frame[["run", "value"]], check_dtype=False)
     record = read_json(layout.root / "scores.provenance.json", "scores")
     assert record["rows"] == len(frame)
     assert set(record["provenance"]["outputs"]) == {"scores.parquet", "scores.csv", "accuracy.json"}
-    written = pd.read_csv(layout.scores_csv, keep_default_na=False, na_values={"value": ""}, usecols=["run", "value"])
-    pd.testing.assert_frame_equal(written, frame[["run", "value"]], check_dtype=False)
     assert str(layout.model("base") / "metrics.jsonl") in record["provenance"]["inputs"]
     assert all(record["provenance"]["inputs"].values()), "every input has a hash"
 
 
 def test_every_result_is_needed_and_named_when_it_is_missing(subject: Experiment) -> None:
     # The last result of every folder; outputs and records of examples beside them are read where they are needed.
-    beside = {path for path in score_inputs(subject) if path.suffix == ".gz" or "generations/" in f"{path.parent}/"}
+    beside = {path for path in score_inputs(subject) if path.suffix == ".gz" or "generations" in path.parts}
     inputs = [path for path in score_inputs(subject) if path not in beside or path.suffix == ".json"]
     by_stage = {path.relative_to(Layout(subject).root).parts[0]: path for path in inputs}
-    assert set(by_stage) == {"models", "perplexity", "icl", "generations", "judgements", "benchmark"}
+    assert set(by_stage) == {"models", "perplexity", "icl", "needle", "generations", "judgements", "benchmark"}
     for stage, path in by_stage.items():
         file = path / "metrics.jsonl" if stage == "models" else path
         content = file.read_bytes()
@@ -92,30 +84,26 @@ def test_every_result_is_needed_and_named_when_it_is_missing(subject: Experiment
 def test_results_of_other_settings_are_scored_with_a_warning(
     subject: Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    same = score(subject)
+    same, paths = score(subject), [Layout(subject).perplexity(run) for run in subject.runs_of("perplexity")]
     assert capsys.readouterr().err == ""
-    for run in subject.runs_of("perplexity")[:4]:
-        path = Layout(subject).perplexity(run)
+    for path in paths[:4]:
         document = json.loads(path.read_text())
         write_text(path, json.dumps({**document, "provenance": {"config": "of other settings"}}))
     pd.testing.assert_frame_equal(score(subject), same)
     [warning] = capsys.readouterr().err.splitlines()
-    named = ", ".join(str(Layout(subject).perplexity(run)) for run in subject.runs_of("perplexity")[:3])
+    named = ", ".join(map(str, paths[:3]))
     assert warning.startswith("warning: 4 files were made with other settings than the experiment has now: ")
     assert f"now: {named} and 1 more. " in warning and "run the workflow to make them anew" in warning
 
 
-def test_a_benchmark_value_that_is_no_number_is_an_error(subject: Experiment) -> None:
-    path = Layout(subject).benchmark("rmt-s0")
-    write_text(path, path.read_text().replace("0.01,", "fast,", 1))
-    with pytest.raises(ArtifactError, match=r"benchmark/rmt-s0\.csv: column \w+ holds 'fast'"):
-        score(subject)
-
-
-def test_a_damaged_line_of_metrics_is_an_error(subject: Experiment) -> None:
-    path = Layout(subject).model("rmt-s0") / "metrics.jsonl"
-    write_text(path, path.read_text() + '{"step": 41, "lo')
+def test_damaged_values_are_errors(subject: Experiment) -> None:
+    layout = Layout(subject)
+    benchmark, metrics = layout.benchmark("rmt-s0"), layout.model("rmt-s0") / "metrics.jsonl"
+    write_text(metrics, metrics.read_text() + '{"step": 41, "lo')
     with pytest.raises(ArtifactError, match=r"metrics\.jsonl: line 42"):
+        score(subject)
+    write_text(benchmark, benchmark.read_text().replace("0.01,", "fast,", 1))
+    with pytest.raises(ArtifactError, match=r"benchmark/rmt-s0\.csv: column \w+ holds 'fast'"):
         score(subject)
 
 

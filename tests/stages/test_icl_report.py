@@ -11,24 +11,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import reporting_artifacts as artifacts
+from reporting_artifacts import cell
 from synopsis.artifacts import Layout, read_json, write_json, write_json_lines
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import Task
 from synopsis.errors import ArtifactError
-from synopsis.reporting.rendering import (
-    Cell,
-    Column,
-    Table,
-    as_csv,
-    as_html,
-    as_latex,
-    as_markdown,
-    as_terminal_text,
-    cell_text,
-)
-from synopsis.reporting.report import headline, main_tables
-from synopsis.reporting.report import tables as build_tables
-from synopsis.reporting.scores import read_scores, score, score_inputs
+from synopsis.reporting.rendering import Cell, as_csv, as_html, as_latex, as_markdown, as_terminal_text, cell_text
+from synopsis.reporting.report import headline, main_tables, tables
+from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.statistics import failures
 from synopsis.reporting.style import styles
 
@@ -40,29 +30,19 @@ def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     """Nothing but in-context learning, of which every result is written."""
     # Each test writes some hundred small files, and no machine goes down meanwhile.
     monkeypatch.setattr("synopsis.artifacts._flush", lambda path: None)
-    absent = dict.fromkeys(("perplexity", "generate", "judge", "benchmark"))
-    subject = artifacts.experiment(tmp_path, **absent)
+    subject = artifacts.experiment(tmp_path, only="icl")
     artifacts.write_artifacts(subject)
     return subject
 
 
 def accuracy(frame: pd.DataFrame, run: str, dataset: str, setting: str, seed: int) -> pd.Series:
-    rows = frame[(frame["stage"] == "icl") & (frame["metric"] == "accuracy")]
-    rows = rows[(rows["run"] == run) & (rows["dataset"] == dataset)]
-    rows = rows[(rows["setting"] == setting) & (rows["seed"] == seed)]
-    assert len(rows) == 1, f"{len(rows)} rows"
-    return rows.iloc[0]
+    where = "metric == 'accuracy' and run == @run and dataset == @dataset and setting == @setting and seed == @seed"
+    (row,) = [row for _, row in frame.query(where).iterrows()]
+    return row
 
 
-def tables(subject: Experiment, frame: pd.DataFrame) -> tuple[Table, Table]:
-    built = build_tables(subject, frame)
-    return built["icl"], built["icl_speed"]
-
-
-def cell(table: Table, column: str, *keys: str) -> Cell:
-    rows = [row for row in table.rows if tuple(found.value for found in row[:2]) == keys]
-    assert len(rows) == 1, f"{len(rows)} rows of {keys}"
-    return rows[0][table.names.index(column)]
+def icl_table(subject: Experiment, name: str = "icl") -> Any:
+    return tables(subject, score(subject))[name]
 
 
 def with_task(subject: Experiment, dataset: str, **changes: Any) -> Experiment:
@@ -94,16 +74,6 @@ def test_zero_shot_is_computed_once_and_stands_under_every_seed_of_the_published
     assert found == {"0": 0.4, "1": 0.4, "2": 0.4}
 
 
-def test_cost_and_demonstrations_arrive(subject: Experiment) -> None:
-    frame = score(subject)
-    rows = frame[(frame["run"] == "rmt-s0") & (frame["dataset"] == "world_eats") & (frame["seed"] == 1)]
-    found = dict(rows[rows["setting"] == "summary_4"][["metric", "value"]].itertuples(index=False))
-    assert found["demonstrations"] == 6 and found["summary_vectors"] == 4 and found["excluded"] == 0
-    assert (found["tokens"], found["naive_tokens"]) == (100 * 20 + 48, 4 * (100 * 20 + 48))
-    assert found["examples_per_second"] == 50
-    assert pd.isna(found["asked"]), "as many as fit: nothing was asked for"
-
-
 def test_examples_that_one_run_drops_are_left_out_for_all(subject: Experiment) -> None:
     # Of 100 examples the first 40 (zero-shot) or 70, 72, 74 (plain_48) are right. Two runs drop different ones.
     artifacts.write_icl_result(subject, "base", "world_eats", 1, dropped=[0, 1, 99])
@@ -127,7 +97,7 @@ def test_nothing_is_left_when_a_run_drops_everything(subject: Experiment) -> Non
     frame = score(subject)
     assert accuracy(frame, "rmt-s0", "world_eats", "plain_48", 0)["n"] == 0
     assert json.loads(Layout(subject).accuracy.read_text())["rmt-s0"]["world_eats"]["plain_48"]["0"] is None
-    table, _ = tables(subject, frame)
+    table = tables(subject, frame)["icl"]
     assert cell(table, "world_eats", "rmt", "plain_48") == Cell(None)
     assert cell(table, "world_wears", "rmt", "plain_48").value == pytest.approx(72)
     assert cell(table, "Mean", "rmt", "plain_48").value is None, "a mean over data sets needs all of them"
@@ -151,7 +121,6 @@ def test_a_failed_cell_has_no_accuracy_and_keeps_its_message(subject: Experiment
 
 def test_records_are_read_only_where_examples_are_left_out(subject: Experiment) -> None:
     records = Layout.examples(Layout(subject).icl("rmt-s0", "world_eats", 2))
-    assert records in score_inputs(subject)
     records.unlink()
     score(subject)
     artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
@@ -178,7 +147,7 @@ def record(**changes: Any) -> dict[str, Any]:
         ([{"setting": "plain_48", "id": 3}], "line 1 is no JSON object with the keys .*'prediction'"),
     ],
 )
-def test_records_that_disagree_with_their_result_are_told(
+def test_records_that_disagree_with_their_result_are_reported(
     subject: Experiment, rows: list[dict[str, Any]], said: str
 ) -> None:
     artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
@@ -188,7 +157,7 @@ def test_records_that_disagree_with_their_result_are_told(
         score(subject)
 
 
-def test_damaged_records_are_told(subject: Experiment) -> None:
+def test_damaged_records_are_reported(subject: Experiment) -> None:
     artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
     records = Layout.examples(Layout(subject).icl("rmt-s0", "world_eats", 1))
     records.write_bytes(records.read_bytes()[:-30])
@@ -196,7 +165,7 @@ def test_damaged_records_are_told(subject: Experiment) -> None:
         score(subject)
 
 
-def test_results_made_from_other_examples_are_told(subject: Experiment) -> None:
+def test_results_made_from_other_examples_are_reported(subject: Experiment) -> None:
     path = Layout(subject).icl("rmt-s0", "world_eats", 1)
     document = read_json(path, "icl") | {"examples": 90}
     write_json(path, "icl", {key: document[key] for key in ("examples", "dropped", "settings")}, {})
@@ -204,7 +173,7 @@ def test_results_made_from_other_examples_are_told(subject: Experiment) -> None:
         score(subject)
 
 
-@pytest.mark.parametrize("key", ["accuracy", "n", "dropped", "unfilled", "cost"])
+@pytest.mark.parametrize("key", ["accuracy", "n", "cost"])
 def test_a_result_without_a_key_is_an_error(subject: Experiment, key: str) -> None:
     path = Layout(subject).icl("base", "world_eats", 0)
     document = read_json(path, "icl")
@@ -214,19 +183,11 @@ def test_a_result_without_a_key_is_an_error(subject: Experiment, key: str) -> No
         score(subject)
 
 
-def test_a_result_of_an_older_version_is_to_be_made_again(subject: Experiment) -> None:
-    path = Layout(subject).icl("base", "world_eats", 0)
-    old = {"accuracy": 0.4, "n": 100, "dropped": 0, "truncated": 0, "demonstrations": 0, "summary_vectors": 0}
-    write_json(path, "icl", {"settings": {"zero_shot": old, "plain_48": old}}, {})
-    with pytest.raises(ArtifactError, match=rf"{path}: the key '\w+' is missing.* Delete it and run again"):
-        score(subject)
-
-
 # ------------------------------------------------------------------------------------------------------- tables
 
 
 def test_spread_is_over_draws_of_both_kinds_of_seed(subject: Experiment) -> None:
-    table, _ = tables(subject, score(subject))
+    table = icl_table(subject)
     draws = [70.0, 72.0, 74.0] * 2
     found = cell(table, "world_eats", "autocompressor", "plain_48")
     assert (found.value, found.deviation) == (pytest.approx(72), pytest.approx(statistics.stdev(draws)))
@@ -239,7 +200,7 @@ def test_spread_is_over_draws_of_both_kinds_of_seed(subject: Experiment) -> None
 
 
 def test_zero_shot_has_one_draw_and_no_deviation_but_over_training_seeds(subject: Experiment) -> None:
-    table, _ = tables(subject, score(subject))
+    table = icl_table(subject)
     assert cell(table, "Draws", "rmt", "zero_shot").value == 1
     assert cell(table, "world_eats", "rmt", "zero_shot") == Cell(pytest.approx(40))
     assert cell(table, "Mean", "rmt", "zero_shot").deviation is None
@@ -257,26 +218,18 @@ def test_what_the_published_counts_leave_empty_is_computed_once_and_is_part_of_e
     frame = score(subject)
     found = json.loads(Layout(subject).accuracy.read_text())["rmt-s0"]["world_wears"]["plain_48"]
     assert found == {"0": 0.4, "1": 0.4, "2": 0.4}
-    table, _ = tables(subject, frame)
+    table = tables(subject, frame)["icl"]
     assert cell(table, "world_wears", "rmt", "plain_48") == Cell(pytest.approx(40), mark="†")
     mean = cell(table, "Mean", "rmt", "plain_48")
     assert (mean.value, mean.deviation, mean.mark) == (pytest.approx((72 + 40) / 2), pytest.approx(1), "")
     assert cell(table, "Draws", "rmt", "plain_48").value == 3
 
 
-def test_settings_that_a_run_cannot_do_have_no_row(subject: Experiment) -> None:
-    table, speed = tables(subject, score(subject))
-    for found in (table, speed):
-        rows = {(row[0].value, row[1].value) for row in found.rows}
-        assert ("rmt", "summary_4") in rows
-        assert ("base", "summary_4") not in rows
-
-
 def test_failed_cells_say_so_and_why(subject: Experiment) -> None:
     for seed in subject.evaluation_seeds:
         artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48={"error": MESSAGE})
     artifacts.write_icl_result(subject, "rmt-s0", "world_wears", 1, plain_48={"error": "out of memory " * 40})
-    table, speed = tables(subject, score(subject))
+    table, speed = tables(subject, score(subject)).values()
     assert cell(table, "world_eats", "base", "plain_48").value == "failed"
     assert cell(table, "Mean", "base", "plain_48").value is None
     found = cell(table, "world_wears", "rmt", "plain_48")
@@ -296,7 +249,7 @@ def test_failed_cells_say_so_and_why(subject: Experiment) -> None:
     assert r"\{premise\}" in as_latex(table, "icl") and r"$\ddagger$ Over the draws" in as_latex(table, "icl")
 
 
-def test_one_fault_that_fails_many_cells_is_told_once(subject: Experiment) -> None:
+def test_one_fault_that_fails_many_cells_is_named_once(subject: Experiment) -> None:
     for run in subject.runs_of("icl"):
         for seed in subject.evaluation_seeds:
             every = {name: {"error": MESSAGE} for name in subject.settings_of(run, "world_eats", seed)}
@@ -304,7 +257,7 @@ def test_one_fault_that_fails_many_cells_is_told_once(subject: Experiment) -> No
     for number, seed in enumerate(subject.evaluation_seeds * 3):
         run = subject.runs_of("icl")[number // 3]
         artifacts.write_icl_result(subject, run, "world_wears", seed, plain_48={"error": f"fault {number}"})
-    table, _ = tables(subject, score(subject))
+    table = icl_table(subject)
     of_eats = [remark for remark in table.remarks if "world_eats" in remark]
     assert of_eats == [
         "Failed on world_eats (base, zero_shot, seed 0; base, plain_48, seeds 0, 1, 2; full_attention-s0, zero_shot, "
@@ -319,7 +272,7 @@ def test_a_budget_that_holds_no_demonstration_is_marked(subject: Experiment) -> 
     for seed in subject.evaluation_seeds:
         artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48=empty)
     artifacts.write_icl_result(subject, "rmt-s0", "world_eats", 1, plain_48=empty)
-    table, _ = tables(subject, score(subject))
+    table = icl_table(subject)
     assert cell(table, "world_eats", "base", "plain_48").mark == "†"
     assert cell_text(cell(table, "world_eats", "base", "plain_48"), 1) == "72.0 ± 2.0†"
     assert cell(table, "world_eats", "rmt", "plain_48").mark == "", "two draws of three have demonstrations"
@@ -331,9 +284,9 @@ def test_a_budget_that_holds_no_demonstration_is_marked(subject: Experiment) -> 
     assert "†" not in as_csv(table), "a number is a number"
 
 
-def test_excluded_examples_are_told_with_the_runs_that_could_not_read_them(subject: Experiment) -> None:
+def test_excluded_examples_are_named_with_the_runs_that_could_not_read_them(subject: Experiment) -> None:
     artifacts.write_icl_result(subject, "base", "world_eats", 1, dropped=[0, 1, 99])
-    table, _ = tables(subject, score(subject))
+    table = icl_table(subject)
     assert table.remarks == [
         "world_eats: 3 of 100 examples are left out for all, since they are longer than the positions of base."
     ]
@@ -342,18 +295,17 @@ def test_excluded_examples_are_told_with_the_runs_that_could_not_read_them(subje
 
 
 def test_what_was_asked_for_is_shown_where_it_differs(subject: Experiment) -> None:
-    table, _ = tables(subject, score(subject))
+    table = icl_table(subject)
     assert "Asked for" not in [column.name for column in table.columns]
     artifacts.write_icl_result(subject, "base", "world_eats", 1, plain_48={"asked": 8, "over_budget": 12})
-    table, _ = tables(subject, score(subject))
+    table = icl_table(subject)
     assert cell(table, "Asked for", "base", "plain_48").value == "8"
     assert cell(table, "Over budget (tokens)", "base", "plain_48").value == "0–12"
     assert cell(table, "Failed cells", "base", "plain_48").value == 0
 
 
 def test_speed_is_over_data_sets_and_draws(subject: Experiment) -> None:
-    frame = score(subject)
-    _, speed = tables(subject, frame)
+    speed = icl_table(subject, "icl_speed")
     # Per draw 100 + 50 examples of 20 tokens after 48 tokens of demonstrations, in 2 seconds a data set.
     tokens = 3 * (150 * 20 + 2 * 48)
     expected = {"Examples": 450, "Tokens computed": tokens, "Naive tokens": 4 * tokens, "Fewer (×)": 4.0}
@@ -374,33 +326,7 @@ def test_a_failure_leaves_no_headline_number_behind(subject: Experiment) -> None
     assert MESSAGE in " ".join(main_tables(subject).split())
 
 
-# ------------------------------------------------------------------------------------- wide tables, and the figure
-
-
-def wide_table() -> Table:
-    def column(n: int) -> Column:
-        return Column(f"data_set_{n}", lambda name: Cell(50.0 + n, deviation=1.0), digits=1)
-
-    return Table("Wide", [Column("Compressor", str, key=True), *map(column, range(12))], ("base", "rmt"))
-
-
-def test_wide_tables_are_set_in_blocks_with_the_keys_repeated() -> None:
-    table = wide_table()
-    lines = as_markdown(table).splitlines()
-    assert max(map(len, lines)) <= 170
-    headers = [line.count("data_set") for line in lines if "data_set" in line]
-    assert headers == [6, 6], "blocks of about equal width"
-    assert sum(line.startswith("| rmt") for line in lines) == 2
-    assert len(as_csv(table).splitlines()) == 3, "a program reads one table"
-
-
-def test_wide_tables_in_latex_are_several_of_one_environment() -> None:
-    text = as_latex(wide_table(), "wide")
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
-    assert text.count(r"\begin{tabular}{l") == text.count(r"\end{tabular}") == text.count(r"rmt ") == 2
-    assert text.count(r"\par\medskip") == 1
-    for number in range(12):
-        assert text.count(rf"data\_set\_{number} ") == 1
+# --------------------------------------------------------------------------------------------------------- figure
 
 
 def test_the_figure_shows_chance_failures_and_empty_budgets(subject: Experiment) -> None:

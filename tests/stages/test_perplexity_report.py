@@ -9,18 +9,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import reporting_artifacts as artifacts
+from reporting_artifacts import cell
 from synopsis.artifacts import read_json, write_json
 from synopsis.config.experiment import Experiment
-from synopsis.reporting.rendering import Cell, Table, as_csv
-from synopsis.reporting.report import headline
-from synopsis.reporting.report import tables as build_tables
+from synopsis.reporting.rendering import as_csv
+from synopsis.reporting.report import headline, tables
 from synopsis.reporting.scores import score
+from synopsis.reporting.style import styles
 
-KEYS = ("run", "corpus", "split", "rows", "skipped", "not_finite", "documents", "too_short")
-
-
-def subject(folder: Path, **changes: Any) -> Experiment:
-    return artifacts.experiment(folder, icl=None, judge=None, generate=None, benchmark=None, **changes)
+KEYS = ("corpus", "split", "rows", "skipped", "not_finite", "documents", "too_short")
 
 
 def written(found: Experiment, **changes: Any) -> pd.DataFrame:
@@ -32,16 +29,6 @@ def written(found: Experiment, **changes: Any) -> pd.DataFrame:
         change(document)
         write_json(path, "perplexity", {key: document[key] for key in KEYS}, {})
     return score(found)
-
-
-def tables(found: Experiment, scores: pd.DataFrame) -> dict[str, Table]:
-    return build_tables(found, scores)
-
-
-def cell(table: Table, column: str, *keys: Any) -> Cell:
-    names = [other.name for other in table.columns]
-    (row,) = [row for row in table.rows if tuple(found.value for found in row[: len(keys)]) == keys]
-    return row[names.index(column)]
 
 
 def without_100(document: dict[str, Any]) -> None:
@@ -68,7 +55,7 @@ def not_finite(document: dict[str, Any]) -> None:
 
 
 def test_a_context_that_a_run_cannot_read_is_a_dash_and_told(tmp_path: Path) -> None:
-    found = subject(tmp_path)
+    found = artifacts.experiment(tmp_path, only="perplexity")
     table = tables(found, written(found, base=without_100))["perplexity"]
     assert cell(table, "50 tokens", "all", "base").value is not None
     assert cell(table, "100 tokens", "all", "base").value is None
@@ -80,7 +67,7 @@ def test_a_context_that_a_run_cannot_read_is_a_dash_and_told(tmp_path: Path) -> 
 
 
 def test_the_detail_table_has_intervals_bits_per_byte_and_vectors(tmp_path: Path) -> None:
-    found = subject(tmp_path)
+    found = artifacts.experiment(tmp_path, only="perplexity")
     table = tables(found, written(found))["perplexity_details"]
     assert len(table.rows) == 4 * 3 and table.remarks == []
     loss = cell(table, "Loss", "rmt", 100)
@@ -92,7 +79,7 @@ def test_the_detail_table_has_intervals_bits_per_byte_and_vectors(tmp_path: Path
 
 
 def test_fewer_vectors_have_rows_and_a_line_of_their_own(tmp_path: Path) -> None:
-    found = subject(tmp_path)
+    found = artifacts.experiment(tmp_path, only="perplexity")
     scores = written(found, autocompressor_s0=fewer_vectors, autocompressor_s1=fewer_vectors)
     by_name = tables(found, scores)
     wide = cell(by_name["perplexity"], "100 tokens", "all", "autocompressor")
@@ -120,7 +107,7 @@ def test_fewer_vectors_have_rows_and_a_line_of_their_own(tmp_path: Path) -> None
 
 
 def test_losses_that_are_not_finite_are_no_number_and_told(tmp_path: Path) -> None:
-    found = subject(tmp_path)
+    found = artifacts.experiment(tmp_path, only="perplexity")
     table = tables(found, written(found, base=not_finite))["perplexity"]
     assert cell(table, "50 tokens", "all", "base").value is None
     assert cell(table, "100 tokens", "all", "base").value is not None
@@ -129,8 +116,44 @@ def test_losses_that_are_not_finite_are_no_number_and_told(tmp_path: Path) -> No
     ]
 
 
+def test_classes_of_tokens_stand_together_and_training_seeds_are_averaged(tmp_path: Path) -> None:
+    found = artifacts.experiment(tmp_path, only="perplexity")
+    scores = written(found)
+    table = tables(found, scores)["perplexity"]
+    assert [row[0].value for row in table.rows] == [
+        tokens for tokens in artifacts.LOSS_WITHOUT_CONTEXT for _ in range(4)
+    ]
+    seeds = [math.exp(2.4 - 0.8), math.exp(2.4 - 0.8 + 0.1)]
+    mean = cell(table, "100 tokens", "recall", "autocompressor")
+    assert mean.value == pytest.approx(sum(seeds) / 2)
+    assert mean.deviation == pytest.approx(abs(seeds[0] - seeds[1]) / math.sqrt(2))
+    assert cell(table, "100 tokens", "all", "rmt").deviation is None, "one seed says nothing about spread"
+    assert cell(table, "Runs", "all", "autocompressor").value == 2
+    assert cell(table, "Scored tokens", "all", "rmt").value == "640"
+    figure, looks = artifacts.figure(found, "perplexity", scores), styles(found)
+    panels = {panel.get_title(): panel for panel in figure.axes}
+    assert set(panels) == {"all tokens", "tokens that only context predicts", "topic words", "recalled words"}
+    lines = {line.get_color(): list(line.get_ydata()) for line in panels["recalled words"].get_lines()}
+    assert lines[looks["rmt"].colour] == pytest.approx([2.4, 2.2, 2.0])
+    assert lines[looks["autocompressor"].colour] == pytest.approx([2.45, 2.05, 1.65])
+    band = panels["all tokens"].collections[-1].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(1.6 - 0.05), "one training seed: the interval over documents"
+
+
+def test_a_corpus_with_several_domains_has_a_table_of_them(tmp_path: Path) -> None:
+    corpus = {"source": "text", "domains": {"books": {"hub": "a"}, "code": {"hub": "b"}}}
+    found = artifacts.experiment(tmp_path, only="perplexity", corpora={"world": corpus})
+    by_name = tables(found, written(found))
+    assert list(by_name) == ["perplexity", "perplexity_domains", "perplexity_details"]
+    assert cell(by_name["perplexity"], "50 tokens", "all", "rmt").value == pytest.approx(math.exp(2.0 - 0.2))
+    domains = by_name["perplexity_domains"]
+    assert cell(domains, "50 tokens", "books", "rmt").value == pytest.approx(math.exp(2.0 - 0.2 + 0.2))
+    assert cell(domains, "50 tokens", "code", "rmt").value == pytest.approx(math.exp(2.0 - 0.2 - 0.2))
+    assert len(domains.rows) == 2 * 4
+
+
 def test_without_compressors_there_is_no_figure_of_vectors(tmp_path: Path) -> None:
     section = {"corpus": "world", "context_lengths": [0, 50], "scored_tokens": 32, "tokens_per_step": 50}
-    found = subject(tmp_path, perplexity={**section, "runs": ["base", "full_attention"]})
-    assert artifacts.names(found, "figure") == ["perplexity", "training"]
-    assert artifacts.names(subject(tmp_path), "figure") == ["perplexity", "perplexity_vectors", "training"]
+    for runs, vectors in ((["base", "full_attention"], []), (["base", "rmt"], ["perplexity_vectors"])):
+        found = artifacts.experiment(tmp_path, only="perplexity", perplexity={**section, "runs": runs})
+        assert artifacts.names(found, "figure") == ["perplexity", *vectors, "training"]

@@ -1,0 +1,75 @@
+"""ROUGE, judgements and the benchmark in tables and figures: each number is the one worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import reporting_artifacts as artifacts
+from reporting_artifacts import cell
+from synopsis.config.experiment import Experiment
+from synopsis.reporting.rendering import Table, as_markdown
+from synopsis.reporting.report import tables as build_tables
+from synopsis.reporting.scores import score
+from synopsis.reporting.statistics import wilson_interval
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    subject = artifacts.experiment(tmp_path_factory.mktemp("tables"), perplexity=None, icl=None)
+    artifacts.write_artifacts(subject)
+    return subject
+
+
+@pytest.fixture(scope="module")
+def tables(subject: Experiment) -> dict[str, Table]:
+    return build_tables(subject, score(subject))
+
+
+def test_rouge_says_how_much_of_the_way_between_the_controls_is_recovered(tables: dict[str, Table]) -> None:
+    table = tables["rouge"]
+    assert cell(table, "ROUGE-L", "seen", "gist-1").value == 50
+    assert cell(table, "Recovered (%)", "seen", "gist-1").value == pytest.approx(100 * (50 - 20) / (60 - 20))
+    assert cell(table, "Recovered (%)", "unseen", "neg_control").value == 0
+    assert cell(table, "Recovered (%)", "unseen", "pos_control").value == 100
+    assert cell(table, "Examples", "unseen", "gist-1").value == "64"
+
+
+def test_nothing_is_recovered_without_both_controls(tmp_path: Path) -> None:
+    whole = artifacts.experiment(tmp_path).model_dump()["compressors"]
+    subject = artifacts.experiment(
+        tmp_path, only="generate", compressors={name: whole[name] for name in ("gist-1", "neg_control")}
+    )
+    artifacts.write_artifacts(subject)
+    (table,) = build_tables(subject, score(subject)).values()
+    assert cell(table, "Recovered (%)", "seen", "gist-1").value is None
+    assert "–" in as_markdown(table).splitlines()[4]
+
+
+def test_judgements_leave_errors_out_and_count_an_example_once(tables: dict[str, Table]) -> None:
+    names, table = ("reference", "seen", "gist-1", "pos_control"), tables["judgements"]
+    found = cell(table, "Win rate of A (%)", *names)
+    assert found.value == pytest.approx(100 * (60 + 12 / 2) / 96)
+    # 50 examples, 96 of whose 100 judgements are valid: 48 independent observations.
+    assert found.interval == pytest.approx(tuple(100 * bound for bound in wilson_interval(48 * 66 / 96, 48) or ()))
+    assert [cell(table, column, *names).value for column in ("Unparsed", "Failed")] == [3, 1]
+    assert cell(table, "Consistent (%)", *names).value == pytest.approx(80)
+    assert cell(table, "First wins (%)", *names).value == pytest.approx(100 * 42 / 84)
+
+
+def test_benchmark_compares_medians(tables: dict[str, Table]) -> None:
+    keys, table = ("rmt", 8, 128), tables["benchmark"]
+    assert cell(table, "Uncached (ms)", *keys).value == pytest.approx(1.1 * 26 * math.sqrt(8))
+    assert cell(table, "Faster (×)", *keys).value == pytest.approx(2.6)
+    assert cell(table, "Cached peak (MiB)", *keys).value == pytest.approx(28)
+    assert cell(table, "Uncached context (KiB)", *keys).value == pytest.approx(8 * 128 * 3)
+    assert cell(table, "Context smaller (×)", *keys).value == pytest.approx(32)
+
+
+def test_missing_numbers_leave_gaps_and_say_so(subject: Experiment) -> None:
+    scores = score(subject)
+    scores.loc[scores["metric"] == "peak_bytes", "value"] = float("nan")
+    figure = artifacts.figure(subject, "benchmark", scores)
+    said = {panel.get_ylabel(): [text.get_text() for text in panel.texts] for panel in figure.axes}
+    assert said["peak memory (MiB)"] == ["not measured"] and said["wall time (milliseconds)"] == []
