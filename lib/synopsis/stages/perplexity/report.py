@@ -354,5 +354,5 @@ def _name_contexts(panel: Axes, places: Sequence[float], line: Sequence[Group], 
         loss = group.mean("loss")
         if group.context_length and loss is not None:
             side: dict[str, Any] = {"xytext": (-5, -9), "ha": "right"} if left else {"xytext": (4, 3), "ha": "left"}
-            look = {"textcoords": "offset points", "fontsize": 6.5, "color": colour}
-            panel.annotate(f"{group.context_length:,}", (place, loss), **side, **look)
+            side |= {"textcoords": "offset points", "fontsize": 6.5, "color": colour}
+            panel.annotate(f"{group.context_length:,}", (place, loss), **side)
