@@ -9,7 +9,6 @@ import jsonschema
 import pytest
 from experiment_text import TASK, TEXT, faults, spoilt, write
 from synopsis.artifacts import Layout
-from synopsis.config.data import WorldCorpus
 from synopsis.config.experiment import json_schema, load_experiment
 from synopsis.config.files import JudgeDefinition, Task
 from synopsis.config.yaml_files import read_yaml
@@ -96,28 +95,6 @@ def test_the_schema_leaves_room_for_anchors(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------- facts that stand elsewhere
-
-
-def test_the_length_of_a_story_is_that_of_the_generated_language(tmp_path):
-    import numpy as np
-    from synopsis.data.world import World
-
-    corpus = load_experiment(write(tmp_path)).corpora["stories"]
-    words, _ = World().story(np.random.default_rng(0), corpus.facts)
-    assert corpus.story_tokens == len(words)
-
-
-def test_the_longest_document_of_the_generated_language_is_known():
-    import numpy as np
-    from synopsis.data.world import World
-    from synopsis.data.world_data import TRIPLES_PER_DOCUMENT, _documents, _triple
-
-    settings = WorldCorpus(source="world", documents=300, facts=3, instruction_share=0.9)
-    rng, world = np.random.default_rng(0), World()
-    longest = max(len(_triple(world.instruction(rng))) for _ in range(5000)) * TRIPLES_PER_DOCUMENT
-    assert settings.most_tokens == longest
-    assert max(len(row["words"]) for row in _documents(settings, "train", 0)) <= longest
-    assert settings.model_copy(update={"instruction_share": 0.0}).most_tokens == 15
 
 
 @pytest.mark.parametrize("verb", ["eats", "visits", "wears"])
