@@ -35,13 +35,13 @@ def check_experiment(experiment: Experiment) -> list[Problem]:
 
 
 def _names(experiment: Experiment) -> Iterator[Problem]:
-    for name in experiment.models:
-        if name in experiment.compressors:
-            yield Problem(("compressors", name), f"'{name}', the name of a model", "a name of its own")
-        if name in experiment.trained_runs:
+    for name in experiment.models.keys() & experiment.compressors.keys():
+        yield Problem(("compressors", name), f"'{name}', the name of a model", "a name of its own")
+    for section in ("models", "compressors"):
+        for name in getattr(experiment, section).keys() & experiment.trained_runs.keys():
             compressor, seed = experiment.trained_runs[name]
             wanted = f"another name: it is the run of the compressor '{compressor}' with the training seed {seed}"
-            yield Problem(("models", name), f"the name '{name}'", wanted)
+            yield Problem((section, name), f"the name '{name}'", wanted)
 
 
 def _corpora(experiment: Experiment) -> Iterator[Problem]:

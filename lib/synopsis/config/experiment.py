@@ -1,14 +1,14 @@
 """The typed experiment: one YAML file says what to train, evaluate, judge and benchmark.
 
 Every field is described where it is declared; ``synopsis schema`` prints the JSON schema made from these classes
-(the copy under workflow/schemas serves editors and Snakemake). Reading a file checks it whole and tells every
-fault at once:
+(the copy under workflow/schemas serves editors and Snakemake). Reading a file checks it whole and reports
+every fault of form at once, then every other:
 
     from synopsis.config.experiment import load_experiment
     experiment = load_experiment("config/demo.yaml")
     experiment.run_names          # ['base', 'autocompressor-s0', ...]
 
-The classes hold facts of the experiment only. Machine facts (threads, memory, GPUs, partitions) live in Snakemake
+They describe the experiment alone. What concerns machines (threads, memory, GPUs, partitions) stands in Snakemake
 profiles.
 """
 
