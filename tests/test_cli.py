@@ -64,7 +64,7 @@ def test_the_program_tells_faults_and_ends_with_2(tmp_path):
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == (
         "synopsis: the configuration has 1 fault:\n"
-        f"  {path}:52: perplexity.scored_tokens: found 'x'; expected a whole number\n"
+        f"  {path}:52: perplexity.scored_tokens: found 'x'; expected a valid integer\n"
     )
 
 
@@ -104,7 +104,7 @@ def test_the_schema_is_printed(call):
         (["check", "--set", "icl.max_examples=["], "--set icl.max_examples: '[' is no YAML value"),
         (
             ["check", "--set", "icl.max_examples=0"],
-            "--set: icl.max_examples: found 0; expected 1 or more",
+            "--set: icl.max_examples: found 0; expected greater than or equal to 1",
         ),
         (["check", "--set", "a.b=1", "--set", "icl.c=2"], "has 2 faults"),
         (["train", "auto"], "run 'auto': the experiment has base, opt, auto-s0, auto-s1"),

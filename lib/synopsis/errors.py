@@ -1,7 +1,7 @@
-"""The errors that a user can mend. The command line prints their text alone, without a traceback.
+"""Errors that a user can correct. The command line prints their text alone, without a traceback.
 
 ``InputError`` (exit code 2) means that something given to Synopsis is wrong: a configuration, a data file,
-an artifact of an earlier stage. ``Interrupted`` carries the exit code of a run that was told to stop.
+an artifact of an earlier stage. ``Interrupted`` carries the exit code of a run that was stopped.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Fault:
 
 
 class ConfigError(InputError):
-    """Every fault of a configuration, told at once."""
+    """Every fault of a configuration at once."""
 
     def __init__(self, faults: list[Fault]):
         self.faults = faults
@@ -58,7 +58,7 @@ class ConfigError(InputError):
 
 
 class Interrupted(SynopsisError):
-    """A run was told to stop and saved its work; ``exit_code`` is 128 + the signal's number."""
+    """A run was stopped and saved its work; ``exit_code`` is 128 + the signal's number."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)

@@ -122,12 +122,12 @@ def spoilt(*edits: tuple[str, str], text: str = TEXT) -> str:
 
 
 def faults(*paths: Path, **overrides: object) -> list[str]:
-    """Every fault as it is told, below the folder of the first file; none when the experiment is sound."""
+    """Every fault as it is reported, below the folder of the first file; none when the experiment is sound."""
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     try:
         load_experiment(*paths, overrides=changes)
     except ConfigError as error:
-        told = [str(fault).replace(f"{paths[0].parent}/", "") for fault in error.faults]
-        assert str(error).count("\n") == len(told)
-        return told
+        found = [str(fault).replace(f"{paths[0].parent}/", "") for fault in error.faults]
+        assert str(error).count("\n") == len(found)
+        return found
     return []

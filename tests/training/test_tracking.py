@@ -51,27 +51,24 @@ def test_a_tracked_run_stays_here_without_a_key(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.usefixtures("no_account")
 @pytest.mark.parametrize(
-    ("environment", "mode", "expected"),
+    ("environment", "expected"),
     [
-        ({}, None, "offline"),
-        ({"WANDB_API_KEY": "x"}, None, "online"),
-        ({"WANDB_API_KEY": "x"}, "offline", "offline"),
-        ({"WANDB_API_KEY": "x", "WANDB_MODE": "offline"}, None, "offline"),
-        ({}, "online", "online"),
+        ({}, "offline"),
+        ({"WANDB_API_KEY": "x"}, "online"),
+        ({"WANDB_API_KEY": "x", "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "online"}, "online"),
     ],
 )
-def test_where_a_tracked_run_goes(
-    environment: dict[str, str], mode: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_a_tracked_run_goes(environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert tracking._mode(tracking.Tracking(mode=mode)) == expected
+    assert tracking._mode() == expected
 
 
 @pytest.mark.usefixtures("no_account")
 def test_a_login_is_found(tmp_path: Path) -> None:
     (tmp_path / "no-netrc").write_text("machine api.wandb.ai login user password x\n")
-    assert tracking._mode(tracking.Tracking()) == "online"
+    assert tracking._mode() == "online"
 
 
 # -------------------------------------------------------------------------------------------------------- command line

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from synopsis.compressors.architectures import DECODERS, LEARNED_POSITIONS
 from synopsis.compressors.section import Subject, TrainedCompressor, sections
 from synopsis.config.data import TextCorpus, WorldCorpus, WorldInstructions
-from synopsis.config.training import LanguageModelTraining, Optimisation, SegmentTraining
+from synopsis.config.training import LanguageModelTraining
 from synopsis.config.types import Key, Problem
 from synopsis.stages.record import stages
 
@@ -35,13 +35,13 @@ def check_experiment(experiment: Experiment) -> list[Problem]:
 
 
 def _names(experiment: Experiment) -> Iterator[Problem]:
-    for name in experiment.models:
-        if name in experiment.compressors:
-            yield Problem(("compressors", name), f"'{name}', the name of a model", "a name of its own")
-        if name in experiment.trained_runs:
+    for name in experiment.models.keys() & experiment.compressors.keys():
+        yield Problem(("compressors", name), f"'{name}', the name of a model", "a name of its own")
+    for section in ("models", "compressors"):
+        for name in getattr(experiment, section).keys() & experiment.trained_runs.keys():
             compressor, seed = experiment.trained_runs[name]
             wanted = f"another name: it is the run of the compressor '{compressor}' with the training seed {seed}"
-            yield Problem(("models", name), f"the name '{name}'", wanted)
+            yield Problem((section, name), f"the name '{name}'", wanted)
 
 
 def _corpora(experiment: Experiment) -> Iterator[Problem]:
@@ -137,41 +137,11 @@ def instructions_for(experiment: Experiment, key: Key, name: str, base: str) -> 
         yield from not_its_language(experiment, key, base, world, "an instruction set")
 
 
-def too_short(experiment: Experiment, key: Key, tokens: int, corpus: str) -> Iterator[Problem]:
-    """Documents of the generated language have a known length."""
-    definition = experiment.corpora.get(corpus)
-    if isinstance(definition, WorldCorpus) and not definition.instruction_share and tokens > definition.story_tokens:
-        wanted = f"at most {definition.story_tokens}, the tokens of a document of '{corpus}' (5 for each of its facts)"
-        yield Problem(key, f"{tokens} tokens of one document", wanted)
-
-
 def whole_sequences(experiment: Experiment, key: Key, training: LanguageModelTraining, name: str) -> Iterator[Problem]:
     """Next-token training of a model or compressor."""
     at = (*key, "sequence_length")
     yield from corpus_for(experiment, (*key, "corpus"), training.corpus, experiment.base_named(name))
     yield from too_long(experiment, at, name, {"tokens": training.sequence_length})
-    if not training.pack_documents:
-        yield from too_short(experiment, at, training.sequence_length, training.corpus)
-    yield from few_documents(experiment, key, training, training.pack_documents)
-
-
-def few_documents(
-    experiment: Experiment, key: Key, training: LanguageModelTraining | SegmentTraining, pack: bool = False
-) -> Iterator[Problem]:
-    """A generated corpus holds a known number of sequences; with instructions among the stories it is the most."""
-    corpus, length = experiment.corpora.get(training.corpus), training.sequence_length
-    if isinstance(corpus, WorldCorpus) and (pack or length <= corpus.most_tokens):
-        tokens = corpus.most_tokens
-        held = corpus.documents * tokens // length if pack else corpus.documents * (tokens // length)
-        yield from too_few(key, training, held, training.corpus)
-
-
-def too_few(key: Key, training: Optimisation, held: int, source: str) -> Iterator[Problem]:
-    """An optimizer step that wants more sequences than there are would silently be a smaller one."""
-    if training.sequences() > held:
-        asked = "batch_size" if training.sequences_per_step is None else "sequences_per_step"
-        found = f"{training.sequences()} sequences in an optimizer step"
-        yield Problem((*key, asked), found, f"at most {held}, as many as there are in '{source}'")
 
 
 def measured(experiment: Experiment, stage: str) -> dict[str, Subject]:

@@ -26,16 +26,6 @@ class WorldCorpus(Strict):
     """Share of training documents that are instruction, input and output triples instead of stories."""
     seed: Seed = 0
 
-    @property
-    def story_tokens(self) -> int:
-        """Tokens of a document of the domain `stories`: four words and an end for each statement."""
-        return 5 * self.facts
-
-    @property
-    def most_tokens(self) -> int:
-        """Tokens of the longest document that there can be; twelve instruction triples have 264 at most."""
-        return max(self.story_tokens, 264 if self.instruction_share else 0)
-
 
 class TextDomain(Strict):
     """One domain of a corpus of real text, with a hub source, local files, or both."""
@@ -102,7 +92,6 @@ class AlpacaPlus(Strict):
     """Alpaca+ (Mu et al. 2023): JSON or JSON-lines rows of instruction, input and output."""
 
     source: Literal["alpaca_plus"]
-    hub: str | None = None
     train: str = "alpaca_plus/alpaca_part_of_alpaca_plus_train.jsonl.gz"
     splits: dict[Name, str] = Field(
         default_factory=lambda: {

@@ -1,14 +1,14 @@
 """The typed experiment: one YAML file says what to train, evaluate, judge and benchmark.
 
 Every field is described where it is declared; ``synopsis schema`` prints the JSON schema made from these classes
-(the copy under workflow/schemas serves editors and Snakemake). Reading a file checks it whole and tells every
-fault at once:
+(the copy under workflow/schemas serves editors and Snakemake). Reading a file checks it whole and reports
+every fault of form at once, then every other:
 
     from synopsis.config.experiment import load_experiment
     experiment = load_experiment("config/demo.yaml")
     experiment.run_names          # ['base', 'autocompressor-s0', ...]
 
-The classes hold facts of the experiment only. Machine facts (threads, memory, GPUs, partitions) live in Snakemake
+They describe the experiment alone. What concerns machines (threads, memory, GPUs, partitions) stands in Snakemake
 profiles.
 """
 
@@ -51,17 +51,13 @@ class Architecture(Strict):
     intermediate_size: Annotated[int, Field(ge=1, le=2**18)] = 384
     num_hidden_layers: Annotated[int, Field(ge=1, le=1000)] = 3
     num_attention_heads: PositiveInt = 4
-    num_key_value_heads: PositiveInt | None = None
     max_position_embeddings: Positions = 512
 
     def problems(self) -> Iterator[Problem]:
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if self.hidden_size % (2 * heads):
+        width = 2 * self.num_attention_heads
+        if self.hidden_size % width:
             # Rotary positions turn pairs of numbers, so a head's width is even.
-            wanted = f"a multiple of {2 * heads}, twice num_attention_heads"
-            yield Problem(("hidden_size",), str(self.hidden_size), wanted)
-        if groups is not None and heads % groups:
-            yield Problem(("num_key_value_heads",), str(groups), f"a divisor of num_attention_heads ({heads})")
+            yield Problem(("hidden_size",), str(self.hidden_size), f"a multiple of {width}, twice num_attention_heads")
 
 
 class GgufSource(Strict):
@@ -126,12 +122,9 @@ else:
 
 
 class Tracking(Strict):
-    """Weights & Biases; every logged number also stands in metrics.jsonl."""
+    """Weights & Biases, by its own environment variables; every logged number also stands in metrics.jsonl."""
 
     project: Annotated[str, Field(min_length=1)] = "synopsis"
-    entity: str | None = None
-    mode: Literal["online", "offline"] | None = None
-    """None: online when a key is set (WANDB_API_KEY or a login), else offline."""
 
 
 class _Experiment(Strict):

@@ -74,8 +74,6 @@ class Task(Strict):
     """Draw the same number of demonstrations of each label."""
     tokens_per_demonstration: PositiveInt | None = None
     """Published mean length; the demonstrations that fit a budget are budget // this. None: as many as really fit."""
-    demonstration_end: str = "\n\n"
-    """Text after each demonstration; those of a chunk are tokenised as one string."""
 
     def problems(self) -> Iterator[Problem]:
         wrong = _fault_of(self.template)

@@ -137,28 +137,13 @@ def _folders(paths: list[Path], folder: str) -> list[Path]:
 
 T = TypeVar("T", bound=BaseModel)
 
+SECTION = "a section of keys and values"
 EXPECTED = {
     "missing": "a value: the key is required",
-    "string_type": "a text",
-    "string_too_short": "a text that is not empty",
-    "string_too_long": "at most {max_length} characters",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "at most {le}",
-    "finite_number": "a finite number",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "too_short": "{min_length} or more entries",
-    "too_long": "{max_length} entries",
-    "dict_type": "a section of keys and values",
-    "model_type": "a section of keys and values",
-    "model_attributes_type": "a section of keys and values",
+    "tuple_type": "a valid list",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), SECTION),
 }
-"""Fault of pydantic -> what is allowed."""
+"""Fault of pydantic -> what is allowed, where its own words are those of Python."""
 
 
 def validated(cls: type[T], content: Section) -> tuple[T | None, list[Problem]]:
@@ -177,23 +162,24 @@ def _problems(cls: type[BaseModel], fault: Any) -> Iterable[Problem]:
     if kind == "extra_forbidden":
         fields = [name for found in holders for name, field in found.model_fields.items() if not field.exclude]
         return [Problem(key, "an unknown key", f"one of {', '.join(fields)}{hint(key[-1], fields)}")]
+    # "Input should be greater than 0", "List should have at least 1 item after validation, not 0"
+    expected = EXPECTED.get(kind) or re.sub(r"^\w+ should (be|have) | after validation.*", "", fault["msg"])
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         tag = context["discriminator"].strip("'")
         key, given = (*key, tag), given.get(tag)
-        allowed = [name for section in here for name in get_args(section.model_fields[tag].annotation)]
-        expected = f"one of {', '.join(allowed)}{hint(str(given), allowed)}"
+        expected = _one_of(given, [name for found in here for name in get_args(found.model_fields[tag].annotation)])
     elif kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", context["expected"])
-        expected = f"one of {', '.join(allowed)}{hint(str(given), allowed)}"
+        expected = _one_of(given, re.findall(r"'([^']*)'", context["expected"]))
     elif kind == "string_pattern_mismatch":
         expected = PATTERNS[context["pattern"]]
-    else:
-        plain = {name: int(n) if isinstance(n, float) and n.is_integer() else n for name, n in context.items()}
-        expected = EXPECTED[kind].format(**plain) if kind in EXPECTED else fault["msg"]
-    if kind == "string_type" and isinstance(given, bool | int | float):
+    elif kind == "string_type" and isinstance(given, bool | int | float):
         expected += f"; in quotes, '{shown(given)}' is one"
     name = "the name " if "[key]" in fault["loc"] else ""
     return [Problem(key, "nothing" if kind == "missing" else name + shown(given), expected)]
+
+
+def _one_of(given: Any, allowed: list[str]) -> str:
+    return f"one of {', '.join(allowed)}{hint(str(given), allowed)}"
 
 
 def shown(value: Any) -> str:

@@ -53,7 +53,7 @@ class Optimisation(Strict):
     max_grad_norm: PositiveFloat = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: PositiveInt = 500
-    """Steps between checkpoints; a killed run goes on from the last one."""
+    """Steps between checkpoints; a killed run resumes from the last one."""
     keep_checkpoints: Annotated[int, Field(ge=2, le=LARGEST)] = 2
     """Checkpoints kept; two at least, so that there is always a whole one while the next is written."""
     evaluate_every: PositiveInt | None = None
@@ -62,7 +62,7 @@ class Optimisation(Strict):
     evaluate_first: bool = False
     """Also evaluate before the first step."""
     keep_best: bool = False
-    """Give out the weights with the lowest validation loss, and not the last ones."""
+    """Keep the weights with the lowest validation loss instead of the last ones."""
     train_only: Literal["everything", "new_embeddings"] = "everything"
     """`new_embeddings`: the summary or gist embeddings alone, all else frozen."""
     lora: LowRank | None = None

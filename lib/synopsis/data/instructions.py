@@ -30,7 +30,7 @@ def prepare_alpaca_plus(experiment: Experiment, name: str) -> Path:
     assert isinstance(definition, AlpacaPlus), f"'{name}' is not read from files"
     provenance = Provenance(config=prepare_fingerprint(experiment, "instructions", name))
     files = {"train": definition.train, **definition.splits}
-    sources = {split: find_source(experiment, [file], split, definition.hub) for split, file in files.items()}
+    sources = {split: find_source(experiment, [file], split) for split, file in files.items()}
     splits, records = {}, {}
     for split, source in sources.items():
         limit = definition.max_train if split == "train" else definition.max_held_out

@@ -3,7 +3,7 @@
     tracking: {project: context-compression}
 
 The run has the name of the run, its group is the experiment. Without a key (WANDB_API_KEY, or a login), and where
-WANDB_MODE or `mode` say so, it stays on this machine under results/<experiment>/logs/wandb (or WANDB_DIR), from where
+WANDB_MODE says so, it stays on this machine under results/<experiment>/logs/wandb (or WANDB_DIR), from where
 `wandb sync` sends it later. A run that resumes after a stop resumes there too.
 """
 
@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from transformers.integrations import WandbCallback
 
 from synopsis.artifacts import Layout
-from synopsis.config.experiment import Experiment, Tracking
+from synopsis.config.experiment import Experiment
 from synopsis.errors import InputError
 from synopsis.progress import say
 from synopsis.stages.train.section import STAGE
@@ -55,10 +55,9 @@ def tracked(experiment: Experiment, run: str) -> Iterator[list[TrainerCallback]]
 
     folder = Path(os.environ.get("WANDB_DIR") or Layout(experiment).root / "logs" / "wandb")
     folder.mkdir(parents=True, exist_ok=True)
-    mode = _mode(settings)
+    mode = _mode()
     wandb.init(
         project=settings.project,
-        entity=settings.entity,
         group=experiment.name,
         name=run,
         id=f"{experiment.name}-{run}-{STAGE.fingerprint(experiment, run=run)}",  # by which its later parts are known
@@ -76,9 +75,9 @@ def tracked(experiment: Experiment, run: str) -> Iterator[list[TrainerCallback]]
         wandb.finish(exit_code=int(failed))
 
 
-def _mode(settings: Tracking) -> Any:
+def _mode() -> Any:
     """Online where a key is known and nothing says otherwise."""
-    return settings.mode or os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    return os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
 
 
 def _has_key() -> bool:

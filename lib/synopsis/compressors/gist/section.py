@@ -10,8 +10,7 @@ from pydantic import Field
 
 from synopsis.compressors.architectures import DECODERS, ENCODER_DECODERS
 from synopsis.compressors.section import TrainedCompressor
-from synopsis.config.checks import instructions_for, too_few, too_long
-from synopsis.config.data import WorldInstructions
+from synopsis.config.checks import instructions_for, too_long
 from synopsis.config.training import InstructionTraining
 from synopsis.config.types import Key, Problem
 
@@ -46,9 +45,6 @@ class GistCompressor(TrainedCompressor):
 
     def check(self, key: Key, name: str, experiment: Experiment) -> Iterator[Problem]:
         inside, instructions = (*key, "training"), self.training.instructions
-        rows = experiment.instructions.get(instructions)
-        if isinstance(rows, WorldInstructions):
-            yield from too_few(inside, self.training, rows.train, instructions)
         yield from instructions_for(experiment, (*inside, "instructions"), instructions, self.base)
         yield from too_long(experiment, (*inside, "max_length"), name, {"tokens": self.training.max_length})
 

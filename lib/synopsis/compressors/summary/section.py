@@ -10,7 +10,7 @@ from pydantic import Field
 
 from synopsis.compressors.architectures import DECODERS
 from synopsis.compressors.section import TrainedCompressor
-from synopsis.config.checks import corpus_for, few_documents, too_long, too_short
+from synopsis.config.checks import corpus_for, too_long
 from synopsis.config.training import SegmentTraining
 from synopsis.config.types import Key, Problem
 
@@ -74,17 +74,14 @@ class SummaryCompressor(TrainedCompressor):
 
     def check(self, key: Key, name: str, experiment: Experiment) -> Iterator[Problem]:
         training, inside = self.training, (*key, "training")
-        at, length = (*inside, "sequence_length"), training.sequence_length
         yield from corpus_for(experiment, (*inside, "corpus"), training.corpus, self.base)
         # The shortest that the longest segment of a step can be, beside what stands before and after it.
         parts = {
             "summary vectors": self.most_vectors(),
-            "tokens of a segment": max(training.segment_lengths or [-(-length // training.segments)]),
+            "tokens of a segment": max(training.segment_lengths or [-(-training.sequence_length // training.segments)]),
             "summary tokens": self.summary_length,
         }
-        yield from too_long(experiment, at, name, parts)
-        yield from too_short(experiment, at, length, training.corpus)
-        yield from few_documents(experiment, inside, training)
+        yield from too_long(experiment, (*inside, "sequence_length"), name, parts)
 
     def settings(self) -> dict[str, Any]:
         return {

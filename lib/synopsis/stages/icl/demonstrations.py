@@ -18,6 +18,8 @@ from synopsis.errors import DataError
 from synopsis.stages.icl.section import Setting
 
 Encode = Callable[[str], list[int]]
+DEMONSTRATION_END = "\n\n"
+"""Text after each demonstration; those of a chunk are tokenised as one string."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def published_seed(seed: int, compressed: int, plain: int) -> int:
 
 def text_of(task: Task, row: dict[str, Any]) -> str:
     """A demonstration: the example with its true option."""
-    return render(task, row, options_of(task, row)[row[task.label_field]]) + task.demonstration_end
+    return render(task, row, options_of(task, row)[row[task.label_field]]) + DEMONSTRATION_END
 
 
 def draw(task: Task, pool: Sequence[dict[str, Any]], count: int, generator: random.Random) -> list[dict[str, Any]]:

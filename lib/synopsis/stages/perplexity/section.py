@@ -10,7 +10,7 @@ from pydantic import Field
 
 from synopsis.artifacts import Layout
 from synopsis.compressors.section import Compressor, steps
-from synopsis.config.checks import chosen_runs, corpus_for, measured, too_long, too_short
+from synopsis.config.checks import chosen_runs, corpus_for, measured, too_long
 from synopsis.config.types import LARGEST, Distinct, Name, NonNegativeInt, PositiveInt, Problem, Strict
 from synopsis.stages.record import Stage, of_runs, untrained
 
@@ -43,7 +43,6 @@ class Perplexity(Strict):
         """What does not fit the rest of the experiment."""
         yield from chosen_runs(experiment, "perplexity")
         at, longest, shortest = ("perplexity", "context_lengths"), max(self.context_lengths), min(self.context_lengths)
-        yield from too_short(experiment, at, longest + self.scored_tokens, self.corpus)
         for name, subject in measured(experiment, "perplexity").items():
             yield from corpus_for(experiment, ("perplexity", "corpus"), self.corpus, experiment.base_named(name))
             for index, length in enumerate(self.summary_lengths or []):
