@@ -1,4 +1,4 @@
-"""Eviction beyond its law (`test_law.py`): chained contexts, turned keys, what is refused, and a line of YAML."""
+"""Methods without training beyond their laws (`test_law.py`): chains, turned keys, refusals, and a line of YAML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from synopsis.stages.needle.run import needle
 from transformers import LlamaForCausalLM
 
 BUDGET = 9
-EVERY_KIND = pytest.mark.parametrize(("kind", "method"), [("eviction", "streaming_llm")])
+EVERY_KIND = pytest.mark.parametrize(("kind", "method"), [("eviction", "streaming_llm"), ("truncation", "truncation")])
 OPTIONS = {
     "needle.lengths": [12, 27],
     "needle.depths": [0.5],

@@ -215,6 +215,18 @@ class Eviction(Law):
             return plain_of(model)(torch.tensor([prompt + rest]), **given).logits[0, len(prompt) :]
 
 
+class Truncation(Eviction):
+    """What follows stands behind the kept tokens alone."""
+
+    def model(self, architecture: str) -> Any:
+        return Law.model(self, architecture)
+
+    def expected(self, model: Any, prompt: list[int], rest: list[int]) -> Tensor:
+        kept = prompt[-self.fields["budget"] :]
+        with torch.no_grad():
+            return plain_of(model)(torch.tensor([kept + rest])).logits[0, len(kept) :]
+
+
 class Gist(Law):
     def prompt(self, generator: torch.Generator, size: int) -> list[int]:
         return instruction(generator, size - 1, 1 + size % 3)
@@ -291,6 +303,7 @@ LAWS: dict[str, Law] = {
     "autocompressor": Summary("summary", {"summary_length": 2, "accumulate_summary": True}, options=SEGMENTS),
     "rmt": Summary("summary", {"summary_length": 2, "accumulate_summary": False}, options=SEGMENTS),
     "streaming_llm": Eviction("eviction", {"budget": 6, "rerotate": False}, ROTARY),
+    "truncation": Truncation("truncation", {"budget": 3}),
     **{c: Gist("gist", {"gist_token_id": GIST, "gist_condition": c}) for c in ("gist", "pos_control", "neg_control")},
     **{f"{c} t5": GistT5("gist", {"gist_condition": c}, tuple(KINDS)) for c in ("gist", "neg_control")},
 }
