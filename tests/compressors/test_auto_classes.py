@@ -147,7 +147,7 @@ def test_a_configuration_of_the_caller_stays_as_it_is() -> None:
 
 def test_a_folder_with_half_of_our_fields_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": MODEL_TYPE, "base_model_type": "llama"}))
-    with pytest.raises(ValueError, match="expected base_model_type, and compressor_kind as one of gist, summary"):
+    with pytest.raises(ValueError, match=r"expected base_model_type, and compressor_kind as one of .*gist, summary"):
         AutoConfig.from_pretrained(tmp_path)
 
 

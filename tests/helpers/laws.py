@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from compressor_models import GIST, GREEDY, TOLERANCE, WINDOW, architecture_model, padded, real, tokens
 from synopsis.compressors import architectures
+from synopsis.compressors.eviction.section import SINKS
 from t5_models import KINDS, START, answers, t5_by_hand, t5_greedy, t5_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -195,6 +196,37 @@ class Summary(Law):
         return in_segments(model, [*cut(prompt, 4), rest])[0][len(prompt) :]
 
 
+class Eviction(Law):
+    """What follows sees the first tokens and the newest, each where it stood."""
+
+    def model(self, architecture: str) -> Any:
+        windows = {"sliding_window": None, "use_sliding_window": False, "layer_types": None}
+        return _model(self.kind, architecture, tuple({**windows, **self.fields}.items()))
+
+    def vectors(self, prompt: list[int]) -> int:
+        return min(len(prompt), self.fields["budget"])
+
+    def expected(self, model: Any, prompt: list[int], rest: list[int]) -> Tensor:
+        length = len(prompt + rest)
+        mask = torch.full((length, length), float("-inf")).triu(1)
+        mask[len(prompt) :, SINKS : max(SINKS, len(prompt) - self.fields["budget"] + SINKS)] = float("-inf")
+        with torch.no_grad():
+            given = {"attention_mask": mask[None, None], "position_ids": torch.arange(length)[None]}
+            return plain_of(model)(torch.tensor([prompt + rest]), **given).logits[0, len(prompt) :]
+
+
+class Truncation(Eviction):
+    """What follows stands behind the kept tokens alone."""
+
+    def model(self, architecture: str) -> Any:
+        return Law.model(self, architecture)
+
+    def expected(self, model: Any, prompt: list[int], rest: list[int]) -> Tensor:
+        kept = prompt[-self.fields["budget"] :]
+        with torch.no_grad():
+            return plain_of(model)(torch.tensor([kept + rest])).logits[0, len(kept) :]
+
+
 class Gist(Law):
     def prompt(self, generator: torch.Generator, size: int) -> list[int]:
         return instruction(generator, size - 1, 1 + size % 3)
@@ -263,11 +295,15 @@ def _t5(condition: str, kind: str) -> Any:
 
 
 SEGMENTS = {"segment_lengths": 4}
+ROTARY = tuple(architecture for architecture in DECODERS if architecture not in ("gemma2", "gemma3_text", "opt"))
+"""Those whose layers need not slide, and whose positions are rotary."""
 POS_CONTROL_T5 = GistT5("gist", {"gist_condition": "pos_control"}, tuple(KINDS))
 """It has no context."""
 LAWS: dict[str, Law] = {
     "autocompressor": Summary("summary", {"summary_length": 2, "accumulate_summary": True}, options=SEGMENTS),
     "rmt": Summary("summary", {"summary_length": 2, "accumulate_summary": False}, options=SEGMENTS),
+    "streaming_llm": Eviction("eviction", {"budget": 6, "rerotate": False}, ROTARY),
+    "truncation": Truncation("truncation", {"budget": 3}),
     **{c: Gist("gist", {"gist_token_id": GIST, "gist_condition": c}) for c in ("gist", "pos_control", "neg_control")},
     **{f"{c} t5": GistT5("gist", {"gist_condition": c}, tuple(KINDS)) for c in ("gist", "neg_control")},
 }
