@@ -174,7 +174,7 @@ def stop_after(stop: StopOnSignal) -> TrainerControl:
 
 
 def test_a_signal_to_another_process_stops_this_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "highest", lambda number: max(number, int(signal.SIGTERM)))
+    monkeypatch.setattr(distributed, "gathered", lambda number: [number, int(signal.SIGTERM)])
     stop = StopOnSignal()
     control = stop_after(stop)
     assert control.should_save and control.should_training_stop
@@ -186,7 +186,7 @@ def test_of_several_processes_none_dies_of_a_second_signal(
 ) -> None:
     """Slurm signals each of them, and who started them does so too."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(distributed, "highest", lambda number: number)
+    monkeypatch.setattr(distributed, "gathered", lambda number: [number, 0])
     before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     stop = StopOnSignal()
     try:

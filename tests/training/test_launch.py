@@ -229,7 +229,6 @@ def test_one_process_agrees_with_itself() -> None:
     assert distributed.world_size() == 1 and distributed.is_first()
     with distributed.processes():
         assert distributed.gathered("own") == ["own"]
-        assert distributed.highest(3) == 3
         assert distributed.on_all(lambda: 5) == distributed.on_first(lambda: 5) == 5
         distributed.barrier()
 

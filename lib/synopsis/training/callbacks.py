@@ -27,6 +27,7 @@ from synopsis.costs.flops import step_flops
 from synopsis.progress import SECONDS_BETWEEN_LINES, say
 from synopsis.training import distributed
 from synopsis.training.launch import SIGNALS
+from synopsis.training.validation import without_prefix
 
 
 class Metrics(TrainerCallback):
@@ -50,7 +51,7 @@ class Metrics(TrainerCallback):
         if not distributed.is_first() or ("train_loss" in (logs or {}) and state.global_step < state.max_steps):
             return
         with self.path.open("a") as stream:
-            stream.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+            stream.write(json.dumps({"step": state.global_step, **without_prefix(logs or {})}) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -183,7 +184,7 @@ class StopOnSignal(TrainerCallback):
             self.before[number] = signal.signal(number, self._handle)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        self.received = distributed.highest(self.received or 0) or None
+        self.received = max(distributed.gathered(self.received or 0)) or None
         if self.received is not None:
             control.should_save = control.should_training_stop = True
         return control

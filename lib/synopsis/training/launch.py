@@ -10,11 +10,11 @@ The first of these that holds decides:
 3. else the command starts itself `--processes` times on this machine, as often as it sees GPUs without that option,
    and once without a GPU.
 
-In the third case this process only launches and watches. It passes SIGTERM, SIGINT and SIGUSR1 on, so that the run
-saves a checkpoint and stops; a second signal kills. When one process fails, the others are ended: they would wait for
-it forever. The exit code is that of the process that failed first, and 128 + the signal's number for a signal, as
-without processes. torchrun's agent would do, but ends the others before the first one has reported its error, and
-reports a signal even where the run finished before it.
+In the third case this process passes SIGTERM, SIGINT and SIGUSR1 on, so that the run saves a checkpoint and stops; a
+second signal kills. When one process fails, the others are ended: they would wait for it forever. The exit code is that
+of the process that failed first, and 128 + the signal's number for a signal, as without processes. (torchrun's agent
+ends the others before one of them has reported the error, and has no exit code of a run that finished in spite of a
+signal.)
 
 The same command resumes a run that ended so, and Snakemake's `retries` submit it again. In a batch script of your
 own, with `#SBATCH --requeue --signal=B:USR1@300`, Slurm warns the script alone before the time limit:

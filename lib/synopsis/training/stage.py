@@ -9,7 +9,6 @@ started beside it waits and takes that model, or resumes from the checkpoints wh
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging
 
 from synopsis.artifacts import (
     PROVENANCE,
@@ -42,6 +43,7 @@ from synopsis.training.sharding import check_deepspeed, sharding, whole_weights
 from synopsis.training.tracking import tracked
 from synopsis.training.trainable import save_trained
 from synopsis.training.trainer import CompressorTrainer
+from synopsis.training.validation import without_prefix
 
 HEADLINES = ("eval_loss", "loss/", "perplexity/")
 """Figures of the validation that sum a run up."""
@@ -103,12 +105,13 @@ def _train(
         data_collator=prepared.collate_numbered,
         segment_training=training if isinstance(training, SegmentTraining) else None,
         sequences_per_step=training.sequences_per_step,
-        longest=_longest(prepared.model, subject),
+        longest=0 if isinstance(subject, Model) else subject.longest_segment(prepared.model),
         describe=prepared.describe,
         measured=progress.measured,
         callbacks=[metrics, progress, Checkpoints(fingerprint), *trackers, stop, lock],
     )
-    _quiet(trainer)
+    logging.disable_progress_bar()
+    trainer.remove_callback(PrinterCallback)  # `Progress` says what it would
     provenance.device = str(trainer.args.device)
     if checkpoint is not None and distributed.is_first():
         say(f"{run}: resumes from {checkpoint}")
@@ -120,33 +123,31 @@ def _train(
     figures = {"train_loss": float(result.training_loss), "steps": float(trainer.state.global_step)}
     if trainer.state.best_global_step:
         figures["best_step"] = float(trainer.state.best_global_step)
-    figures |= {key: float(value) for key, value in trainer.evaluate().items() if key.startswith(HEADLINES)}
+    validation = without_prefix(trainer.evaluate())
+    figures |= {key: float(value) for key, value in validation.items() if key.startswith(HEADLINES)}
     weights = whole_weights(trainer)
     if distributed.is_first():
         lock.check()
-        _write(layout, run, training, prepared, weights, metrics.path, provenance, figures)
+        batch = {"processes": processes, "sequences_per_step": training.sequences(processes)}
+        report = {"run": run, **batch, **prepared.train.record(), **figures}
+        _write(layout.model(run), training, prepared, weights, metrics.path, report, provenance)
         lock.remove_checkpoints()
     return figures
 
 
 def _write(
-    layout: Layout,
-    run: str,
+    path: Path,
     training: Optimisation,
     prepared: Prepared,
     weights: dict[str, torch.Tensor] | None,
     metrics: Path,
+    report: dict[str, Any],
     provenance: Provenance,
-    figures: dict[str, float],
 ) -> None:
-    path = layout.model(run)
     with atomic_directory(path) as temporary:
         save_trained(prepared.model, temporary, training.lora, prepared.base, weights)
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
-        processes = distributed.world_size()
-        batch = {"processes": processes, "sequences_per_step": training.sequences(processes)}
-        report = {"run": run, **batch, **prepared.train.record(), **figures}
         write_json(temporary / PROVENANCE, "model", report, provenance.record(), [temporary])
 
 
@@ -194,20 +195,6 @@ def _depends_on_processes(training: Optimisation, processes: int) -> str:
     )
 
 
-def _longest(model: Any, subject: Any) -> int:
-    """Tokens of a segment that fit the positions beside the soft prompt and the summary tokens."""
-    return 0 if isinstance(subject, Model) else subject.longest_segment(model)
-
-
-def _quiet(trainer: CompressorTrainer) -> None:
-    """Our progress line replaces the dictionaries that the Trainer prints, and the bars of each save."""
-    from transformers.trainer_callback import PrinterCallback
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    trainer.remove_callback(PrinterCallback)
-
-
 def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
     """Whether the run's model is there, whole and made with this configuration."""
     record = layout.model(run) / PROVENANCE
@@ -221,5 +208,5 @@ def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
 
 def headline(layout: Layout, run: str) -> dict[str, float]:
     """Headline figures of a finished run."""
-    report = json.loads((layout.model(run) / PROVENANCE).read_text())
+    report = read_json(layout.model(run) / PROVENANCE, "model")
     return {key: report[key] for key in ("train_loss", "eval_loss", "steps") if key in report}
