@@ -14,7 +14,6 @@ from compressor_models import summary_model
 from safetensors.torch import load_file, save_file
 from synopsis.config.training import SegmentTraining
 from synopsis.data.sequences import collate_equal
-from synopsis.errors import SynopsisError
 from synopsis.training.callbacks import Metrics, StopOnSignal, read_metrics
 from synopsis.training.checkpoints import MANIFEST, Checkpoints, last_good_checkpoint, newest_first
 from synopsis.training.trainer import CompressorTrainer
@@ -132,31 +131,6 @@ def test_keys_are_missing_only_where_a_checkpoint_should_hold_them(
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     started().train(resume_from_checkpoint=str(checkpoint))
     assert f"missing keys in the checkpoint model loaded: ['{lost}']" in caplog.text
-
-
-def test_accumulated_steps_are_means_over_the_batches(tmp_path: Path) -> None:
-    """One batch of four rows has the gradient of two batches of two."""
-    rows = torch.stack([row["input_ids"] for row in sequences()[:4]])
-    gradients, losses = [], []
-    for parts in (1, 2):
-        training = trainer(tmp_path, accumulation=parts)
-        training.segment_training = TRAINING.model_copy(update={"randomize_segments": False})
-        training.model.config.attention_dropout = 0.0
-        for layer in training.model.model.layers:
-            layer.self_attn.attention_dropout = 0.0
-        training.current_gradient_accumulation_steps = parts
-        losses.append(sum(training.training_step(training.model, {"input_ids": part}) for part in rows.chunk(parts)))
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in training.model.parameters()]))
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(losses[0], losses[1])
-
-
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
-    training = trainer(tmp_path)
-    with torch.no_grad():
-        training.model.lm_head.weight[5] = float("nan")
-    with pytest.raises(SynopsisError, match="step 1: the loss is nan"):
-        training.train()
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

@@ -89,17 +89,14 @@ def _is_one_of_several(environment: Mapping[str, str]) -> bool:
 def check_environment(environment: Mapping[str, str], processes: int | None) -> None:
     """InputError for variables that are missing, no numbers or contradict each other or `--processes`."""
     given = ", ".join(f"{name}={environment[name]}" for name in TORCHRUN if name in environment)
-    missing = [name for name in TORCHRUN if name not in environment and name != "LOCAL_WORLD_SIZE"]
-    if missing:
-        raise InputError(
-            f"{given}: this process is one of several, but {', '.join(missing)} is not set; start the run by torchrun "
-            "or srun, or unset these variables"
-        )
     try:
-        rank, world, local, _ = (int(environment[name]) for name in TORCHRUN if name not in TORCHRUN[3:5])
+        rank, world, local, _ = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
         here = int(environment.get("LOCAL_WORLD_SIZE", world))
-    except ValueError:
-        raise InputError(f"{given}: expected numbers") from None
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{given}: this process is one of several, but {error} is missing or no number; start the run by torchrun "
+            "or srun, or unset these variables"
+        ) from None
     if not (0 <= rank < world and 0 <= local < here <= world):
         raise InputError(f"{given}: these contradict each other")
     if processes is not None and processes != here:
