@@ -116,11 +116,12 @@ def _train(
     if checkpoint is not None and distributed.is_first():
         say(f"{run}: resumes from {checkpoint}")
     with report_full_disk(folder):
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.state.global_step < training.steps:
         step = f"step {trainer.state.global_step} of {training.steps}"
         distributed.fail(Interrupted(f"{run}: stopped at {step}; the same command resumes there", stop.received))
-    figures = {"train_loss": float(result.training_loss), "steps": float(trainer.state.global_step)}
+    steps = trainer.state.global_step
+    figures = {"train_loss": trainer.losses.mean(steps), "steps": float(steps)}
     if trainer.state.best_global_step:
         figures["best_step"] = float(trainer.state.best_global_step)
     validation = without_prefix(trainer.evaluate())

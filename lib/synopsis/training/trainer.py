@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import TrainOutput
 
 from synopsis.compressors.loss import IGNORED
 from synopsis.config.training import SegmentTraining
@@ -46,6 +45,10 @@ class Losses(TrainerCallback, ExportableState):
     def add(self, loss: float) -> None:
         self.of_interval += loss
         self.of_run += loss
+
+    def mean(self, step: int) -> float:
+        """Over all steps of the run, those before a stop too."""
+        return self.of_run / max(step, 1)
 
     def drain(self, step: int) -> float:
         """Mean over the steps since the last call."""
@@ -110,11 +113,6 @@ class CompressorTrainer(Trainer):
         steps = math.ceil(len(data) / self.sequences_per_step)
         return RandomSampler(data, num_samples=steps * self.sequences_per_step)
 
-    def train(self, *arguments: Any, **options: Any) -> TrainOutput:
-        """As `Trainer.train`; `training_loss` is the mean over all steps of the run, those before a stop too."""
-        result = super().train(*arguments, **options)
-        return result._replace(training_loss=self.losses.of_run / max(self.state.global_step, 1))
-
     def _run_epoch(self, *arguments: Any, **options: Any) -> Any:
         """As in the Trainer, which makes a step too many when it resumes from the last checkpoint of a run."""
         if self.state.global_step >= self.state.max_steps:
@@ -127,7 +125,7 @@ class CompressorTrainer(Trainer):
             logs["loss"] = self.losses.drain(self.state.global_step)
             logs |= self.measured()
         if "train_loss" in logs:
-            logs["train_loss"] = self.losses.of_run / max(self.state.global_step, 1)
+            logs["train_loss"] = self.losses.mean(self.state.global_step)
         super().log(logs, start_time)
 
     # ------------------------------------------------------------------------------------------------------- training
