@@ -90,7 +90,11 @@ def _train(
     distributed.on_all(lambda: check_deepspeed(arguments, prepared.model, training.deepspeed))
     processes = distributed.world_size()
     if training.sequences_per_step is None and processes > 1 and distributed.is_first():
-        say(f"{run}: {_depends_on_processes(training, processes)}")
+        batch = f"batch_size {training.batch_size} x gradient_accumulation {training.gradient_accumulation}"
+        say(
+            f"{run}: {processes} processes x {batch} = {training.sequences(processes)} sequences a step: the result "
+            "depends on the number of processes; training.sequences_per_step fixes it"
+        )
     checkpoint = checkpoint_to_resume(folder, fingerprint)
     arguments.eval_on_start = training.evaluate_first and checkpoint is None
     tokens = prepared.tokens_per_sequence
@@ -183,16 +187,6 @@ def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
         **spread,
-    )
-
-
-def _depends_on_processes(training: Optimisation, processes: int) -> str:
-    parts = f"{processes} processes x batch_size {training.batch_size}"
-    if training.gradient_accumulation > 1:
-        parts += f" x gradient_accumulation {training.gradient_accumulation}"
-    return (
-        f"{parts} = {training.sequences(processes)} sequences a step: the result depends on the number of "
-        "processes; training.sequences_per_step fixes it"
     )
 
 

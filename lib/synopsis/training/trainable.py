@@ -164,6 +164,5 @@ def _adapter(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _settings(lora: LowRank, **more: Any) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, **more
-    )
+    given: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    return LoraConfig(target_modules=lora.targets, **given, **more)
