@@ -133,8 +133,8 @@ def _train(
     weights = whole_weights(trainer)
     if distributed.is_first():
         lock.check()
-        batch = {"processes": processes, "sequences_per_step": training.sequences(processes)}
-        report = {"run": run, **batch, **prepared.train.record(), **figures}
+        report = {"run": run, "processes": processes, "sequences_per_step": training.sequences(processes)}
+        report |= {**prepared.train.record(), **figures}
         _write(layout.model(run), training, prepared, weights, metrics.path, report, provenance)
         lock.remove_checkpoints()
     return figures
