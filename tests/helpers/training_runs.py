@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from synopsis.artifacts import Layout, write_json
 from synopsis.compressors import load
 from synopsis.config.experiment import Experiment, load_experiment
 from synopsis.training import stage
-from synopsis.training.callbacks import read_metrics
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, OPTConfig, T5Config
 
 LENGTH = 24
@@ -159,3 +159,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     clock = ("runtime", "per_second")
     rows = read_metrics(folder / "results" / "runs" / "models" / "it-s0" / "metrics.jsonl")
     return [{key: value for key, value in row.items() if not any(word in key for word in clock)} for row in rows]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

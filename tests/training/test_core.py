@@ -16,7 +16,7 @@ from synopsis.artifacts import Layout
 from synopsis.compressors import load
 from synopsis.config.experiment import Experiment
 from synopsis.config.training import SegmentTraining
-from synopsis.errors import ConfigError, DataError, InputError, SynopsisError
+from synopsis.errors import DataError, InputError, SynopsisError
 from synopsis.training import preparation, stage
 from synopsis.training.trainer import CompressorTrainer, part_that_is_read
 from torch.nn.functional import cross_entropy
@@ -100,28 +100,6 @@ def test_segments_of_opt_may_fill_all_positions(tmp_path: Path) -> None:
         folder.mkdir()
         found = experiment(folder, autocompressor(), config)
         assert stage._longest(preparation.prepare(found, "it-s0").model, found.compressors["it"]) == longest
-
-
-@pytest.mark.parametrize(
-    ("model", "compressor", "message"),
-    [
-        ({"type": "llama", "max_positions": 15}, autocompressor(), "18 positions in one pass"),
-        ({"type": "llama", "max_positions": 15}, autocompressor(max_positions=18), None),
-        ({"type": "llama", "max_positions": 15}, autocompressor(max_positions=17), "the positions of 'it'"),
-        ({"type": "opt", "max_positions": 6}, autocompressor(), None),
-        ({"type": "opt", "max_positions": 5}, autocompressor(), "found 6 positions in one pass; expected at most 5"),
-        ({"type": "opt", "max_positions": 6}, autocompressor(randomize_segments=False, segment_lengths=[5, 7]), "7"),
-    ],
-)
-def test_positions_are_checked_before_anything_is_read(
-    model: dict[str, Any], compressor: dict[str, Any], message: str | None, tmp_path: Path
-) -> None:
-    """A segment of 6 tokens, and beside it 9 summary vectors and 3 summary tokens, which take no positions of OPT."""
-    if message is None:
-        experiment(tmp_path, compressor, models={"base": {"path": "none", **model}})
-    else:
-        with pytest.raises(ConfigError, match=message):
-            experiment(tmp_path, compressor, models={"base": {"path": "none", **model}})
 
 
 # ------------------------------------------------------------------------------------------------- fewer summary tokens
@@ -282,15 +260,21 @@ def test_the_best_weights_are_given_out(tmp_path: Path) -> None:
     same(trained(tmp_path / "short", autocompressor(**{**RISING, "steps": step})), best)
 
 
-def test_a_run_that_goes_on_knows_what_was_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the checkpoint of the best step is gone, and where the run had only its model to write."""
+def test_a_resumed_run_knows_what_was_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the run had only its model to write, and where the checkpoint of the best step is gone."""
     compressor = autocompressor(**RISING, keep_best=True)
     whole = trained(tmp_path / "whole", compressor)
     (tmp_path / "stopped").mkdir()
     found = experiment(tmp_path / "stopped", compressor)
     for left in (10, 11):
         killed_at_the_end(found, monkeypatch, left)
+    best = min(Layout(found).checkpoints("it-s0").glob("checkpoint-?"))  # the only one so old that is still there
+    shutil.rmtree(best)
     stage.train(found, "it-s0")
+    said = capsys.readouterr().err
+    assert f"checkpoint-11 is passed over: {best}, which has the best" in said
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
     same(load(Layout(found).model("it-s0")), whole)
 

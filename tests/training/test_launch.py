@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,15 +30,9 @@ def test_as_many_processes_as_gpus(asked: int | None, gpus: int, count: int) -> 
     assert processes_here(asked, gpus) == count
 
 
-@pytest.mark.parametrize(("gpus", "message"), [(1, "1 GPU; expected at most 1"), (4, "4 GPUs; expected at most 4")])
-def test_more_processes_than_gpus(gpus: int, message: str) -> None:
-    with pytest.raises(InputError, match=f"--processes 8: this machine shows {message}"):
-        processes_here(8, gpus)
-
-
-def test_one_process_is_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "visible_gpus", lambda: 0)
-    assert launch.launch(["train"]) is None
+def test_more_processes_than_gpus() -> None:
+    with pytest.raises(InputError, match="--processes 8: this machine shows 4 GPUs; expected at most 4"):
+        processes_here(8, 4)
 
 
 def test_torchruns_variables_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,13 +47,12 @@ def test_torchruns_variables_come_first(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"RANK": None}, "RANK is not set; start the run by torchrun or srun"),
-        ({"WORLD_SIZE": None}, "WORLD_SIZE is not set"),
-        ({"MASTER_PORT": None, "MASTER_ADDR": None}, "MASTER_ADDR, MASTER_PORT is not set"),
+        ({"RANK": None}, "'RANK' is missing or no number; start the run by torchrun or srun"),
+        ({"MASTER_PORT": None}, "'MASTER_PORT' is missing"),
         ({"RANK": "2"}, "RANK=2, WORLD_SIZE=2, .* contradict each other"),
         ({"LOCAL_RANK": "2"}, "LOCAL_RANK=2, LOCAL_WORLD_SIZE=2, .* contradict each other"),
         ({"LOCAL_WORLD_SIZE": "4"}, "WORLD_SIZE=2, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4, .* contradict each other"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two, .*: expected numbers"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two, .*'two' is missing or no number"),
     ],
 )
 def test_variables_that_contradict_each_other(change: dict[str, str | None], message: str) -> None:
@@ -110,23 +102,18 @@ def test_the_port_of_the_environment_is_kept_or_refused() -> None:
         free_port("http")
 
 
-@pytest.mark.parametrize(("local", "gpus", "slurm", "own"), [(3, 4, False, 3), (3, 1, True, 0), (0, 1, False, 0)])
+@pytest.mark.parametrize(("local", "gpus", "slurm", "own"), [(3, 4, False, 3), (3, 1, True, 0), (2, 2, False, None)])
 def test_each_process_has_its_gpu(
-    local: int, gpus: int, slurm: bool, own: int, monkeypatch: pytest.MonkeyPatch
+    local: int, gpus: int, slurm: bool, own: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slurm may show each task its own GPU alone."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setenv("LOCAL_RANK", str(local))
-    if slurm:
-        monkeypatch.setenv("SLURM_PROCID", "3")
-    assert distributed._own_gpu() == own
-
-
-def test_a_process_too_many_for_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name, value in variables(2, 3, 29500).items():
+    for name, value in {**variables(local, 4, 29500), **({"SLURM_PROCID": "3"} if slurm else {})}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="3 processes were started on a machine that shows 2 GPUs"):
+    if own is not None:
+        assert distributed._own_gpu() == own
+        return
+    with pytest.raises(InputError, match="4 processes were started on a machine that shows 2 GPUs"):
         distributed._own_gpu()
 
 
@@ -137,14 +124,6 @@ def watch(program: str, count: int = 3) -> Launcher:
     return Launcher(
         [sys.executable, "-c", f"import os, signal, sys, time\nrank = int(os.environ['RANK'])\n{program}"], count
     )
-
-
-def test_processes_know_their_places(tmp_path: Path) -> None:
-    program = f"open(r'{tmp_path}/' + str(rank), 'w').write(repr([os.environ[n] for n in {launch.TORCHRUN}]))"
-    assert watch(program).run() == 0
-    places = [eval((tmp_path / str(rank)).read_text()) for rank in range(3)]
-    assert [place[:4] for place in places] == [[str(rank), "3", str(rank), "3"] for rank in range(3)]
-    assert len({tuple(place[4:]) for place in places}) == 1
 
 
 def test_lines_of_all_go_to_standard_error_and_results_of_the_first_alone(
@@ -223,15 +202,6 @@ def test_a_second_signal_kills(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- agreement
-
-
-def test_one_process_agrees_with_itself() -> None:
-    assert distributed.world_size() == 1 and distributed.is_first()
-    with distributed.processes():
-        assert distributed.gathered("own") == ["own"]
-        assert distributed.highest(3) == 3
-        assert distributed.on_all(lambda: 5) == distributed.on_first(lambda: 5) == 5
-        distributed.barrier()
 
 
 def test_an_error_that_all_know_of_is_reported_by_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,8 @@ from synopsis.artifacts import Layout
 from synopsis.errors import SynopsisError
 from synopsis.training import lock as module
 from synopsis.training import stage
-from synopsis.training.callbacks import read_metrics
 from synopsis.training.lock import RunLock, owned
-from training_runs import autocompressor, experiment
+from training_runs import autocompressor, experiment, read_metrics
 
 RUN = "it-s0"
 JOB = "4711"

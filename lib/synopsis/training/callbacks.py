@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ from synopsis.costs.flops import step_flops
 from synopsis.progress import SECONDS_BETWEEN_LINES, say
 from synopsis.training import distributed
 from synopsis.training.launch import SIGNALS
+from synopsis.training.validation import without_prefix
 
 
 class Metrics(TrainerCallback):
-    """Every logged number goes to metrics.jsonl; a resumed run drops the lines beyond its checkpoint.
+    """Every logged number goes to metrics.jsonl; a resumed run begins it with the rows that its checkpoint holds.
 
     The Trainer's summary of a run counts only where the run is finished, so that a stopped run leaves no trace.
     """
@@ -39,29 +39,17 @@ class Metrics(TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if not distributed.is_first():
-            return
-        # What was logged at the end of a run is logged again when the run resumes from its last checkpoint.
-        rows = takewhile(lambda row: "train_loss" not in row, read_metrics(self.path))
-        kept = [row for row in rows if row["step"] <= state.global_step] if state.global_step else []
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        if distributed.is_first():
+            write_text(self.path, "".join(_row(row["step"], row) for row in state.log_history))
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if not distributed.is_first() or ("train_loss" in (logs or {}) and state.global_step < state.max_steps):
-            return
-        with self.path.open("a") as stream:
-            stream.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if distributed.is_first() and ("train_loss" not in logs or state.global_step >= state.max_steps):
+            with self.path.open("a") as stream:
+                stream.write(_row(state.global_step, logs))
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics file; a last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+def _row(step: int, logs: dict[str, float]) -> str:
+    return json.dumps({"step": step, **without_prefix(logs)}) + "\n"
 
 
 class Progress(TrainerCallback):
@@ -183,7 +171,7 @@ class StopOnSignal(TrainerCallback):
             self.before[number] = signal.signal(number, self._handle)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        self.received = distributed.highest(self.received or 0) or None
+        self.received = max(distributed.gathered(self.received or 0)) or None
         if self.received is not None:
             control.should_save = control.should_training_stop = True
         return control

@@ -134,15 +134,6 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def highest(value: int) -> int:
-    """The highest value of all processes."""
-    if world_size() == 1:
-        return value
-    tensor = torch.tensor(value)
-    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
-    return int(tensor)
-
-
 def on_all(action: Callable[[], T]) -> T:
     """Do something in every process; a SynopsisError of one ends them all, and is reported once."""
     result: Any = None

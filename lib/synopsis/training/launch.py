@@ -10,11 +10,11 @@ The first of these that holds decides:
 3. else the command starts itself `--processes` times on this machine, as often as it sees GPUs without that option,
    and once without a GPU.
 
-In the third case this process only launches and watches. It passes SIGTERM, SIGINT and SIGUSR1 on, so that the run
-saves a checkpoint and stops; a second signal kills. When one process fails, the others are ended: they would wait for
-it forever. The exit code is that of the process that failed first, and 128 + the signal's number for a signal, as
-without processes. torchrun's agent would do, but ends the others before the first one has reported its error, and
-reports a signal even where the run finished before it.
+In the third case this process passes SIGTERM, SIGINT and SIGUSR1 on, so that the run saves a checkpoint and stops; a
+second signal kills. When one process fails, the others are ended: they would wait for it forever. The exit code is that
+of the process that failed first, and 128 + the signal's number for a signal, as without processes. (torchrun's agent
+ends the others before one of them has reported the error, and has no exit code of a run that finished in spite of a
+signal.)
 
 The same command resumes a run that ended so, and Snakemake's `retries` submit it again. In a batch script of your
 own, with `#SBATCH --requeue --signal=B:USR1@300`, Slurm warns the script alone before the time limit:
@@ -89,17 +89,14 @@ def _is_one_of_several(environment: Mapping[str, str]) -> bool:
 def check_environment(environment: Mapping[str, str], processes: int | None) -> None:
     """InputError for variables that are missing, no numbers or contradict each other or `--processes`."""
     given = ", ".join(f"{name}={environment[name]}" for name in TORCHRUN if name in environment)
-    missing = [name for name in TORCHRUN if name not in environment and name != "LOCAL_WORLD_SIZE"]
-    if missing:
-        raise InputError(
-            f"{given}: this process is one of several, but {', '.join(missing)} is not set; start the run by torchrun "
-            "or srun, or unset these variables"
-        )
     try:
-        rank, world, local, _ = (int(environment[name]) for name in TORCHRUN if name not in TORCHRUN[3:5])
+        rank, world, local, _ = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
         here = int(environment.get("LOCAL_WORLD_SIZE", world))
-    except ValueError:
-        raise InputError(f"{given}: expected numbers") from None
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{given}: this process is one of several, but {error} is missing or no number; start the run by torchrun "
+            "or srun, or unset these variables"
+        ) from None
     if not (0 <= rank < world and 0 <= local < here <= world):
         raise InputError(f"{given}: these contradict each other")
     if processes is not None and processes != here:

@@ -194,14 +194,13 @@ def _machine() -> str:
 def _runs(process: int, started: float) -> bool | None:
     """Whether a process of this machine runs; None where its number may have gone to another one."""
     try:
-        os.kill(process, 0)
         found = psutil.Process(process)
         if found.status() == psutil.STATUS_ZOMBIE:
             return False
         return True if abs(found.create_time() - started) < SAME_START else None
-    except ProcessLookupError:
+    except psutil.NoSuchProcess:
         return False
-    except (PermissionError, psutil.Error):
+    except psutil.Error:
         return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 
@@ -40,5 +40,5 @@ def random_segment_lengths(length: int, segments: int, longest: int) -> list[int
 
 def substep_slices(length: int, substeps: int) -> list[slice]:
     """Equal parts of a sequence, between two of which gradients stop."""
-    edges = [round(index * length / substeps) for index in range(substeps + 1)]
+    edges = [0, *accumulate(fixed_segment_lengths(length, substeps))]
     return [slice(start, end) for start, end in pairwise(edges)]

@@ -9,7 +9,6 @@ started beside it waits and takes that model, or resumes from the checkpoints wh
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging
 
 from synopsis.artifacts import (
     PROVENANCE,
@@ -42,6 +43,7 @@ from synopsis.training.sharding import check_deepspeed, sharding, whole_weights
 from synopsis.training.tracking import tracked
 from synopsis.training.trainable import save_trained
 from synopsis.training.trainer import CompressorTrainer
+from synopsis.training.validation import without_prefix
 
 HEADLINES = ("eval_loss", "loss/", "perplexity/")
 """Figures of the validation that sum a run up."""
@@ -88,7 +90,11 @@ def _train(
     distributed.on_all(lambda: check_deepspeed(arguments, prepared.model, training.deepspeed))
     processes = distributed.world_size()
     if training.sequences_per_step is None and processes > 1 and distributed.is_first():
-        say(f"{run}: {_depends_on_processes(training, processes)}")
+        batch = f"batch_size {training.batch_size} x gradient_accumulation {training.gradient_accumulation}"
+        say(
+            f"{run}: {processes} processes x {batch} = {training.sequences(processes)} sequences a step: the result "
+            "depends on the number of processes; training.sequences_per_step fixes it"
+        )
     checkpoint = checkpoint_to_resume(folder, fingerprint)
     arguments.eval_on_start = training.evaluate_first and checkpoint is None
     tokens = prepared.tokens_per_sequence
@@ -103,50 +109,50 @@ def _train(
         data_collator=prepared.collate_numbered,
         segment_training=training if isinstance(training, SegmentTraining) else None,
         sequences_per_step=training.sequences_per_step,
-        longest=_longest(prepared.model, subject),
+        longest=0 if isinstance(subject, Model) else subject.longest_segment(prepared.model),
         describe=prepared.describe,
         measured=progress.measured,
         callbacks=[metrics, progress, Checkpoints(fingerprint), *trackers, stop, lock],
     )
-    _quiet(trainer)
+    logging.disable_progress_bar()
+    trainer.remove_callback(PrinterCallback)  # `Progress` says what it would
     provenance.device = str(trainer.args.device)
     if checkpoint is not None and distributed.is_first():
         say(f"{run}: resumes from {checkpoint}")
     with report_full_disk(folder):
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.state.global_step < training.steps:
         step = f"step {trainer.state.global_step} of {training.steps}"
         distributed.fail(Interrupted(f"{run}: stopped at {step}; the same command resumes there", stop.received))
-    figures = {"train_loss": float(result.training_loss), "steps": float(trainer.state.global_step)}
+    steps = trainer.state.global_step
+    figures = {"train_loss": trainer.losses.mean(steps), "steps": float(steps)}
     if trainer.state.best_global_step:
         figures["best_step"] = float(trainer.state.best_global_step)
-    figures |= {key: float(value) for key, value in trainer.evaluate().items() if key.startswith(HEADLINES)}
+    validation = without_prefix(trainer.evaluate())
+    figures |= {key: float(value) for key, value in validation.items() if key.startswith(HEADLINES)}
     weights = whole_weights(trainer)
     if distributed.is_first():
         lock.check()
-        _write(layout, run, training, prepared, weights, metrics.path, provenance, figures)
+        report = {"run": run, "processes": processes, "sequences_per_step": training.sequences(processes)}
+        report |= {**prepared.train.record(), **figures}
+        _write(layout.model(run), training, prepared, weights, metrics.path, report, provenance)
         lock.remove_checkpoints()
     return figures
 
 
 def _write(
-    layout: Layout,
-    run: str,
+    path: Path,
     training: Optimisation,
     prepared: Prepared,
     weights: dict[str, torch.Tensor] | None,
     metrics: Path,
+    report: dict[str, Any],
     provenance: Provenance,
-    figures: dict[str, float],
 ) -> None:
-    path = layout.model(run)
     with atomic_directory(path) as temporary:
         save_trained(prepared.model, temporary, training.lora, prepared.base, weights)
         prepared.tokenizer.save_pretrained(temporary)
         shutil.copy(metrics, temporary / "metrics.jsonl")
-        processes = distributed.world_size()
-        batch = {"processes": processes, "sequences_per_step": training.sequences(processes)}
-        report = {"run": run, **batch, **prepared.train.record(), **figures}
         write_json(temporary / PROVENANCE, "model", report, provenance.record(), [temporary])
 
 
@@ -184,30 +190,6 @@ def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str
     )
 
 
-def _depends_on_processes(training: Optimisation, processes: int) -> str:
-    parts = f"{processes} processes x batch_size {training.batch_size}"
-    if training.gradient_accumulation > 1:
-        parts += f" x gradient_accumulation {training.gradient_accumulation}"
-    return (
-        f"{parts} = {training.sequences(processes)} sequences a step: the result depends on the number of "
-        "processes; training.sequences_per_step fixes it"
-    )
-
-
-def _longest(model: Any, subject: Any) -> int:
-    """Tokens of a segment that fit the positions beside the soft prompt and the summary tokens."""
-    return 0 if isinstance(subject, Model) else subject.longest_segment(model)
-
-
-def _quiet(trainer: CompressorTrainer) -> None:
-    """Our progress line replaces the dictionaries that the Trainer prints, and the bars of each save."""
-    from transformers.trainer_callback import PrinterCallback
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    trainer.remove_callback(PrinterCallback)
-
-
 def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
     """Whether the run's model is there, whole and made with this configuration."""
     record = layout.model(run) / PROVENANCE
@@ -221,5 +203,5 @@ def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
 
 def headline(layout: Layout, run: str) -> dict[str, float]:
     """Headline figures of a finished run."""
-    report = json.loads((layout.model(run) / PROVENANCE).read_text())
+    report = read_json(layout.model(run) / PROVENANCE, "model")
     return {key: report[key] for key in ("train_loss", "eval_loss", "steps") if key in report}

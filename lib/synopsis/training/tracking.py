@@ -28,16 +28,6 @@ from synopsis.progress import say
 from synopsis.stages.train.section import STAGE
 from synopsis.training import distributed
 
-OF_VALIDATION = ("loss/", "perplexity/")
-
-
-class _Tracked(WandbCallback):
-    """As transformers' own; the numbers of segments stand with those of the validation."""
-
-    def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **options: Any) -> None:
-        named = {f"eval_{key}" if key.startswith(OF_VALIDATION) else key: value for key, value in (logs or {}).items()}
-        super().on_log(args, state, control, model=model, logs=named, **options)
-
 
 @contextlib.contextmanager
 def tracked(experiment: Experiment, run: str) -> Iterator[list[TrainerCallback]]:
@@ -69,7 +59,7 @@ def tracked(experiment: Experiment, run: str) -> Iterator[list[TrainerCallback]]
     say(f"{run}: tracked by Weights & Biases in the project {settings.project}, {mode}; files are in {folder}")
     failed = True
     try:
-        yield [_Tracked()]
+        yield [WandbCallback()]
         failed = False
     finally:
         wandb.finish(exit_code=int(failed))

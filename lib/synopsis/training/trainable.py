@@ -6,14 +6,13 @@ LoRA (Hu et al. 2022) is put into the model in place by peft, so that the model 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from synopsis.compressors.adapters import CONFIGURATION, FACTOR, TOKEN_ROWS, change_of
+from synopsis.compressors.adapters import FACTOR, TOKEN_ROWS, change_of
 from synopsis.config.training import LowRank, Optimisation, SegmentTraining
 from synopsis.errors import InputError
 
@@ -97,10 +96,6 @@ def _add_low_rank(model: Any, lora: LowRank) -> None:
         raise InputError(
             f"lora.targets: the model has no linear layer {', '.join(missing)}; it has {', '.join(sorted(linear))}"
         )
-    if lora.rank > model.config.hidden_size:
-        raise InputError(
-            f"lora.rank: found {lora.rank}; expected at most {model.config.hidden_size}, the model's width"
-        )
     inject_adapter_in_model(_settings(lora), model)
 
 
@@ -123,7 +118,10 @@ def save_trained(
     tensors = {PEFT_PREFIX + name: tensor.contiguous().cpu() for name, tensor in _adapter(model, state).items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     rows = {name.removesuffix(".weight"): [row] for name, row in _added_weights(model).items() if row is not None}
-    (folder / CONFIGURATION).write_text(json.dumps(_described(lora, base, rows), indent=2) + "\n")
+    place = None if base is None else str(base)
+    settings = _settings(lora, base_model_name_or_path=place, inference_mode=True, trainable_token_indices=rows or None)
+    settings.target_modules = sorted(lora.targets)  # a set has no order that a file could keep
+    settings.save_pretrained(folder)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -167,15 +165,4 @@ def _settings(lora: LowRank, **more: Any) -> Any:
     from peft import LoraConfig
 
     given: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-    return LoraConfig(target_modules=sorted(lora.targets), **given, **more)
-
-
-def _described(lora: LowRank, base: Path | None, rows: dict[str, list[int]]) -> dict[str, Any]:
-    """adapter_config.json: peft's settings, with the base's folder and the places of added rows."""
-    settings = _settings(
-        lora,
-        base_model_name_or_path=None if base is None else str(base),
-        inference_mode=True,
-        trainable_token_indices=rows or None,
-    )
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.to_dict().items()}
+    return LoraConfig(target_modules=lora.targets, **given, **more)

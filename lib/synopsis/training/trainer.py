@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import RandomSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import TrainOutput
 
 from synopsis.compressors.loss import IGNORED
 from synopsis.config.training import SegmentTraining
@@ -24,7 +22,7 @@ from synopsis.training import distributed
 from synopsis.training.checkpoints import best_checkpoint
 from synopsis.training.segments import fixed_segment_lengths, random_segment_lengths, substep_slices
 from synopsis.training.trainable import is_partial, not_decayed, trained_state
-from synopsis.training.validation import metrics_of, rename_metrics, segment_sums, whole_sums
+from synopsis.training.validation import metrics_of, segment_sums, whole_sums
 
 T = TypeVar("T")
 SEQUENCES = "sequences"
@@ -47,6 +45,10 @@ class Losses(TrainerCallback, ExportableState):
     def add(self, loss: float) -> None:
         self.of_interval += loss
         self.of_run += loss
+
+    def mean(self, step: int) -> float:
+        """Over all steps of the run, those before a stop too."""
+        return self.of_run / max(step, 1)
 
     def drain(self, step: int) -> float:
         """Mean over the steps since the last call."""
@@ -111,11 +113,6 @@ class CompressorTrainer(Trainer):
         steps = math.ceil(len(data) / self.sequences_per_step)
         return RandomSampler(data, num_samples=steps * self.sequences_per_step)
 
-    def train(self, *arguments: Any, **options: Any) -> TrainOutput:
-        """As `Trainer.train`; `training_loss` is the mean over all steps of the run, those before a stop too."""
-        result = super().train(*arguments, **options)
-        return result._replace(training_loss=self.losses.of_run / max(self.state.global_step, 1))
-
     def _run_epoch(self, *arguments: Any, **options: Any) -> Any:
         """As in the Trainer, which makes a step too many when it resumes from the last checkpoint of a run."""
         if self.state.global_step >= self.state.max_steps:
@@ -124,12 +121,11 @@ class CompressorTrainer(Trainer):
         return super()._run_epoch(*arguments, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        rename_metrics(logs)
         if "loss" in logs:
             logs["loss"] = self.losses.drain(self.state.global_step)
             logs |= self.measured()
         if "train_loss" in logs:
-            logs["train_loss"] = self.losses.of_run / max(self.state.global_step, 1)
+            logs["train_loss"] = self.losses.mean(self.state.global_step)
         super().log(logs, start_time)
 
     # ------------------------------------------------------------------------------------------------------- training
@@ -140,9 +136,11 @@ class CompressorTrainer(Trainer):
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             loss = self._substeps(model, inputs, self.segment_training)
-        own = loss.item(), "" if torch.isfinite(loss) else self._described(sequences)
-        gathered = distributed.gathered(own)
-        for value, batch in gathered:
+        batch = ""
+        if sequences is not None and not torch.isfinite(loss):
+            batch = f" on the batch of the sequences {', '.join(map(self.describe, sequences.tolist()))}"
+        losses = distributed.gathered((loss.item(), batch))
+        for value, batch in losses:
             if not math.isfinite(value):
                 distributed.fail(
                     SynopsisError(
@@ -150,15 +148,8 @@ class CompressorTrainer(Trainer):
                         "The last checkpoint holds the weights from before; try a lower learning_rate or float32."
                     )
                 )
-        self.losses.add(sum(value for value, _ in gathered) / len(gathered))
+        self.losses.add(sum(value for value, _ in losses) / len(losses))
         return loss
-
-    def _described(self, sequences: Tensor | None) -> str:
-        """What a batch was made of."""
-        if sequences is None:
-            return ""
-        named = [self.describe(index) for index in sequences.tolist()]
-        return f" on the batch of the sequences {', '.join(named)}"
 
     def _substeps(self, model: Any, inputs: dict[str, Tensor], training: SegmentTraining) -> Tensor:
         model.train()
@@ -168,6 +159,7 @@ class CompressorTrainer(Trainer):
         options = self._drawn_options(training)
         total = torch.zeros((), device=inputs["input_ids"].device)
         softprompt = None
+        backward = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}  # the loss is divided here
         for part in substep_slices(length, training.substeps):
             last = part.stop == length
             with self._gradients_meet(model, last):
@@ -180,7 +172,7 @@ class CompressorTrainer(Trainer):
                         **options,
                     )
                 softprompt = out.softprompt.detach()
-                self._backward(out.loss / self.current_gradient_accumulation_steps)
+                self.accelerator.backward(out.loss / self.current_gradient_accumulation_steps, **backward)
             total += out.loss.detach()
         return total / training.substeps / self.current_gradient_accumulation_steps
 
@@ -196,8 +188,7 @@ class CompressorTrainer(Trainer):
             self.draws = {"step": self.state.global_step}
         if what not in self.draws:
             self.draws[what] = draw()
-        drawn: T = self.draws[what]
-        return drawn
+        return self.draws[what]
 
     @contextlib.contextmanager
     def _gradients_meet(self, model: Any, last: bool) -> Iterator[None]:
@@ -205,7 +196,7 @@ class CompressorTrainer(Trainer):
         state = self.accelerator.gradient_state
         if last or not state.sync_gradients:
             yield
-        elif self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        elif self.is_deepspeed_enabled:
             state._set_sync_gradients(False)  # with it on, each backward pass is taken for a step
             try:
                 yield
@@ -214,10 +205,6 @@ class CompressorTrainer(Trainer):
         else:
             with self.accelerator.no_sync(model):
                 yield
-
-    def _backward(self, loss: Tensor) -> None:
-        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
 
     def _lengths(self, part: slice, training: SegmentTraining) -> list[int]:
         length, count = part.stop - part.start, training.segments_per_substep
@@ -234,8 +221,11 @@ class CompressorTrainer(Trainer):
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The losses and numbers of labels of each row (see `synopsis.training.validation`), in place of logits."""
+    ) -> tuple[None, Tensor, Tensor]:
+        """The losses and numbers of labels of each row (see `synopsis.training.validation`), in place of logits.
+
+        Without a loss of the batch, the Trainer takes that of `metrics_of`, which is weighted by tokens.
+        """
         sequences = inputs.pop(SEQUENCES, None)
         inputs = self._prepare_inputs(inputs)
         if sequences is not None:
@@ -251,8 +241,7 @@ class CompressorTrainer(Trainer):
                 lengths = (training.segment_lengths or []) * training.substeps
                 lengths = lengths or fixed_segment_lengths(read.stop - read.start, training.segments)
                 sums = segment_sums(model, _sliced(inputs, read), lengths)
-        loss = sums[..., 0].sum() / sums[..., 1].sum().clamp(min=1)
-        return loss, sums, torch.zeros_like(sums[..., 0])
+        return None, sums, torch.zeros_like(sums[..., 0])
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 

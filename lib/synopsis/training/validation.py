@@ -22,7 +22,6 @@ from synopsis.compressors.base import ContextMixin
 from synopsis.compressors.loss import IGNORED
 
 MAX_EXPONENT = 700  # e to more than this is no float
-TOTAL = "token_loss"
 
 
 def segment_sums(call: Any, inputs: dict[str, Tensor], lengths: list[int]) -> Tensor:
@@ -47,7 +46,7 @@ def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
     """Of the rows of all batches and processes; by segment only where there are several."""
     sums, counts, before = np.moveaxis(np.asarray(prediction.predictions, dtype=np.float64), -1, 0)  # (rows, segments)
     real = counts > 0  # batches of fewer segments are filled up with negative numbers
-    metrics = {TOTAL: _mean(sums, counts, real)}
+    metrics = {"loss": _mean(sums, counts, real)}
     if sums.shape[1] == 1:
         return metrics
     for index in range(sums.shape[1]):
@@ -59,12 +58,9 @@ def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
     return metrics
 
 
-def rename_metrics(logs: dict[str, float], prefix: str = "eval_") -> None:
-    """In place: the mean over tokens is the loss of the validation; the segments' numbers lose the Trainer's prefix."""
-    if f"{prefix}{TOTAL}" in logs:
-        logs[f"{prefix}loss"] = logs.pop(f"{prefix}{TOTAL}")
-    for key in [key for key in logs if key.startswith((f"{prefix}loss/", f"{prefix}perplexity/"))]:
-        logs[key.removeprefix(prefix)] = logs.pop(key)
+def without_prefix(metrics: dict[str, float]) -> dict[str, float]:
+    """The numbers of segments and contexts without the Trainer's `eval_`."""
+    return {key.removeprefix("eval_") if "/" in key else key: value for key, value in metrics.items()}
 
 
 def _mean(sums: np.ndarray, counts: np.ndarray, chosen: np.ndarray) -> float:
