@@ -152,7 +152,7 @@ def test_the_last_line_of_json_output_is_one_object(tmp_path, call, monkeypatch)
     from synopsis.stages.judge import run as stage
 
     result = {"win": 1, "lose": 0, "tie": 2, "parse_error": 0, "api_error": 0, "win_rate": float("nan"), "n": 3}
-    monkeypatch.setattr(stage, "judge", lambda *_: result)
+    monkeypatch.setattr(stage, "judge", lambda *_, **job: result)
     words = ["judge", "--config", write(tmp_path), "rule", "gist-1-s0", "pos-1-s0", "seen"]
     code, out, _ = call(*words, "--json")
 
