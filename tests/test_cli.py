@@ -5,47 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
 import subprocess
 import sys
 
 import pytest
 from experiment_text import spoilt, write
-from synopsis.cli import app, main
+from synopsis.cli import app
+from synopsis.stages import subcommands
+from synopsis.stages.record import stages
 from typer.main import get_command
 
-STAGES = [
-    "check",
-    "schema",
-    "prepare",
-    "train",
-    "perplexity",
-    "icl",
-    "needle",
-    "generate",
-    "judge",
-    "benchmark",
-    "score",
-    "report",
-]
 SUBCOMMANDS = get_command(app).commands
 PYTHON_TYPE = re.compile(r"<(?!compressor>|seed>)[^>]*>?|PosixPath|\bNone\b|\blist\[|INTEGER|FLOAT|\bPATH\b")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a command line as the installed program does: (exit code, standard output, standard error)."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["synopsis", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 def test_the_command_line_imports_nothing_heavy():
@@ -57,7 +28,7 @@ def test_the_command_line_imports_nothing_heavy():
     assert answer.stdout.strip() == "[]"
 
 
-def test_the_program_tells_faults_and_ends_with_2(tmp_path):
+def test_the_program_reports_problems_and_ends_with_2(tmp_path):
     path = write(tmp_path, spoilt(("scored_tokens: 30", "scored_tokens: x")))
     command = [sys.executable, "-c", "from synopsis.cli import main; main()", "check", "--config", str(path)]
     answer = subprocess.run(command, capture_output=True, text=True)
@@ -83,19 +54,23 @@ def test_every_subcommand_has_help_with_examples_that_it_reads(call, name):
         SUBCOMMANDS[name].make_context(name, shlex.split(words.partition(" > ")[0]))
 
 
-def test_check_lists_the_runs(tmp_path, call):
+def test_the_words_of_a_stage_name_its_jobs():
+    commands = subcommands()
+    assert [tuple(package.WORDS) for package in commands.values()] == [stages()[name].wildcards for name in commands]
+
+
+def test_check_lists_the_runs_of_an_experiment_and_its_overrides(tmp_path, call):
     code, out, err = call("check", "-c", write(tmp_path))
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "small: no faults" and "  gist-1-s1  (gist)" in out.splitlines()
-
-
-def test_the_schema_is_printed(call):
+    code, out, _ = call("check", "-c", write(tmp_path), "--set", "training_seeds=[7]", "--set", "name=other")
+    assert code == 0 and out.startswith("other: no faults\n") and "  auto-s7  (autocompressor)\n" in out
     code, out, _ = call("schema")
     assert code == 0 and json.loads(out)["title"] == "Experiment"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["check"], "--config"),
         (["nothing"], "nothing"),
@@ -121,11 +96,11 @@ def test_the_schema_is_printed(call):
         (["prepare", "task", "birds"], "'birds' is not in the configuration; it has animals"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_ends_with_2(tmp_path, call, words, told):
-    if words[0] in STAGES and words != ["check"]:
+def test_what_cannot_be_done_ends_with_2(tmp_path, call, words, message):
+    if words[0] in SUBCOMMANDS and words != ["check"]:
         words = [words[0], "--config", str(write(tmp_path)), *words[1:]]
     code, out, err = call(*words)
-    assert (code, out) == (2, "") and told in err
+    assert (code, out) == (2, "") and message in err
 
 
 @pytest.mark.parametrize("stage", ["perplexity", "icl", "needle", "generate", "benchmark", "judge"])
@@ -143,16 +118,11 @@ def test_a_stage_whose_inputs_are_missing(tmp_path, call, stage):
     assert (code, out) == (2, "") and "results/small" in err
 
 
-def test_overrides_are_read_as_yaml_and_win_over_files(tmp_path, call):
-    code, out, _ = call("check", "-c", write(tmp_path), "--set", "training_seeds=[7]", "--set", "name=other")
-    assert code == 0 and out.startswith("other: no faults\n") and "  auto-s7  (autocompressor)\n" in out
-
-
 def test_the_last_line_of_json_output_is_one_object(tmp_path, call, monkeypatch):
     from synopsis.stages.judge import run as stage
 
     result = {"win": 1, "lose": 0, "tie": 2, "parse_error": 0, "api_error": 0, "win_rate": float("nan"), "n": 3}
-    monkeypatch.setattr(stage, "judge", lambda *_: result)
+    monkeypatch.setattr(stage, "judge", lambda *_, **job: result)
     words = ["judge", "--config", write(tmp_path), "rule", "gist-1-s0", "pos-1-s0", "seen"]
     code, out, _ = call(*words, "--json")
 
@@ -160,8 +130,8 @@ def test_the_last_line_of_json_output_is_one_object(tmp_path, call, monkeypatch)
         raise AssertionError(f"{constant} is no JSON")
 
     assert code == 0
-    told = json.loads(out.splitlines()[-1], parse_constant=refuse)
-    assert told == {"win": 1, "lose": 0, "tie": 2, "parse_error": 0, "api_error": 0, "win_rate": None}
+    printed = json.loads(out.splitlines()[-1], parse_constant=refuse)
+    assert printed == {"win": 1, "lose": 0, "tie": 2, "parse_error": 0, "api_error": 0, "win_rate": None}
     code, out, _ = call(*words)
     assert code == 0 and out.splitlines()[0] == "win: 1"
 

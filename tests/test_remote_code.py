@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import io
 import json
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import torch
 from compressor_models import architecture_model
 from model_folders import GIST_FIELDS, write_folder
 from safetensors.torch import save_file
-from synopsis.cli import main
 from synopsis.errors import InputError
 
 LIBRARY = Path(synopsis.__file__).parent
@@ -43,8 +39,7 @@ WAYS = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose classes are its own, and a user who would say yes to everything."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 20))
+    """A folder whose classes are its own."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "model"
     folder.mkdir()
@@ -59,16 +54,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_commands_run_no_code_of_a_folder(
-    way: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+def test_commands_run_no_code_of_a_folder(way: str, folder: Path, call: Any) -> None:
+    """Also where a user would answer yes to everything."""
     words = [word.format(folder=folder, root=folder.parent) for word in WAYS[way]]
-    monkeypatch.setattr(sys, "argv", ["synopsis", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
-    printed, error = capsys.readouterr()
-    assert (end.value.code, printed) == (2, "")
+    code, printed, error = call(*words, stdin="y\n" * 20)
+    assert (code, printed) == (2, "")
     assert error.splitlines()[-1].startswith("synopsis: ") and error.endswith(f"{NOT_RUN}\n")
     assert str(folder) in error.splitlines()[-1] and error.count("synopsis: ") == 1
     assert not (folder.parent / "it-ran").exists()
@@ -112,7 +102,7 @@ def test_every_call_of_transformers_forbids_code() -> None:
         and call.func.attr in ("from_pretrained", "from_config")
         and ast.unparse(call.func.value) != "GenerationConfig"
     ]
-    assert len(calls) >= 8
+    assert calls
     allowed = [
         place
         for place, call in calls

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,13 +24,11 @@ from synopsis.cli_options import (
     Json,
     MaxNewTokens,
     Processes,
-    Run,
     RunOrNone,
     Set,
     TrainingSeed,
     Words,
     check_choice,
-    check_run,
     command_line,
     offline,
     plain_logs,
@@ -38,6 +37,7 @@ from synopsis.cli_options import (
     show,
 )
 from synopsis.errors import ArtifactError, InputError, SynopsisError
+from synopsis.stages import subcommands
 
 app = typer.Typer(
     add_completion=False,
@@ -186,7 +186,7 @@ def train(
     """
     run, change = run_to_train(config, run, compressor, seed, change)
     experiment = read(config, change)
-    check_run(experiment, run)
+    check_choice("run", run, experiment.run_names)
     offline()
     from synopsis.training.launch import launch
 
@@ -200,58 +200,43 @@ def train(
         show(result, as_json)
 
 
-def measure(stage: str, as_json: bool, experiment: Any, *job: Any) -> None:
+def measure(stage: str, config: list[Path], change: list[str] | None, as_json: bool, job: dict[str, Any]) -> None:
     """One job of a stage: its module computes, and says which of its numbers are printed."""
+    experiment = read(config, change)
+    for name, word in STAGES[stage].WORDS.items():
+        if word.known is not None:
+            check_choice(word.kind or name, job[name], list(word.known(experiment)), word.where)
     offline()
-    module = import_module(f"synopsis.stages.{stage}.run")
-    show(module.headline(getattr(module, stage)(experiment, *job)), as_json)
+    module = import_module(f"{STAGES[stage].__name__}.run")
+    show(module.headline(getattr(module, stage)(experiment, **job)), as_json)
 
 
-@app.command(cls=Command)
-def perplexity(config: Config, run: Run, change: Set = None, as_json: Json = False) -> None:
-    """Measure the loss of long documents by the length of the context.
+def add_stage(name: str) -> None:
+    """The subcommand of a stage, with its words as arguments and, where any number will do, as options."""
 
-    \b
-      synopsis perplexity --config config/demo.yaml autocompressor-s0
-    """
-    experiment = read(config, change)
-    check_run(experiment, run, "perplexity")
-    measure("perplexity", as_json, experiment, run)
+    def command(config: Any, change: Any, as_json: bool, **job: Any) -> None:
+        measure(name, config, change, as_json, job)
 
-
-@app.command(cls=Command)
-def icl(
-    config: Config,
-    run: Run,
-    dataset: Annotated[str, typer.Argument(help="A data set of the section icl.")],
-    seed: Annotated[int, typer.Option(min=0, help="Draw of the demonstrations.")] = 0,
-    change: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Measure in-context learning on one data set with one seed, in all settings.
-
-    \b
-      synopsis icl --config config/demo.yaml autocompressor-s0 world_eats --seed 1 --json
-    """
-    experiment = read(config, change)
-    check_run(experiment, run, "icl")
-    check_choice("dataset", dataset, experiment.icl.datasets)
-    measure("icl", as_json, experiment, run, dataset, seed)
+    parameters = [Parameter("config", Parameter.KEYWORD_ONLY, annotation=Config)]
+    for word, about in STAGES[name].WORDS.items():
+        kind: Any = Annotated[str, typer.Argument(help=about.help)]
+        if about.known is None:
+            kind = Annotated[int, typer.Option(min=0, help=about.help)]
+        default = Parameter.empty if about.known is not None else 0
+        parameters.append(Parameter(word, Parameter.KEYWORD_ONLY, annotation=kind, default=default))
+    parameters.append(Parameter("change", Parameter.KEYWORD_ONLY, annotation=Set, default=None))
+    parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=Json, default=False))
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    app.command(name, cls=Command, help=STAGES[name].__doc__)(command)
 
 
-@app.command(cls=Command)
-def needle(config: Config, run: Run, change: Set = None, as_json: Json = False) -> None:
-    """Hide a key in long texts and ask for it, by the length of the text and the place of the key.
-
-    \b
-      synopsis needle --config config/demo.yaml autocompressor-s0
-    """
-    experiment = read(config, change)
-    check_run(experiment, run, "needle")
-    measure("needle", as_json, experiment, run)
+STAGES = subcommands()
+for stage in STAGES:
+    if stage != "generate":  # which has a form without an experiment
+        add_stage(stage)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, help=STAGES["generate"].__doc__)
 def generate(
     words: Words = None,
     config: Annotated[
@@ -268,16 +253,6 @@ def generate(
     dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
-    """Write greedy outputs for a validation split, and their ROUGE; or answer questions.
-
-    \b
-      synopsis generate --config config/demo.yaml gist-1-s0 seen
-      synopsis generate --model MODEL --context story.safetensors "Who is it about?" "Where?"
-
-    Without --context the model answers without having read anything. A question may be - for standard input. An
-    AutoCompressor continues the question. A gist model takes it as the input of the compressed instruction (none where
-    there is no question), and without a context as the instruction itself.
-    """
     questions = {"--model": model, "--context": context, "--file": file, "--max-new-tokens": max_new_tokens}
     if not config:
         if model is None or change:
@@ -289,49 +264,11 @@ def generate(
         found = " ".join([*beside, *(words or [])]) or "nothing"
         raise InputError(f"generate --config: expected RUN and SPLIT alone; found {found}")
     run, split = words or []
-    experiment = read(config, change)
-    check_run(experiment, run, "generate")
-    check_choice("split", split, experiment.generate.splits)
-    measure("generate", as_json, experiment, run, split)
+    measure("generate", config, change, as_json, {"run": run, "split": split})
 
 
 app.command(cls=Command)(compress)
 app.command(cls=Command)(convert)
-
-
-@app.command(cls=Command)
-def judge(
-    config: Config,
-    name: Annotated[str, typer.Argument(help="A judge of the section judge.")],
-    a: Annotated[str, typer.Argument(help="The run in question.")],
-    b: Annotated[str, typer.Argument(help="The run it is compared with.")],
-    split: Annotated[str, typer.Argument(help="A split of the section generate.")],
-    change: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Judge the outputs of two runs, both orders of each pair; resumes where it stopped.
-
-    \b
-      synopsis judge --config config/demo.yaml reference gist-1-s0 pos_control-1-s0 seen
-    """
-    experiment = read(config, change)
-    check_choice("judge", name, experiment.judges)
-    for run in (a, b):
-        check_run(experiment, run, "generate")
-    check_choice("split", split, experiment.generate.splits)
-    measure("judge", as_json, experiment, name, a, b, split)
-
-
-@app.command(cls=Command)
-def benchmark(config: Config, run: Run, change: Set = None, as_json: Json = False) -> None:
-    """Measure time, FLOPs and memory of decoding with and without a compressed context.
-
-    \b
-      synopsis benchmark --config config/demo.yaml autocompressor-s0
-    """
-    experiment = read(config, change)
-    check_run(experiment, run, "benchmark")
-    measure("benchmark", as_json, experiment, run)
 
 
 @app.command(cls=Command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +45,6 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one value, for instance icl.max_examples=50 (YAML)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the headline numbers as one JSON object on the last line.")]
-Run = Annotated[str, typer.Argument(help="A run: a model's name, or <compressor>-s<seed>.")]
 RunOrNone = Annotated[str | None, typer.Argument(metavar="RUN", help="A run: a model's name, or <compressor>-s<seed>.")]
 CompressorOption = Annotated[
     str | None, typer.Option("--compressor", metavar="NAME", help="Instead of RUN: a compressor of the experiment.")
@@ -131,7 +131,7 @@ def run_to_train(
         chosen, section = f"{compressor}-s{seed}", f"compressors.{compressor}.training."
     else:
         assert run is not None
-        check_run(experiment, run)
+        check_choice("run", run, experiment.run_names)
         chosen, trained = run, experiment.trained_runs.get(run)
         section = f"models.{run}.pretraining." if trained is None else f"compressors.{trained[0]}.training."
     own = [section + change.removeprefix("training.") for change in changes or [] if change.startswith("training.")]
@@ -151,17 +151,10 @@ def values_of(changes: list[str] | None) -> dict[str, Any]:
     return overrides
 
 
-def check_run(experiment: Any, run: str, stage: str | None = None) -> None:
-    """InputError for a run that does not exist, or that a stage is not configured to measure."""
-    known = experiment.run_names if stage is None else experiment.runs_of(stage)
-    if run not in known:
-        what = "the experiment" if stage is None else f"the stage '{stage}' of the experiment"
-        raise InputError(f"run {run!r}: {what} has {', '.join(known) or 'no runs'}")
-
-
-def check_choice(kind: str, name: str, known: Any) -> None:
+def check_choice(kind: str, name: str, known: Collection[str], where: str = "the experiment") -> None:
+    """InputError for a name that the experiment does not have, or that a stage is not configured to measure."""
     if name not in known:
-        raise InputError(f"{kind} {name!r}: the experiment has {', '.join(map(str, known)) or 'none'}")
+        raise InputError(f"{kind} {name!r}: {where} has {', '.join(known) or 'none'}")
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:

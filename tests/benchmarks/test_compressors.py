@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,17 +10,14 @@ import pytest
 import torch
 from synopsis.artifacts import read_json
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "compressors.py"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    specification = importlib.util.spec_from_file_location("benchmark_compressors", FILE)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # where dataclasses look their annotations up
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules[specification.name]
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module("compressors")
+    del sys.modules["compressors"]
 
 
 @pytest.fixture
@@ -81,9 +78,11 @@ def test_what_a_process_of_its_own_holds(benchmark):
     assert benchmark.alone(abs, -2) == 2
 
 
-def test_help_names_every_measure(benchmark, capsys):
+@pytest.mark.parametrize("name", ["compressors", "icl", "training"])
+def test_help_names_every_measure(benchmark, capsys, name):
+    module = importlib.import_module(name)
     with pytest.raises(SystemExit) as ending:
-        benchmark.main(["--help"])
+        module.main(["--help"])
     assert ending.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"- {name}:" in text for name in benchmark.MEASURES)
+    assert all(f"- {measure}:" in text for measure in module.MEASURES)

@@ -36,12 +36,12 @@ def test_a_table_and_a_file_with_every_measure(benchmark, tmp_path, capsys, monk
     monkeypatch.setattr(benchmark, "resident", lambda peak=False: float(next(held)))  # a step this small adds nothing
     out = tmp_path / "training.json"
     assert benchmark.main(["--out", str(out)], tiny(benchmark)) == 0
-    rows, told = read_json(out, benchmark.KIND)["rows"], capsys.readouterr().out
+    rows, shown = read_json(out, benchmark.KIND)["rows"], capsys.readouterr().out
     assert [row["measure"] for row in rows] == ["step"] * 4 + ["memory"] * 2
-    assert all(row["case"] in told and row["ratio"] > 0 for row in rows)
+    assert all(row["case"] in shown and row["ratio"] > 0 for row in rows)
 
 
-def test_a_missed_limit_is_told(benchmark):
+def test_a_missed_limit_ends_with_1(benchmark):
     assert benchmark.main(["--only", "step"], tiny(benchmark, architectures=("llama",), substeps=1)) == 0
     missed = benchmark.replace(tiny(benchmark, architectures=("llama",)), published_limit=1e9)
     assert benchmark.main(["--only", "step"], missed) == 1
