@@ -11,7 +11,7 @@ from pathlib import Path
 from synopsis.artifacts import Layout, Provenance, read_json, write_json
 from synopsis.config.data import AlpacaPlus
 from synopsis.config.experiment import Experiment
-from synopsis.data.fingerprints import prepare_fingerprint
+from synopsis.data.prepare import prepare_fingerprint
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say

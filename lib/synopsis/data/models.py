@@ -25,7 +25,7 @@ from typing import Any
 from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, check_outputs, file_hash, write_json
 from synopsis.compressors.auto_classes import reason_of
 from synopsis.config.experiment import Experiment, GgufSource, Model
-from synopsis.data.fingerprints import prepare_fingerprint
+from synopsis.data.prepare import prepare_fingerprint
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
 from synopsis.progress import say
