@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from synopsis.config.data import TextCorpus, TextDomain, WorldCorpus
 from synopsis.data.sequences import (
     DocumentSequences,
-    PackedSequences,
     TrainingSequences,
     WeightedSequences,
     collate_equal,
@@ -53,9 +52,9 @@ def test_packed_sequences_are_the_documents_end_to_end(sizes: list[int], length:
     documents = corpus([text[start : start + size] for start, size in zip(starts, sizes, strict=True)])
     if len(text) < length:
         with pytest.raises(DataError, match=f"hold {len(text)} tokens; one sequence needs {length}"):
-            PackedSequences(documents, length)
+            DocumentSequences(documents, length, pack=True)
         return
-    sequences = PackedSequences(documents, length)
+    sequences = DocumentSequences(documents, length, pack=True)
     read = [token for index in range(len(sequences)) for token in sequences[index]["input_ids"].tolist()]
     assert read == text[: len(text) - sequences.unused_tokens]
     assert 0 <= sequences.unused_tokens < length
@@ -66,8 +65,8 @@ def test_document_lengths_follow_a_selection() -> None:
 
 
 def test_sequences_end_where_they_end() -> None:
-    for kind in (DocumentSequences, PackedSequences):
-        sequences = kind(corpus(DOCUMENTS), 3)
+    for pack in (False, True):
+        sequences = DocumentSequences(corpus(DOCUMENTS), 3, pack)
         assert sequences[-1]["input_ids"].tolist() == sequences[len(sequences) - 1]["input_ids"].tolist()
         with pytest.raises(IndexError):
             sequences[len(sequences)]
@@ -202,7 +201,7 @@ def test_collators() -> None:
     assert batch["input_ids"].tolist() == [[5, 6, 7], [3, 3, 8]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [-100, -100, 8]]
-    sequences = PackedSequences(corpus(DOCUMENTS), 5)
+    sequences = DocumentSequences(corpus(DOCUMENTS), 5, pack=True)
     assert collate_equal([sequences[0], sequences[2]])["labels"].tolist() == [[1, 2, 3, 4, 5], [11, 12, 13, 14, 15]]
 
 

@@ -32,13 +32,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from synopsis.compressors.masks import CONDITIONS, gist_span, seen
-from synopsis.data.prompts import GIST_TOKEN, gist_prompt, instruction_part
+from synopsis.data.prompts import GIST_TOKEN, gist_prompt, instruction_part, texts_of
 from synopsis.data.published_tokenization import FastPublishedText, PublishedText, SlowPublishedText
 from synopsis.data.sequences import IGNORED, begins_with_bos, encode, gist_prompt_ids, padded
 from synopsis.errors import DataError, InputError
 
 TOKENIZATIONS = ("clean", "published")
-COLUMNS = ("instruction", "input", "output")
 
 
 class Texts(NamedTuple):
@@ -132,22 +131,17 @@ class _Collator:
         return ""
 
     def _texts(self, rows: Sequence[Mapping[str, Any]]) -> list[Texts]:
-        """DataError names the row and the column of what is no text. An input of None is an empty one."""
         found = []
         for index, row in enumerate(rows):
             name = f"row {row['id']}" if "id" in row else f"row {index} of the batch"
-            values: dict[str, Any] = {column: row.get(column) for column in COLUMNS}
-            values["input"] = "" if values["input"] is None else values["input"]
-            for column, value in values.items():
-                if not isinstance(value, str):
-                    what = f"is {value!r}" if column in row else f"is missing (found {', '.join(row)})"
-                    raise DataError(f"{name}: column '{column}' {what}; expected text")
-                # The published text may hold the gist token as it comes; between ids it would break the mask unnoticed.
-                if GIST_TOKEN in value and not self.published:
-                    raise DataError(
-                        f"{name}: column '{column}' holds the gist token {GIST_TOKEN} as text, which would break the "
-                        "mask; leave the row out or spell it otherwise"
-                    )
+            values = texts_of({"input": None, **row}, name)
+            # The published text may hold the gist token as it comes; between ids it would break the mask unnoticed.
+            named = [column for column, text in values.items() if GIST_TOKEN in text and not self.published]
+            if named:
+                raise DataError(
+                    f"{name}: column '{named[0]}' holds the gist token {GIST_TOKEN} as text, which would break the "
+                    "mask; leave the row out or spell it otherwise"
+                )
             found.append(Texts(name, **values, human="human" in str(row.get("split", ""))))
         if not found:
             raise DataError("the batch has no rows")
