@@ -19,7 +19,6 @@ from synopsis.data.sequences import (
     WeightedSequences,
     collate_equal,
     collate_padded,
-    document_lengths,
     domain_weights,
     training_sequences,
 )
@@ -58,10 +57,6 @@ def test_packed_sequences_are_the_documents_end_to_end(sizes: list[int], length:
     read = [token for index in range(len(sequences)) for token in sequences[index]["input_ids"].tolist()]
     assert read == text[: len(text) - sequences.unused_tokens]
     assert 0 <= sequences.unused_tokens < length
-
-
-def test_document_lengths_follow_a_selection() -> None:
-    assert document_lengths(corpus(DOCUMENTS).select([2, 0])).tolist() == [7, 5]
 
 
 def test_sequences_end_where_they_end() -> None:
@@ -219,14 +214,6 @@ def test_random_segments_fit(length: int, segments: int, longest: int, seed: int
     lengths = random_segment_lengths(length, segments, longest)
     assert len(lengths) == segments and sum(lengths) == length
     assert segments == 1 or (min(lengths) >= 2 and max(lengths) <= longest)
-
-
-def test_random_segments_differ_and_follow_the_seed() -> None:
-    torch.manual_seed(0)
-    drawn = [random_segment_lengths(64, 3, 64) for _ in range(5)]
-    torch.manual_seed(0)
-    assert [random_segment_lengths(64, 3, 64) for _ in range(5)] == drawn
-    assert len(set(map(tuple, drawn))) > 1
 
 
 @FEW
