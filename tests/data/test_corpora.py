@@ -23,11 +23,6 @@ from text_corpora import END, SPLITS, domain, experiment, make_tokenizer, plain_
 MIRROR = Path(os.environ.get(MIRROR_VARIABLE) or Path(__file__).parents[2].parent / "shared" / "data")
 
 
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
-
-
 def prepared(tmp_path: Path, **settings: Any) -> Path:
     domains = {
         "letters": domain(tmp_path, "letters", train=["abc", "de", "f"], validation=["gh"], test=["ij", "k"]),
@@ -110,12 +105,6 @@ def test_a_missing_column_and_a_missing_file_are_told(tmp_path: Path) -> None:
         prepare_text_corpus(experiment(tmp_path, {"bad": {"files": {"train": "gone.jsonl"}}}), "texts", "base")
 
 
-def test_a_missing_tokenizer_is_told(tmp_path: Path) -> None:
-    given = experiment(tmp_path, {"a": domain(tmp_path, "a", train=["a"])})
-    with pytest.raises(ArtifactError, match=r"models/other: no such folder"):
-        prepare_text_corpus(given.model_copy(update={"models": {"other": given.models["base"]}}), "texts", "other")
-
-
 def test_a_damaged_corpus_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"gone: holds no corpus .*'prepare' has not run"):
         load_corpus(tmp_path / "gone", "train")
@@ -189,13 +178,6 @@ def test_ids_of_a_pretokenised_set_are_kept(tmp_path: Path) -> None:
     report = read_json(path / "provenance.json", "corpus")["splits"]["train"]["ids"]
     counts = {key: report[key] for key in ("documents", "tokens", "padding_tokens", "empty_documents")}
     assert counts == {"documents": 2, "tokens": 5, "padding_tokens": 2, "empty_documents": 1}
-
-
-def test_pretokenised_and_text_domains_stand_side_by_side(tmp_path: Path) -> None:
-    texts = domain(tmp_path, "letters", train=["abc"])
-    made = experiment(tmp_path, {"letters": texts, "ids": pretokenised(tmp_path, input_ids=[[1], [2]])})
-    train = load_corpus(prepare_text_corpus(made, "texts", "base"), "train")
-    assert train["domain"][:] == ["letters", "ids", "ids"]
 
 
 @pytest.mark.parametrize(

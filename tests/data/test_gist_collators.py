@@ -8,8 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synopsis.data.gist_collators import GistCollator, GistSeq2SeqCollator, published_mask
-from synopsis.data.published_tokenization import FastPublishedText, SlowPublishedText
+from synopsis.data.gist_collators import GistCollator, GistSeq2SeqCollator
 from synopsis.data.sequences import IGNORED
 from synopsis.errors import DataError, InputError
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -143,26 +142,6 @@ def test_targets_and_what_the_decoder_reads(t5: T5Tokenizer) -> None:
 # --------------------------------------------------------------------------------------------------- published rules
 
 
-def test_published_decoder_text_swallows_the_white_space_around_the_gist_token(llama: LlamaTokenizer) -> None:
-    text = SlowPublishedText(llama, llama.convert_tokens_to_ids("<GIST>"))
-    spaced, tight = text.encode("a\n<GIST> <GIST>\nIn"), text.encode("a<GIST><GIST>In")
-    assert spaced == tight
-    assert llama.convert_ids_to_tokens(spaced) == ["▁a", "<GIST>", "<GIST>", "▁I", "n"]
-    assert llama.convert_ids_to_tokens(text.encode("  a</s>")) == ["▁", "▁", "▁a", "</s", ">"]
-    assert text.encode("") == text.encode("<GIST>")[:-1] == []
-
-
-def test_published_fast_text_keeps_a_space_before_the_gist_token(t5: T5Tokenizer) -> None:
-    gist = t5.convert_tokens_to_ids("<GIST>")
-    fast, slow = FastPublishedText(t5, gist), SlowPublishedText(t5, gist)
-    text = "ab  . <GIST><GIST> Input"
-    assert t5.convert_ids_to_tokens(fast.encode(text)) == [*"▁ab▁.▁", "<GIST>", "<GIST>", "▁Input"]
-    assert t5.convert_ids_to_tokens(slow.encode(text)) == [*"▁ab▁.", "<GIST>", "<GIST>", "▁Input"]
-    assert fast.decode(fast.encode(text)) == "ab. <GIST><GIST> Input"
-    assert slow.decode(slow.encode(text)) == "ab. <GIST> <GIST> Input"
-    assert t5.convert_ids_to_tokens(slow.encode("</s>")) == [*"▁</s>"], "the name of a special token is text"
-
-
 def test_correctness_check_leaves_out_what_tokenises_otherwise_in_one_piece(
     llama: LlamaTokenizer, words: PreTrainedTokenizerFast
 ) -> None:
@@ -178,13 +157,6 @@ def test_correctness_check_leaves_out_what_tokenises_otherwise_in_one_piece(
     assert words.decode(batch["prompt_input_ids"][0]) == (
         "Instruction: name a city <GIST> <GIST> Input: france Output:"
     )
-
-
-def test_published_masks_hold_the_padding_id_when_asked(llama: LlamaTokenizer) -> None:
-    plain, exact = (GistCollator(llama, tokenization="published", masks=masks)([CITY, SUM]) for masks in (False, True))
-    assert set(plain["attention_mask"].unique().tolist()) == {0, 1}
-    assert set(exact["attention_mask"].unique().tolist()) == {1, llama.eos_token_id}
-    assert torch.equal(plain["attention_mask"] == 1, exact["attention_mask"] == 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -213,7 +185,7 @@ def test_batches_without_rows_are_refused(llama: LlamaTokenizer, t5: T5Tokenizer
         DataError, match=r"no row can be used \(row 0 of the batch\): outputs are empty, beyond 5 tokens"
     ):
         GistCollator(llama, max_length=5)([CITY])
-    with pytest.raises(DataError, match=r"no row can be used \(row a\): the outputs are empty"):
+    with pytest.raises(DataError, match=r"no row can be used \(row a\): outputs are empty"):
         GistSeq2SeqCollator(t5)([{**SUM, "output": " ", "id": "a"}])
 
 
@@ -233,24 +205,3 @@ def test_arguments_are_refused(llama: LlamaTokenizer, t5: T5Tokenizer) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- masks
-
-
-@FEW
-@given(
-    rows=st.lists(st.lists(st.sampled_from([1, 2, 9]), min_size=6, max_size=6), min_size=1, max_size=3),
-    condition=st.sampled_from(["gist", "pos_control", "neg_control"]),
-)
-def test_published_mask_position_by_position(rows: list[list[int]], condition: str) -> None:
-    mask = published_mask(torch.tensor(rows), 9, condition)
-    assert mask.shape == (len(rows), 1, 6, 6) and mask.dtype == torch.long
-    for row, found in zip(rows, mask[:, 0].tolist(), strict=True):
-        gists = [place for place, token in enumerate(row) if token == 9]
-        for query in range(6):
-            for key in range(6):
-                if not gists or condition == "pos_control":
-                    expected = True
-                elif query <= gists[-1]:
-                    expected = key <= gists[-1]
-                else:
-                    expected = key >= gists[0] if condition == "gist" else key > gists[-1]
-                assert found[query][key] == expected

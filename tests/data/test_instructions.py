@@ -18,11 +18,6 @@ MIRROR = Path(os.environ.get(MIRROR_VARIABLE) or Path(__file__).parents[2].paren
 ROWS = [{"instruction": f"Do {n}.", "input": "", "output": f"Done {n}", "source": "test"} for n in range(4)]
 
 
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
-
-
 def experiment(tmp_path: Path, mirror: Path | None = None, **settings: Any) -> Experiment:
     models: Any = {"base": {"path": "nowhere"}}
     instructions: Any = {"alpaca": {"source": "alpaca_plus", **settings}}

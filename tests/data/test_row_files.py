@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import Dataset
 from synopsis.data.row_files import read_rows
 from synopsis.errors import DataError
 
@@ -49,14 +48,6 @@ def test_text_is_one_document(tmp_path: Path) -> None:
 def test_half_a_surrogate_pair_becomes_a_replacement_character(tmp_path: Path) -> None:
     (tmp_path / "odd.jsonl").write_text('{"text": "a\\ud800b \\ud83e\\udd8a"}\n')
     assert list(read_rows(tmp_path / "odd.jsonl")) == [{"text": "a\ufffdb 🦊"}]
-
-
-def test_rows_before_a_fault_are_streamed(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(LINES + b'{"text": "cut of')
-    rows = read_rows(tmp_path / "rows.jsonl")
-    assert [next(rows) for _ in ROWS] == ROWS
-    with pytest.raises(DataError, match=r"rows\.jsonl:4: not valid JSON"):
-        next(rows)
 
 
 def test_truncated_gzip_names_the_line(tmp_path: Path) -> None:
@@ -144,12 +135,6 @@ def test_truncated_tables_are_told(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"truncated, damaged or of another kind .*; copy the file again"):
             list(read_rows(tmp_path / name))
-
-
-def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
-    Dataset.from_list(ROWS).save_to_disk(tmp_path)
-    (file,) = tmp_path.glob("*.arrow")
-    assert list(read_rows(file)) == ROWS
 
 
 def test_text_that_is_not_utf8_in_a_table_is_told(tmp_path: Path) -> None:

@@ -26,11 +26,6 @@ def experiment(**settings: object) -> Experiment:
     return Experiment(name="test", models={"base": {"path": "nowhere"}}, **settings)  # type: ignore[arg-type]
 
 
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(sources.MIRROR_VARIABLE, raising=False)
-
-
 def test_the_environment_comes_before_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from synopsis.artifacts import Layout
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import Task, fields_of
-from synopsis.data.sources import MIRROR_VARIABLE
-from synopsis.data.tasks import calibration_row, load_task, options_of, prepare_task, render
+from synopsis.data.tasks import calibration_row, load_task, prepare_task, render
 from synopsis.data.world_data import prepare_world_task
 from synopsis.errors import ArtifactError, DataError
 
@@ -47,11 +46,6 @@ def experiment(tmp_path: Path, **tasks: Task) -> Experiment:
     return Experiment(
         name="test", results=str(tmp_path / "results"), models=models, data_mirror=str(tmp_path), tasks=tasks
     )
-
-
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
 
 
 def write(tmp_path: Path, task: str, train: list[dict], test: list[dict]) -> None:
@@ -91,20 +85,6 @@ def test_calibration_does_not_depend_on_the_input(one: str, other: str) -> None:
     first, second = (render(CANDIDATES, calibration_row(CANDIDATES, row)) for row in rows)
     assert first == second == "N/A dry?"
     assert [row["question"] for row in rows] == [one, other]
-
-
-def test_options_come_from_the_task_or_the_row() -> None:
-    assert options_of(REVIEWS, GOOD[0]) == ["bad", "good"]
-    assert options_of(CAUSES, {"premise": "p", "first": "It rained.", "second": "It shone."}) == [
-        "It rained.",
-        "It shone.",
-    ]
-
-
-def test_calibration_leaves_the_row_as_it_was() -> None:
-    row = {"text": "fine", "label": 1}
-    assert render(REVIEWS, calibration_row(REVIEWS, row)) == "Review: N/A\nSentiment:"
-    assert row["text"] == "fine"
 
 
 def test_rows_keep_what_the_task_reads(tmp_path: Path) -> None:
@@ -160,19 +140,6 @@ def test_rows_that_do_not_fit_are_told(tmp_path: Path, rows: list[dict], message
 
 
 @pytest.mark.parametrize(
-    "content", ["text,label\nfine,1\n", '{"text": "fine", "label": 1}\nnot JSON\n', "[1, 2]", "\xff"]
-)
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_file_without_rows_in_json_is_told(tmp_path: Path, content: str, split: str) -> None:
-    write(tmp_path, "reviews", GOOD, GOOD)
-    (tmp_path / "icl" / "reviews" / f"{split}.jsonl").write_bytes(content.encode("latin-1"))
-    given = experiment(tmp_path, reviews=REVIEWS)
-    with pytest.raises(DataError, match=rf"task 'reviews': .*{split}\.jsonl:.*(not valid JSON|is int|not UTF-8)"):
-        prepare_task(given, "reviews")
-    assert not Layout(given).task("reviews").exists()
-
-
-@pytest.mark.parametrize(
     ("second", "message"),
     [
         (" ", r"second is ' '; expected the text of an option"),
@@ -205,14 +172,6 @@ def test_a_missing_split_is_told_with_the_names_it_may_have(tmp_path: Path) -> N
     named = r".*/train\.jsonl or .*/train\.jsonl\.gz or .*/train_subset\*\.jsonl"
     with pytest.raises(DataError, match=f"task 'reviews': {named}: no such file"):
         prepare_task(experiment(tmp_path, reviews=REVIEWS), "reviews")
-
-
-def test_an_artifact_without_rows_is_told(tmp_path: Path) -> None:
-    write(tmp_path, "reviews", GOOD, GOOD)
-    path = prepare_task(experiment(tmp_path, reviews=REVIEWS), "reviews")
-    path.write_text(path.read_text()[:-30])
-    with pytest.raises(ArtifactError, match=r"reviews\.json: not valid JSON"):
-        load_task(path)
 
 
 def test_an_artifact_of_another_template_is_told(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from datasets import Dataset
 from synopsis.artifacts import read_json
 from synopsis.data import tokenization
 from synopsis.data.corpora import load_corpus, prepare_text_corpus, token_hash
-from synopsis.data.sources import MIRROR_VARIABLE
 from synopsis.data.tokenization import available_processes, encode_text
 from synopsis.errors import InputError, SynopsisError
 from text_corpora import END, domain, experiment, make_tokenizer, plain_experiment
@@ -54,11 +53,6 @@ if __name__ == "__main__":
         corpora.prepare_text_corpus(Experiment(**given["experiment"]), name, "base", given["processes"])
         print(name, peak[0] * 1024, flush=True)
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
 
 
 @pytest.fixture

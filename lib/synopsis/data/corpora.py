@@ -36,7 +36,7 @@ from synopsis.artifacts import (
 from synopsis.config.data import TextCorpus
 from synopsis.config.experiment import Experiment
 from synopsis.data.documents import Documents
-from synopsis.data.fingerprints import prepare_fingerprint
+from synopsis.data.prepare import prepare_fingerprint
 from synopsis.data.sources import FetchError, Source, find_source
 from synopsis.data.tokenization import DOCUMENTS_AT_ONCE, available_processes, tokenise
 from synopsis.errors import ArtifactError, DataError

@@ -23,7 +23,7 @@ neg_control's cross mask is 1 there. Otherwise a mask is 1 at tokens and 0 at pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,13 +32,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from synopsis.compressors.masks import CONDITIONS, gist_span, seen
-from synopsis.data.prompts import GIST_TOKEN, gist_prompt, instruction_part
+from synopsis.data.prompts import GIST_TOKEN, gist_prompt, instruction_part, texts_of
 from synopsis.data.published_tokenization import FastPublishedText, PublishedText, SlowPublishedText
 from synopsis.data.sequences import IGNORED, begins_with_bos, encode, gist_prompt_ids, padded
 from synopsis.errors import DataError, InputError
 
 TOKENIZATIONS = ("clean", "published")
-COLUMNS = ("instruction", "input", "output")
 
 
 class Texts(NamedTuple):
@@ -109,18 +108,44 @@ class _Collator:
         pad = self.tokenizer.pad_token_id
         self.pad: int = self.end if pad is None else pad
 
-    def _limit(self, rows: Sequence[Texts], limit: int, human: int | None) -> int:
-        """Tokens that these rows may have."""
-        return human if human is not None and any(row.human for row in rows) else limit
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        texts = self._texts(rows)
+        examples = []
+        for row in texts:
+            example = self._example(row, any(other.human for other in texts) if self.published else row.human)
+            self.dropped += example is None
+            examples += [] if example is None else [example]
+        if not examples:
+            names = ", ".join(row.name for row in texts)
+            raise DataError(f"no row can be used ({names}): outputs are empty{self._unusable()}")
+        return self._batch(examples)
 
-    def _check_text(self, row: Texts) -> None:
-        """The published text may hold the gist token as it comes; between ids it would break the mask unnoticed."""
-        for column in COLUMNS:
-            if GIST_TOKEN in getattr(row, column):
+    def _example(self, row: Texts, human: bool) -> Any:
+        """What `_batch` needs of a row, None where it is left out; counts a row that is cut."""
+        raise NotImplementedError
+
+    def _batch(self, examples: Sequence[Any]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _unusable(self) -> str:
+        return ""
+
+    def _texts(self, rows: Sequence[Mapping[str, Any]]) -> list[Texts]:
+        found = []
+        for index, row in enumerate(rows):
+            name = f"row {row['id']}" if "id" in row else f"row {index} of the batch"
+            values = texts_of({"input": None, **row}, name)
+            # The published text may hold the gist token as it comes; between ids it would break the mask unnoticed.
+            named = [column for column, text in values.items() if GIST_TOKEN in text and not self.published]
+            if named:
                 raise DataError(
-                    f"{row.name}: column '{column}' holds the gist token {GIST_TOKEN} as text, which would break the "
+                    f"{name}: column '{named[0]}' holds the gist token {GIST_TOKEN} as text, which would break the "
                     "mask; leave the row out or spell it otherwise"
                 )
+            found.append(Texts(name, **values, human="human" in str(row.get("split", ""))))
+        if not found:
+            raise DataError("the batch has no rows")
+        return found
 
 
 @dataclass
@@ -144,23 +169,17 @@ class GistCollator(_Collator):
         if self.published:
             self.text: PublishedText = SlowPublishedText(self.tokenizer, self.gist_token)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        texts = _texts(rows)
-        limit = self._limit(texts, self.max_length, self.max_length_human)
-        examples = []
-        for row in texts:
-            own = limit if self.published else self._limit([row], self.max_length, self.max_length_human)
-            prompt, output = self._published_parts(row) if self.published else self._clean_parts(row)
-            if not output or len(prompt) >= own:
-                self.dropped += 1
-                continue
-            self.truncated += len(prompt) + len(output) > own
-            examples.append((prompt, output, own))
-        if not examples:
-            names = ", ".join(row.name for row in texts)
-            check = ", or fail check_correctness" if self.published and self.check_correctness else ""
-            raise DataError(f"no row can be used ({names}): outputs are empty, beyond {limit} tokens{check}")
-        return self._batch(examples)
+    def _unusable(self) -> str:
+        check = ", or fail check_correctness" if self.published and self.check_correctness else ""
+        return f", beyond {self.max_length} tokens{check}"
+
+    def _example(self, row: Texts, human: bool) -> tuple[list[int], list[int], int] | None:
+        limit = self.max_length_human if human and self.max_length_human is not None else self.max_length
+        prompt, output = self._published_parts(row) if self.published else self._clean_parts(row)
+        if not output or len(prompt) >= limit:
+            return None
+        self.truncated += len(prompt) + len(output) > limit
+        return prompt, output, limit
 
     def _published_parts(self, row: Texts) -> tuple[list[int], list[int]]:
         """Prompt and output; no output where they do not fit together."""
@@ -171,7 +190,6 @@ class GistCollator(_Collator):
         return prompt, [] if self.check_correctness and joint != prompt + output else output
 
     def _clean_parts(self, row: Texts) -> tuple[list[int], list[int]]:
-        self._check_text(row)
         prompt = gist_prompt_ids(row._asdict(), self.tokenizer, self.gist_token, self.gist_count)
         return prompt, [*encode(self.tokenizer, " " + row.output), self.end] if row.output.strip() else []
 
@@ -222,40 +240,25 @@ class GistSeq2SeqCollator(_Collator):
             rules = SlowPublishedText if self.slow_tokenizer else FastPublishedText
             self.text: PublishedText = rules(self.tokenizer, self.gist_token)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        texts = _texts(rows)
-        examples = []
-        for row in texts:
-            if not self.published and not row.output.strip():
-                self.dropped += 1
-                continue
-            fellows = texts if self.published else [row]
-            source_limit = self._limit(fellows, self.max_source_length, self.max_source_length_human)
-            target_limit = self._limit(fellows, self.max_target_length, self.max_target_length_human)
-            make = self._published_example if self.published else self._clean_example
-            source, target, whole = make(row, source_limit, target_limit)
-            self.truncated += not whole
-            examples.append((source, target))
-        if not examples:
-            raise DataError(f"no row can be used ({', '.join(row.name for row in texts)}): the outputs are empty")
-        return self._batch(examples)
-
-    def _published_example(self, row: Texts, source_limit: int, target_limit: int) -> tuple[list[int], list[int], bool]:
-        text = instruction_part(row.instruction) + GIST_TOKEN * self.gist_count + _rest(row)
-        source = self.text.encode(self.text.decode(self.text.encode(text)))
-        target = self.text.encode(row.output)
-        whole = len(source) < source_limit and len(target) < target_limit
-        return [*source[: source_limit - 1], self.end], [*target[: target_limit - 1], self.end], whole
-
-    def _clean_example(self, row: Texts, source_limit: int, target_limit: int) -> tuple[list[int], list[int], bool]:
-        self._check_text(row)
-        before, after = (encode(self.tokenizer, text) for text in (instruction_part(row.instruction), _rest(row)))
-        gist = [self.gist_token] * self.gist_count
-        room = source_limit - len(gist) - 1
-        kept, rest = before[:room], after[: max(room - len(before), 0)]
+    def _example(self, row: Texts, human: bool) -> tuple[list[int], list[int]] | None:
+        longest, most = self.max_source_length, self.max_target_length
+        if human:
+            longest, most = self.max_source_length_human or longest, self.max_target_length_human or most
+        before, after = instruction_part(row.instruction), f"\nInput: {row.input}" if row.input else ""
+        if self.published:
+            text = before + GIST_TOKEN * self.gist_count + after
+            source = self.text.encode(self.text.decode(self.text.encode(text)))
+            target = self.text.encode(row.output)
+            self.truncated += len(source) >= longest or len(target) >= most
+            return [*source[: longest - 1], self.end], [*target[: most - 1], self.end]
+        if not row.output.strip():
+            return None
+        first, second = encode(self.tokenizer, before), encode(self.tokenizer, after)
         target = [*encode(self.tokenizer, row.output), self.end]
-        whole = len(before) + len(after) <= room and len(target) <= target_limit
-        return [*kept, *gist, *rest, self.end], target[:target_limit], whole
+        room = longest - self.gist_count - 1
+        self.truncated += len(first) + len(second) > room or len(target) > most
+        source = [*first[:room], *[self.gist_token] * self.gist_count, *second[: max(room - len(first), 0)], self.end]
+        return source, target[:most]
 
     def _batch(self, examples: Sequence[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
         ids, real, labels = (
@@ -286,25 +289,3 @@ class GistSeq2SeqCollator(_Collator):
         if self.gist_condition == "gist":
             cross = cross & kept & (ids == self.gist_token).any(-1, keepdim=True)
         return {"attention_mask": mask, "cross_attention_mask": cross.long()}
-
-
-def _rest(row: Texts) -> str:
-    """What T5 reads after the gist tokens."""
-    return f"\nInput: {row.input}" if row.input else ""
-
-
-def _texts(rows: Iterable[Mapping[str, Any]]) -> list[Texts]:
-    """The rows' texts; DataError names the row and the column of what is no text. An input of None is an empty one."""
-    found = []
-    for index, row in enumerate(rows):
-        name = f"row {row['id']}" if "id" in row else f"row {index} of the batch"
-        values: dict[str, Any] = {column: row.get(column) for column in COLUMNS}
-        values["input"] = "" if values["input"] is None else values["input"]
-        for column, value in values.items():
-            if not isinstance(value, str):
-                what = f"is {value!r}" if column in row else f"is missing (found {', '.join(row)})"
-                raise DataError(f"{name}: column '{column}' {what}; expected text")
-        found.append(Texts(name, **values, human="human" in str(row.get("split", ""))))
-    if not found:
-        raise DataError("the batch has no rows")
-    return found

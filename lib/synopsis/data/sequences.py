@@ -25,30 +25,48 @@ from synopsis.errors import DataError
 IGNORED = -100
 
 
-class _Sequences(Dataset[dict[str, Tensor]]):
+class DocumentSequences(Dataset[dict[str, Tensor]]):
     """Sequences of `length` tokens, laid over documents in their order: a data set whose length and order are fixed.
 
-    `documents`: a prepared corpus split (column input_ids). `unused_tokens`: of the remainders that are too short for
-    a sequence; nothing else is left out.
+    `documents`: a prepared corpus split (column input_ids). No sequence goes across two documents, and the remainder of
+    each is left out; with `pack` the documents are read end to end. DataError when there is not one sequence.
     """
 
-    crosses_documents: bool
-    ends: np.ndarray
-    count: int
-    unused_tokens: int
-
-    def __init__(self, documents: Any, length: int):
-        self.sizes = document_lengths(documents)
-        self.length = length
+    def __init__(self, documents: Any, length: int, pack: bool = False):
+        sizes = document_lengths(documents)
+        self.length, self.crosses_documents = length, pack
         # Slices of Arrow columns: a row as a list would be all of a long document, one Python number a token.
         self.documents = documents.with_format("arrow", columns=["input_ids"])
+        self.ends = np.cumsum(sizes if pack else sizes - sizes % length)
+        """After how many of the tokens that are read each document ends."""
+        total = int(sizes.sum())
+        self.count = int(self.ends[-1]) // length if len(sizes) else 0
+        self.unused_tokens = total - self.count * length
+        if not self.count and pack:
+            raise DataError(f"the documents hold {total} tokens; one sequence needs {length}")
+        if not self.count:
+            longest = int(sizes.max(initial=0))
+            raise DataError(
+                f"no document holds a sequence of {length} tokens (the longest of {len(sizes)} has {longest})"
+            )
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        tokens = torch.from_numpy(self._ids(range(self.count)[index]).astype(np.int64))
+        begin = range(self.count)[index] * self.length
+        end = begin + self.length
+        parts = []
+        for document in range(self.document_at(begin), self.document_at(end - 1) + 1):
+            before = int(self.ends[document - 1]) if document else 0
+            ids = self.documents[document : document + 1]["input_ids"][0].values
+            parts.append(ids[max(begin - before, 0) : end - before].to_numpy())
+        tokens = torch.from_numpy(np.concatenate(parts).astype(np.int64))
         return {"input_ids": tokens, "labels": tokens}
+
+    def document_at(self, token: int) -> int:
+        """The number of the document that holds one of the tokens that are read."""
+        return int(np.searchsorted(self.ends, token, side="right"))
 
     def record(self) -> dict[str, Any]:
         """What provenance says of the sequences, above all whether they cross document boundaries."""
@@ -59,60 +77,6 @@ class _Sequences(Dataset[dict[str, Tensor]]):
             "crosses_documents": self.crosses_documents,
         }
 
-    def _ids(self, index: int) -> np.ndarray:
-        raise NotImplementedError
-
-    def _before(self, document: int) -> int:
-        """What ends before a document begins: sequences, or tokens where documents are packed."""
-        return int(self.ends[document - 1]) if document else 0
-
-    def _tokens(self, document: int, start: int, end: int) -> np.ndarray:
-        return self.documents[document : document + 1]["input_ids"][0].values[start:end].to_numpy()
-
-
-class DocumentSequences(_Sequences):
-    """None across two documents; the remainder of each document is counted, not read.
-
-    DataError when no document is as long as one sequence.
-    """
-
-    crosses_documents = False
-
-    def __init__(self, documents: Any, length: int):
-        super().__init__(documents, length)
-        self.ends = np.cumsum(self.sizes // length)
-        self.count, self.unused_tokens = int((self.sizes // length).sum()), int((self.sizes % length).sum())
-        if not self.count:
-            longest = int(self.sizes.max()) if len(self.sizes) else 0
-            raise DataError(
-                f"no document holds a sequence of {length} tokens (the longest of {len(self.sizes)} has {longest})"
-            )
-
-    def _ids(self, index: int) -> np.ndarray:
-        document = int(np.searchsorted(self.ends, index, side="right"))
-        start = (index - self._before(document)) * self.length
-        return self._tokens(document, start, start + self.length)
-
-
-class PackedSequences(_Sequences):
-    """Out of all documents end to end: sequences cross document boundaries."""
-
-    crosses_documents = True
-
-    def __init__(self, documents: Any, length: int):
-        super().__init__(documents, length)
-        self.ends = np.cumsum(self.sizes)
-        total = int(self.sizes.sum())
-        self.count, self.unused_tokens = divmod(total, length)
-        if not self.count:
-            raise DataError(f"the documents hold {total} tokens; one sequence needs {length}")
-
-    def _ids(self, index: int) -> np.ndarray:
-        begin, end = index * self.length, (index + 1) * self.length
-        first, last = np.searchsorted(self.ends, [begin, end - 1], side="right")
-        starts = {document: self._before(document) for document in range(int(first), int(last) + 1)}
-        return np.concatenate([self._tokens(d, max(begin - start, 0), end - start) for d, start in starts.items()])
-
 
 class WeightedSequences(Dataset[dict[str, Tensor]]):
     """Sequences of several domains, drawn as often as the weights of their domains say.
@@ -122,7 +86,7 @@ class WeightedSequences(Dataset[dict[str, Tensor]]):
     Length and order are fixed, so that what a seed draws depends on nothing else.
     """
 
-    def __init__(self, domains: Mapping[str, DocumentSequences | PackedSequences], weights: Mapping[str, float]):
+    def __init__(self, domains: Mapping[str, DocumentSequences], weights: Mapping[str, float]):
         self.domains, self.weights = dict(domains), dict(weights)
         lowest = min(weights[name] for name in domains)
         self.draws = [round(len(sequences) * weights[name] / lowest) for name, sequences in domains.items()]
@@ -158,7 +122,7 @@ class WeightedSequences(Dataset[dict[str, Tensor]]):
         }
 
 
-TrainingSequences = DocumentSequences | PackedSequences | WeightedSequences
+TrainingSequences = DocumentSequences | WeightedSequences
 
 
 def training_sequences(
@@ -170,16 +134,15 @@ def training_sequences(
     not named (see `domain_weights`); with unequal ones packing ends at the end of a domain. DataError when a domain,
     or without weights the whole split, is too short for one sequence.
     """
-    kind = PackedSequences if pack else DocumentSequences
     weights = weights or {}
     domains = _documents_by_domain(documents) if set(weights.values()) - {1.0} else {}
     found = {name: weights.get(name, 1.0) for name in domains}
     if len(set(found.values())) < 2:
-        return kind(documents, length)
+        return DocumentSequences(documents, length, pack)
     sequences = {}
     for name, indices in domains.items():
         try:
-            sequences[name] = kind(documents.select(indices), length)
+            sequences[name] = DocumentSequences(documents.select(indices), length, pack)
         except DataError as error:
             raise DataError(f"domain '{name}': {error}; give it longer documents or leave it out") from None
     return WeightedSequences(sequences, found)

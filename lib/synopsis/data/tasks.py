@@ -17,7 +17,7 @@ from typing import Any
 from synopsis.artifacts import Layout, Provenance, read_json, write_json
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import Task, fields_of
-from synopsis.data.fingerprints import prepare_fingerprint
+from synopsis.data.prepare import prepare_fingerprint
 from synopsis.data.sources import Row, Source, find_source
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
@@ -63,18 +63,18 @@ def prepare_task(experiment: Experiment, dataset: str) -> Path:
     """
     task, path = experiment.tasks[dataset], Layout(experiment).task(dataset)
     provenance = Provenance(config=prepare_fingerprint(experiment, "task", dataset))
-    with _told_of(f"task '{dataset}'"):
-        sources = {
-            split: _source(experiment, task, name)
-            for split, name in (("train", task.train_split), ("test", task.test_split))
-        }
+    with _about(f"task '{dataset}'"):
+        names = {"train": task.train_split, "test": task.test_split}
+        sources = {split: _source(experiment, task, name) for split, name in names.items()}
         splits = {split: _rows(task, source) for split, source in sources.items()}
     provenance.inputs = [source.file for source in sources.values() if source.file]
     record = provenance.record(sources={split: source.record() for split, source in sources.items()})
-    subsets = {split: Path(source.file).name for split, source in sources.items() if source.file and _subset(source)}
+    # The name of a copy says when it holds a part of its split only.
+    files = {split: source.file.name for split, source in sources.items() if source.file}
+    subsets = {split: file for split, file in files.items() if file.startswith(f"{names[split]}{SUBSET}")}
     write_json(path, "task", {"dataset": dataset, "subsets": subsets, **splits}, record)
-    for split, name in subsets.items():
-        say(f"task {dataset}: the rows of '{split}' are those of {name}, a part of the split")
+    for split, file in subsets.items():
+        say(f"task {dataset}: the rows of '{split}' are those of {file}, a part of the split")
     say(f"task {dataset}: {len(splits['train'])} rows for demonstrations, {len(splits['test'])} test rows -> {path}")
     return path
 
@@ -100,13 +100,8 @@ def _source(experiment: Experiment, task: Task, split: str) -> Source:
     return find_source(experiment, files, split, task.source.hub, task.source.hub_config)
 
 
-def _subset(source: Source) -> bool:
-    """Whether a copy holds a part of its split only, as its name says."""
-    return any(path.name.startswith(f"{source.split}{SUBSET}") for path in source.files)
-
-
 @contextmanager
-def _told_of(subject: str) -> Iterator[None]:
+def _about(subject: str) -> Iterator[None]:
     """Every DataError begins with what it is about."""
     try:
         yield
@@ -117,10 +112,9 @@ def _told_of(subject: str) -> Iterator[None]:
 def _rows(task: Task, source: Source) -> list[Row]:
     rows = []
     for index, found in enumerate(source.rows()):
-        with _told_of(f"{source}: row {index}"):
+        with _about(f"{source}: row {index}"):
             row = {field: _value(task, found, field) for field in fields_of(task)}
-            _check_options(task, row)
-            _check_label(task, row)
+            _check(task, row)
         rows.append({"id": index, **row})
     if not rows:
         raise DataError(f"{source}: has no rows; expected those of split '{source.split}'")
@@ -146,8 +140,8 @@ def _named(task: Task, field: str) -> str:
     return field if column == field else f"{field} (the column '{column}')"
 
 
-def _check_options(task: Task, row: Row) -> None:
-    """Options that stand in the row: texts, not empty, each another one."""
+def _check(task: Task, row: Row) -> None:
+    """Options that stand in the row must be texts, each another one; the label must be the place of one."""
     first: dict[str, str] = {}
     for field in task.option_fields:
         option = row[field]
@@ -156,9 +150,6 @@ def _check_options(task: Task, row: Row) -> None:
         same = first.setdefault(option.strip(), field)
         if same != field:
             raise DataError(f"{_named(task, field)} is {option!r}, the same as {same}; expected another option")
-
-
-def _check_label(task: Task, row: Row) -> None:
     label, options = row[task.label_field], options_of(task, row)
     if type(label) is not int or not 0 <= label < len(options):
         hint = " (-1 marks rows without a label: choose a split that has them)" if label == -1 else ""

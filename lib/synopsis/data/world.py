@@ -4,8 +4,8 @@ Real text cannot be shipped with the demo, and a model of a million parameters c
 three kinds of context-dependent words, from easy to hard:
 
 - *topic*: what an animal eats, visits and wears follows from the hidden topic of the document, one of 4 fixed tables.
-  A topic uses 3 of a verb's 12 words, so a first statement narrows the words down, and a few more tell the topic, and
-  with it which animal goes with which word.
+  A topic uses 3 of a verb's 12 words, so a first statement narrows the words down, and a few more give the topic
+  away, and with it which animal goes with which word.
 - *recall*: each document has one or two guests who hold things drawn at random. The first mention cannot be predicted,
   every later one can, by whoever remembers the first. Some documents are mostly about guests, most are not: the easy
   ones teach a model to remember, which it learns late or never when all are equally hard.
@@ -25,37 +25,21 @@ from typing import Any
 
 import numpy as np
 
-# Whoever changes the language here counts `config_data.WORLD_VERSION` up, so that all that it is in is made again.
+# Whoever changes the language here counts `config.data.WORLD_VERSION` up, so that all that it is in is made again.
 TOPICS = 4
 WORDS_PER_TOPIC = 3
 ANIMALS = ("fox", "owl", "bear", "hare", "crow", "wolf", "toad", "deer")
 MANNERS = ("old", "young", "shy", "proud", "quick", "calm")
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "eats": ("plums", "seeds", "bread", "honey", "roots", "fish", "apples", "nuts", "corn", "figs", "peas", "cheese"),
-    "visits": (
-        *("rivers", "caves", "markets", "hills", "islands", "towers"),
-        *("gardens", "bridges", "meadows", "harbours", "mills", "ruins"),
-    ),
-    "wears": (
-        *("red", "green", "blue", "white", "yellow", "black"),
-        *("purple", "brown", "silver", "golden", "orange", "pink"),
-    ),
+ATTRIBUTES = {
+    verb: tuple(words.split())
+    for verb, words in {
+        "eats": "plums seeds bread honey roots fish apples nuts corn figs peas cheese",
+        "visits": "rivers caves markets hills islands towers gardens bridges meadows harbours mills ruins",
+        "wears": "red green blue white yellow black purple brown silver golden orange pink",
+    }.items()
 }
 GUESTS = ("Mira", "Tomas", "Ilse", "Pavel", "Nadia", "Oskar", "Greta", "Juri")
-THINGS = (
-    "lantern",
-    "compass",
-    "violin",
-    "ladder",
-    "basket",
-    "mirror",
-    "hammer",
-    "kettle",
-    "anchor",
-    "drum",
-    "candle",
-    "map",
-)
+THINGS = tuple("lantern compass violin ladder basket mirror hammer kettle anchor drum candle map".split())  # noqa: SIM905
 LANGUAGES = ("Noric", "Velan", "Tarsi", "Ombra", "Lusic", "Kethi", "Dorai", "Pelun")
 PHRASINGS = (
     "Translate the words into {language}",

@@ -14,7 +14,7 @@ import numpy as np
 from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, write_json
 from synopsis.config.data import WorldCorpus, WorldInstructions
 from synopsis.config.experiment import Experiment
-from synopsis.data.fingerprints import prepare_fingerprint
+from synopsis.data.prepare import prepare_fingerprint
 from synopsis.data.prompts import input_part, instruction_part
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
@@ -56,21 +56,16 @@ def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Pat
     facts = prepare_fingerprint(experiment, "corpus", corpus)
     provenance = Provenance(facts, inputs=[layout.tokenizer(model)], seed=settings.seed)
     vocabulary = load_tokenizer(layout.tokenizer(model)).get_vocab()
-    columns = {
-        "input_ids": List(Value("int32")),
-        "kind": List(Value("int8")),
-        "domain": Value("string"),
-        "bytes": Value("int64"),
-        "id": Value("string"),
-    }
-    digest, counts, tokens = hashlib.sha256(), {}, {}
-    splits = {}
+    columns = {"input_ids": List(Value("int32")), "kind": List(Value("int8"))}
+    columns |= {"domain": Value("string"), "bytes": Value("int64"), "id": Value("string")}
+    digest, counts, tokens, splits = hashlib.sha256(), {}, {}, {}
     for number, split in enumerate(SPLITS):
-        rows = []
-        for row in _documents(settings, split, number):
-            ids = [vocabulary[word] for word in row.pop("words")]
-            digest.update(np.asarray(ids, dtype="<i4").tobytes())
-            rows.append({"input_ids": ids, **row})
+        rows = [
+            {"input_ids": [vocabulary[word] for word in row.pop("words")], **row}
+            for row in _documents(settings, split, number)
+        ]
+        for row in rows:
+            digest.update(np.asarray(row["input_ids"], dtype="<i4").tobytes())
         splits[split] = Dataset.from_list(rows, features=Features(columns))
         counts[split] = dict(Counter(row["domain"] for row in rows))
         tokens[split] = sum(len(row["input_ids"]) for row in rows)
@@ -106,9 +101,8 @@ def prepare_world_instructions(experiment: Experiment, name: str) -> Path:
     assert isinstance(settings, WorldInstructions)
     world = World()
     splits: dict[str, list[dict[str, Any]]] = {}
-    for number, (split, rows) in enumerate(
-        {"train": settings.train, "seen": settings.held_out, "unseen": settings.held_out}.items()
-    ):
+    sizes = {"train": settings.train, "seen": settings.held_out, "unseen": settings.held_out}
+    for number, (split, rows) in enumerate(sizes.items()):
         rng = np.random.default_rng([settings.seed, 13, number])
         splits[split] = [{"id": index, **world.instruction(rng, held_out=split == "unseen")} for index in range(rows)]
     path = Layout(experiment).instructions(name)

@@ -60,8 +60,8 @@ class Prepared:
         """A training sequence in words: its number, and the row or document that it comes from."""
         if isinstance(self.train, InstructionExamples):
             return f"{index} ({self.train.name_of(index)})"
-        if isinstance(self.train, DocumentSequences):
-            document = int(self.train.ends.searchsorted(index, side="right"))
+        if isinstance(self.train, DocumentSequences) and not self.train.crosses_documents:
+            document = self.train.document_at(index * self.train.length)
             return f"{index} (document {load_corpus(self.inputs[0], 'train')[document]['id']})"
         return str(index)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from synopsis.artifacts import Layout
-from synopsis.data.fingerprints import parts
+from synopsis.data.prepare import parts
 from synopsis.stages.record import Jobs
 
 if TYPE_CHECKING:
