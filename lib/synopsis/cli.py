@@ -123,11 +123,15 @@ def plan(
     """
     experiment = read(config, change)
     from synopsis.costs import plan as costs
+    from synopsis.stages.record import stages
 
     machine = costs.Machine(device, processes, mfu)
     found = costs.training_costs(experiment, machine, costs.named_files(size or []), config)
-    as_text = json.dumps(costs.as_json(experiment, found, machine)) if as_json else None
-    print(as_text or costs.as_text(experiment, found, machine))
+    jobs = {stage.name: sum(1 for _ in stage.grid(experiment)) for stage in stages().values() if stage.section}
+    if as_json:
+        print(json.dumps(costs.as_json(experiment, found, machine, jobs)))
+    else:
+        print(costs.as_text(experiment, found, machine, jobs))
 
 
 @app.command(cls=Command)

@@ -40,6 +40,16 @@ def training_memory(
     }
 
 
+def generation_bytes(size: ModelSize, batch: int, held: int, new_tokens: int, element: int) -> int:
+    """What greedy decoding after a cache of `held` positions a row reads at least, with numbers of `element` bytes.
+
+    The weights in each pass, those of the source once, and the cache in each pass but the first, which may make it.
+    """
+    weights = new_tokens * (size.decoder + size.embedding * size.vocabulary) + size.encoder
+    cache = 2 * size.layers * size.keys * batch * held
+    return element * (weights + (new_tokens - 1) * cache)
+
+
 def activation_bytes(size: ModelSize, training: Optimisation, passes: Sequence[Pass]) -> int:
     """What the backward pass of one substep of one sequence needs, at its peak."""
     element, eager = (2 if training.dtype == "bfloat16" else 4), training.attention == "eager"

@@ -202,25 +202,12 @@ def totals(costs: Sequence[RunCost]) -> dict[str, Any]:
     }
 
 
-def jobs(experiment: Experiment) -> dict[str, int]:
-    """Jobs of each stage after training."""
-    generated = 0 if experiment.generate is None else len(experiment.generate.splits)
-    judged = 0 if experiment.judge is None else len(experiment.judge.judges) * len(experiment.judged_pairs())
-    datasets = 0 if experiment.icl is None else len(experiment.icl.datasets) * len(experiment.evaluation_seeds)
-    return {
-        "perplexity": len(experiment.runs_of("perplexity")),
-        "icl": datasets * len(experiment.runs_of("icl")),
-        "needle": len(experiment.runs_of("needle")),
-        "generate": generated * len(experiment.runs_of("generate")),
-        "judge": generated * judged,
-        "benchmark": len(experiment.runs_of("benchmark")),
-    }
-
-
-def as_json(experiment: Experiment, costs: Sequence[RunCost], machine: Machine) -> dict[str, Any]:
-    """What `synopsis plan --json` prints."""
+def as_json(
+    experiment: Experiment, costs: Sequence[RunCost], machine: Machine, jobs: Mapping[str, int]
+) -> dict[str, Any]:
+    """What `synopsis plan --json` prints; jobs: of each stage after training."""
     head = {"experiment": experiment.name, **asdict(machine)}
-    return {**head, "runs": [asdict(cost) for cost in costs], "totals": totals(costs), "jobs": jobs(experiment)}
+    return {**head, "runs": [asdict(cost) for cost in costs], "totals": totals(costs), "jobs": jobs}
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -252,7 +239,7 @@ def gigabytes(count: float | None) -> str:
     return f"{count / 1e9:.1f}" if count >= 1e9 or not count else f"{count / 1e9:.2g}"
 
 
-def as_text(experiment: Experiment, costs: Sequence[RunCost], machine: Machine) -> str:
+def as_text(experiment: Experiment, costs: Sequence[RunCost], machine: Machine, jobs: Mapping[str, int]) -> str:
     """What `synopsis plan` prints: two tables, and what a reader must know about them."""
     parts = [f"{experiment.name}: {experiment.title}".removesuffix(": ")]
     if costs:
@@ -268,7 +255,7 @@ def as_text(experiment: Experiment, costs: Sequence[RunCost], machine: Machine) 
         parts += [*work, _table(heads, memory), "\n".join(_notes(costs, machine, fits))]
     else:
         parts += ["Nothing is trained."]
-    counted = ", ".join(f"{count} {stage}" for stage, count in jobs(experiment).items() if count)
+    counted = ", ".join(f"{count} {stage}" for stage, count in jobs.items() if count)
     return "\n\n".join([*parts, f"Jobs after training: {counted or 'none'}."])
 
 

@@ -11,7 +11,7 @@ from synopsis.errors import ArtifactError
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.rendering import Column, Table, counts_text
 from synopsis.reporting.statistics import Group, distinct, groups
-from synopsis.stages.benchmark.section import STAGE
+from synopsis.stages.benchmark.section import METRICS, STAGE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from synopsis.reporting.style import Style
 
 AXES = tuple(STAGE.axes)
-METRICS = (
-    "wall_seconds",
-    "cpu_seconds",
-    "cuda_seconds",
-    "flops",
-    "peak_bytes",
-    "context_bytes",
-    "floor_seconds",
-)
 KIBIBYTE, MEBIBYTE = 2**10, 2**20
 PANELS = (
     ("wall_seconds", "wall time (milliseconds)", 1e3),

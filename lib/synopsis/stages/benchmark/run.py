@@ -9,7 +9,8 @@ For each batch size and context length two modes generate the same number of tok
 
 Times are wall and CPU seconds of a whole generation after warm-up runs; FLOPs are counted by torch, not estimated;
 peak_bytes is the device's peak (CUDA) or the peak of torch's allocations (CPU); context_bytes is what has to be
-kept of the context. Tokens are random: time does not depend on them.
+kept of the context; floor_seconds is the time that the device's peak in the model's dtype and its bandwidth allow.
+Tokens are random: time does not depend on them.
 """
 
 from __future__ import annotations
@@ -28,28 +29,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from synopsis.artifacts import Layout, Provenance, write_csv, write_json
 from synopsis.config.experiment import Experiment
+from synopsis.costs.devices import floor_seconds
+from synopsis.costs.memory import generation_bytes
+from synopsis.costs.model_size import model_size
 from synopsis.engine.runs import open_run
 from synopsis.progress import track
-from synopsis.stages.benchmark.section import STAGE
+from synopsis.stages.benchmark.section import METRICS, STAGE
 
-COLUMNS = (
-    "run",
-    "mode",
-    "batch_size",
-    "context_length",
-    "new_tokens",
-    "sample",
-    "wall_seconds",
-    "cpu_seconds",
-    "cuda_seconds",
-    "flops",
-    "peak_bytes",
-    "context_bytes",
-    "floor_seconds",
-)
+COLUMNS = ("run", *STAGE.axes, "sample", *METRICS)
 PROMPT_TOKENS = 4
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bfloat16 FLOP/s of devices whose name holds the key (vendors' data sheets)."""
 
 
 def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
@@ -64,14 +52,15 @@ def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
     cases = [(batch, length) for batch in section.batch_sizes for length in section.context_lengths]
     rows: list[dict[str, Any]] = []
     for batch, length in track(cases, f"benchmark {run}", unit="cases"):
-        for mode, call, kept in _modes(model, batch, length, section.new_tokens):
+        for mode, call, held, kept in _modes(model, batch, length, section.new_tokens):
             for _ in range(section.warmup):
                 call()
             flops, peak = _cost(call, model.device)
+            floor = _floor(model, flops, batch, held, section.new_tokens)
             for sample in range(section.repeats):
-                wall, cpu, cuda = _timed(call, model.device)
-                values = [run, mode, batch, length, section.new_tokens, sample, wall, cpu, cuda, flops, peak, kept]
-                rows.append(dict(zip(COLUMNS, [*values, _floor(flops, model)], strict=True)))
+                times = _timed(call, model.device)
+                values = [run, mode, batch, length, section.new_tokens, sample, *times, flops, peak, kept, floor]
+                rows.append(dict(zip(COLUMNS, values, strict=True)))
     path = layout.benchmark(run)
     write_csv(path, rows, COLUMNS)
     facts = {"run": run, "threads": torch.get_num_threads()}
@@ -79,8 +68,8 @@ def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _modes(model: Any, batch: int, length: int, new: int) -> Iterator[tuple[str, Callable[[], Any], int]]:
-    """(mode, generation to be measured, bytes kept of the context)."""
+def _modes(model: Any, batch: int, length: int, new: int) -> Iterator[tuple[str, Callable[[], Any], int, int]]:
+    """(mode, generation to be measured, positions of the context in the cache, bytes kept of the context)."""
     vocabulary = model.config.vocab_size
     ids = torch.randint(3, vocabulary - 1, (batch, length + PROMPT_TOKENS), device=model.device)
     for row in model.added_weights().values():
@@ -97,8 +86,8 @@ def _modes(model: Any, batch: int, length: int, new: int) -> Iterator[tuple[str,
     def cached() -> Any:
         return model.generate(prompt, context=context, **options)
 
-    yield "uncached", uncached, _cache_bytes(model, batch, length)
-    yield "cached", cached, context.nbytes
+    yield "uncached", uncached, length, _cache_bytes(model, batch, length)
+    yield "cached", cached, context.length, context.nbytes
 
 
 def _cache_bytes(model: Any, batch: int, length: int) -> int:
@@ -106,8 +95,7 @@ def _cache_bytes(model: Any, batch: int, length: int) -> int:
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    element = torch.finfo(model.dtype).bits // 8
-    return batch * length * config.num_hidden_layers * 2 * heads * width * element
+    return batch * length * config.num_hidden_layers * 2 * heads * width * model.dtype.itemsize
 
 
 def _timed(call: Callable[[], Tensor], device: torch.device) -> tuple[float, float, float | None]:
@@ -162,12 +150,17 @@ def _silent_standard_error() -> Iterator[None]:
         os.close(kept)
 
 
-def _floor(flops: int, model: Any) -> float | None:
-    """Seconds that the FLOPs take at the device's peak; None where the peak is not known."""
-    if model.device.type != "cuda":
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _floor(model: Any, flops: int, batch: int, held: int, new: int) -> float | None:
+    """The least seconds of a generation by the device's peak and bandwidth; None where they are not known."""
+    size, dtype = model_size(model.config), str(model.dtype).removeprefix("torch.")
+    if size is None:
         return None
-    name = torch.cuda.get_device_name(model.device)
-    return next((flops / peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+    read = generation_bytes(size, batch, held + PROMPT_TOKENS, new, model.dtype.itemsize)
+    return floor_seconds(flops, read, device_name(model.device), dtype)
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, float]:

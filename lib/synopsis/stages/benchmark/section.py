@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
 
 
+METRICS = ("wall_seconds", "cpu_seconds", "cuda_seconds", "flops", "peak_bytes", "context_bytes", "floor_seconds")
+
+
 class Benchmark(Strict):
     """Time and memory of decoding with a compressed context against reading the context again."""
 
