@@ -27,15 +27,6 @@ def masks_of(config: Any, allowed: torch.Tensor, positions: torch.Tensor | None 
     return attention_masks(config, allowed, keys[:, -allowed.shape[2] :], keys, torch.float32)
 
 
-def test_causal_masks_show_earlier_real_keys_and_the_query_itself() -> None:
-    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]])
-    seen = causal(mask, 3)
-    assert seen.shape == (2, 1, 3, 4)
-    assert seen[0, 0].int().tolist() == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
-    assert seen[1, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
-    assert torch.equal(causal(mask)[:, :, 1:], seen)
-
-
 def test_each_implementation_gets_its_own_form() -> None:
     allowed = causal(torch.tensor([[0, 1, 1]]))
     added = masks_of(config_of("llama", "eager"), allowed)
