@@ -346,17 +346,30 @@ def test_contexts_beyond_the_positions_are_skipped_and_listed(tmp_path: Path) ->
     assert result["skipped"] == [{"context_length": 40, "summary_length": None, "positions": 52, "model_positions": 50}]
 
 
-def test_when_no_context_fits_it_is_an_error(tmp_path: Path) -> None:
-    found = prepared(tmp_path, context_lengths=[40, 45])
-    with pytest.raises(InputError, match="run 'base' has 50 positions; the shortest reading needs 52"):
-        stage.perplexity(found, "base")
-
-
-def test_without_long_documents_there_is_nothing_to_measure(tmp_path: Path) -> None:
-    found = prepared(tmp_path, context_lengths=[100])
-    with pytest.raises(DataError, match="none of 6 documents of the split 'test' has 112 tokens"):
-        stage.perplexity(found, "auto-s0")
-    assert not Layout(found).perplexity("auto-s0").exists()
+@pytest.mark.parametrize(
+    ("run", "lengths", "fault", "message"),
+    [
+        ("base", [40, 45], InputError, "run 'base' has 50 positions; the shortest reading needs 52"),
+        ("auto-s0", [100], DataError, "none of 6 documents of the split 'test' has 112 tokens"),
+        (
+            "full-s0",
+            [0],
+            InputError,
+            r"run 'full-s0': document 0 of the split \(domain law\): 11 of its losses",
+        ),
+    ],
+)
+def test_nothing_can_be_measured(
+    tmp_path: Path, run: str, lengths: list[int], fault: type[Exception], message: str
+) -> None:
+    """Too few positions, too short documents, weights that are no numbers."""
+    found = prepared(tmp_path, context_lengths=lengths)
+    model = summary_model(summary_length=0)
+    torch.nn.init.constant_(model.lm_head.weight, math.nan)
+    model.save_pretrained(Layout(found).model("full-s0"))
+    with pytest.raises(fault, match=message):
+        stage.perplexity(found, run)
+    assert not Layout(found).perplexity(run).exists()
 
 
 def test_numbers_of_summary_vectors(tmp_path: Path) -> None:
@@ -404,19 +417,6 @@ def test_losses_that_are_not_finite_are_told_with_document_and_domain(
         assert {row[key] for key in ("loss", "loss_low", "loss_high", "perplexity", "bits_per_byte")} == {None}
     assert math.isfinite(rows["law", 15, None, "all"]["loss"]) and math.isfinite(rows["all", 40, None, "all"]["loss"])
     assert "auto-s0: document 3 of the split (domain books): 1 of its losses after 15 tokens" in capsys.readouterr().err
-
-
-def test_a_model_without_usable_numbers_is_an_error(tmp_path: Path) -> None:
-    found = prepared(tmp_path)
-    model = summary_model(random_summary_length=True)
-    with torch.no_grad():
-        model.embed_summary.weight.fill_(math.nan)
-        model.lm_head.weight.fill_(math.nan)
-    model.save_pretrained(Layout(found).model("auto-s0"))
-    with pytest.raises(
-        InputError, match=r"run 'auto-s0': document 0 of the split \(domain law\): 11 of its losses after 40"
-    ):
-        stage.perplexity(found, "auto-s0")
 
 
 def test_one_spoilt_row_leaves_the_others_of_its_batch() -> None:

@@ -20,7 +20,6 @@ from running import (
     PROGRAMS,
     ROOT,
     WAIT_SECONDS,
-    Finished,
     Project,
     leftovers,
     metrics,
@@ -245,7 +244,7 @@ Story = Callable[[Project], None]
 
 @pytest.fixture(scope="module")
 def stories(
-    finished: Finished, tmp_path_factory: pytest.TempPathFactory
+    finished: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Story, tuple[Project, Future[None]]]]:
     """Each story under way, in a project that has data and base model and nothing else."""
     folder = tmp_path_factory.mktemp("accidents")
@@ -258,8 +257,8 @@ def stories(
         pool.shutdown(cancel_futures=True)
 
 
-def prepared(finished: Finished, folder: Path) -> Project:
-    project = finished.project.copy(folder)
+def prepared(finished: Project, folder: Path) -> Project:
+    project = finished.copy(folder)
     for path in [*project.results.iterdir(), *(project.results / "models").iterdir()]:
         if path.name not in {"data", "models", "base"}:
             remove(path)
