@@ -27,15 +27,6 @@ def masks_of(config: Any, allowed: torch.Tensor, positions: torch.Tensor | None 
     return attention_masks(config, allowed, keys[:, -allowed.shape[2] :], keys, torch.float32)
 
 
-def test_causal_masks_show_earlier_real_keys_and_the_query_itself() -> None:
-    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]])
-    seen = causal(mask, 3)
-    assert seen.shape == (2, 1, 3, 4)
-    assert seen[0, 0].int().tolist() == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
-    assert seen[1, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
-    assert torch.equal(causal(mask)[:, :, 1:], seen)
-
-
 def test_each_implementation_gets_its_own_form() -> None:
     allowed = causal(torch.tensor([[0, 1, 1]]))
     added = masks_of(config_of("llama", "eager"), allowed)
@@ -60,25 +51,6 @@ def test_a_query_that_would_see_nothing_sees_itself() -> None:
     found = masks_of(config_of("gemma2"), allowed, far)
     assert found["full_attention"][0, 0].int().tolist() == [[1, 0, 0], [1, 0, 0]]
     assert found["sliding_attention"][0, 0].int().tolist() == [[0, 1, 0], [0, 0, 1]]
-
-
-@pytest.mark.parametrize("architecture", ["mistral", "phi3", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"])
-def test_windows_count_positions(architecture: str) -> None:
-    """Of two equal rows, one has padding between its first two tokens and the rest: both see the same tokens."""
-    config = config_of(architecture)
-    assert sliding_window(config) is not None
-    mask = torch.tensor([[1] * 8, [1, 1, 0, 0, 1, 1, 1, 1]])
-    places = torch.tensor([list(range(8)), [0, 1, 1, 1, 2, 3, 4, 5]])
-    found = masks_of(config, causal(mask), places)
-    if architecture in ("mistral", "phi3"):
-        sliding = found
-    else:
-        assert set(found) == {"full_attention", "sliding_attention"}
-        assert torch.equal(found["full_attention"], causal(mask))
-        sliding = found["sliding_attention"]
-    assert sliding[0, 0, 7].int().tolist() == [0] * (8 - sliding_window(config)) + [1] * sliding_window(config)  # type: ignore[operator]
-    real = mask[1].bool()
-    assert torch.equal(sliding[1, 0][real][:, real], sliding[0, 0, :6, :6])
 
 
 def test_windows_that_are_switched_off_make_one_mask() -> None:

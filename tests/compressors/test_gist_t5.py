@@ -69,22 +69,6 @@ def test_a_context_alone_is_enough_to_decode_from() -> None:
 # ------------------------------------------------------------------------------------------------ published interface
 
 
-@pytest.mark.parametrize("whole_mask", [False, True])
-def test_gist_activations_stand_for_the_instruction(whole_mask: bool) -> None:
-    rows = drawn(7, (3, 2, 4), (7, 2, 1))
-    ids, mask = padded(rows, "right")
-    activations = MODEL.get_gist_activations(ids, attention_mask=mask, gist_token=GIST, num_gist_tokens=2)
-    assert activations.gist_indices.tolist() == [3, 7]
-    assert activations.last_hidden_state.shape == (2, 2, 32)
-    assert [tuple(states.shape) for states in activations.past_key_values[1]] == [(2, 4, 2, 8)] * 2
-    rest, mask = padded([rows[0][5:], rows[1][9:]], "left")
-    if whole_mask:
-        mask = torch.cat([torch.ones(2, 2, dtype=torch.long), mask], dim=1)
-    out = MODEL(rest, attention_mask=mask, gist_activations=activations, decoder_input_ids=answers(2))
-    same_as_by_hand(MODEL, rows, out.logits)
-    assert out.encoder_last_hidden_state.shape == (2, 2 + 4, 32)
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_all_tokens_up_to_the_gist_tokens_can_be_cached(side: str) -> None:
     """The rest sees of them what the caller's mask shows."""
@@ -108,6 +92,10 @@ def test_inputs_without_the_instruction(side: str) -> None:
     assert not bool((inputs["input_ids"] == GIST)[inputs["attention_mask"][:, 2:].bool()].any())
     out = MODEL.generate(**inputs, gist_activations=activations, **GREEDY)
     assert out.tolist() == [t5_greedy(MODEL, row, 6) for row in rows]
+    inputs["attention_mask"] = inputs["attention_mask"][:, 2:]  # of the new tokens alone
+    out = MODEL(**inputs, gist_activations=activations, decoder_input_ids=answers(3))
+    same_as_by_hand(MODEL, rows, out.logits)
+    assert out.encoder_last_hidden_state.shape == (3, 2 + inputs["input_ids"].shape[1], 32)
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)

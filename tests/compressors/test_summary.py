@@ -15,7 +15,7 @@ import torch
 from compressor_models import padded, summary_model, tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from laws import DECODERS, LAWS, close_to_largest, cut, in_segments
+from laws import DECODERS, LAWS, close_to_largest, cut, greedy_in_segments, in_segments
 from synopsis.compressors import CompressedContext
 from torch import Tensor
 
@@ -162,19 +162,6 @@ def vectors_of(context: CompressedContext, row: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------- writing in segments
 
 
-def greedy(model: Any, row: list[int], count: int, lengths: int | list[int], soft: Tensor | None) -> list[int]:
-    """What follows a row, each token from a pass over all before it; with a list it belongs to the last segment."""
-    written: list[int] = []
-    for _ in range(count):
-        if isinstance(lengths, int):
-            segments = cut([*row, *written], lengths)
-        else:
-            before, last = row[: lengths[0]], row[lengths[0] :]
-            segments = [before, [*last, *written]] if last else [[*before, *written]]
-        written.append(int(in_segments(model, segments, soft)[0][-1].argmax()))
-    return written
-
-
 @EVERY
 @FEW
 @given(
@@ -197,7 +184,7 @@ def test_text_written_in_segments_is_that_of_segmented_passes(
         given = {"context": model.compress(*padded(texts, "right"), segment_lengths=3)}
         softs = [in_segments(model, cut(text, 3), None, True)[1] for text in texts]
     lengths: Any = [width // 2, width - width // 2] if listed and width > 1 else case.segment
-    expected = [greedy(model, row, 8, lengths, soft) for row, soft in zip(case.rows, softs, strict=True)]
+    expected = [greedy_in_segments(model, row, 8, lengths, soft) for row, soft in zip(case.rows, softs, strict=True)]
     for end in (None, expected[-1][place]):
         stopped = [row if end not in row else row[: row.index(end) + 1] for row in expected]
         options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": end, "pad_token_id": 9}

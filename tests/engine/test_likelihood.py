@@ -40,7 +40,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     },
 }
 model_of = cache(lambda name: MODELS[name]())
-FEW = settings(max_examples=60, deadline=None, derandomize=True)
+FEW = settings(max_examples=4, deadline=None, derandomize=True, database=None)
 # Of a query: its first tokens are those of the others, then its own; of each option: its length.
 ROWS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4), st.lists(st.integers(1, 4), min_size=1, max_size=3)),
@@ -81,12 +81,14 @@ def pairs_of(
     return pairs
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("name", MODELS)
 @FEW
-@given(name=st.sampled_from(sorted(MODELS)), compressed=st.booleans(), plain=st.integers(0, 9), rows=ROWS)
+@given(plain=st.integers(0, 9), rows=ROWS)
 def test_options_score_as_in_one_plain_pass_each(
     name: str, compressed: bool, plain: int, rows: list[tuple[int, int, list[int]]]
 ) -> None:
-    """Every method and architecture, whatever shares a pass."""
+    """Whatever shares a pass."""
     model, generator = model_of(name), torch.Generator().manual_seed(len(rows))
     context, forward = context_of(name, generator)
     if not compressed:
@@ -98,14 +100,6 @@ def test_options_score_as_in_one_plain_pass_each(
     for budget in (1, 9, 512):
         scores = score_options(model, prefix, pairs, budget)
         assert scores.means == pytest.approx(expected, rel=1e-5, abs=1e-5)
-
-
-def test_no_architecture_is_left_out() -> None:
-    """What the test above draws from; each of them once with a context and once without."""
-    rows = [(3, 2, [1, 2]), (3, 0, [1, 1]), (0, 3, [2])]
-    for name in sorted(MODELS):
-        for compressed in (False, True):
-            test_options_score_as_in_one_plain_pass_each.hypothesis.inner_test(name, compressed, 6, rows)
 
 
 def test_predictions_do_not_depend_on_the_budget() -> None:

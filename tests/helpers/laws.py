@@ -6,6 +6,7 @@ One entry of `LAWS` is a method; `tests/compressors/test_law.py` holds each to i
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +75,22 @@ def in_segments(
 def cut(row: list[int], length: int) -> list[list[int]]:
     """A row's segments, counted from its own first token."""
     return [row[start : start + length] for start in range(0, len(row), length)]
+
+
+def greedy_in_segments(
+    model: Any, row: list[int], count: int, lengths: int | list[int] | None, soft: Tensor | None = None
+) -> list[int]:
+    """What follows a row, each token from a pass over all before it; with a list it belongs to the last segment."""
+    written: list[int] = []
+    for _ in range(count):
+        if isinstance(lengths, int):
+            segments = cut([*row, *written], lengths)
+        else:
+            ends = [0, *itertools.accumulate(lengths or [len(row)])]
+            *before, last = [part for start, end in itertools.pairwise(ends) if (part := row[start:end])]
+            segments = [*before, [*last, *written]]
+        written.append(int(in_segments(model, segments, soft)[0][-1].argmax()))
+    return written
 
 
 def close_to_largest(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:

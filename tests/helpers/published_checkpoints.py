@@ -1,6 +1,6 @@
 """Checkpoints with the key names and configurations of the published ones, at reduced size, with random weights.
 
-The names are written out here, and not taken from the classes under test.
+The names are those of transformers' own classes, which the golden files of tests/parity hold too.
 """
 
 from __future__ import annotations
@@ -14,69 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 WORDS, WIDTH, INNER, LAYERS, HEADS, POSITIONS, SUMMARY = 61, 32, 48, 2, 4, 40, 3
 HEAD = WIDTH // HEADS
 BUCKETS = 8
-
-OPT_LAYER = {
-    **{f"self_attn.{part}_proj.weight": (WIDTH, WIDTH) for part in ("q", "k", "v", "out")},
-    **{f"self_attn.{part}_proj.bias": (WIDTH,) for part in ("q", "k", "v", "out")},
-    **{
-        f"{norm}.{part}": (WIDTH,)
-        for norm in ("self_attn_layer_norm", "final_layer_norm")
-        for part in ("weight", "bias")
-    },
-    "fc1.weight": (INNER, WIDTH),
-    "fc1.bias": (INNER,),
-    "fc2.weight": (WIDTH, INNER),
-    "fc2.bias": (WIDTH,),
-}
-OPT = {
-    "model.decoder.embed_tokens.weight": (WORDS, WIDTH),
-    "model.decoder.embed_positions.weight": (POSITIONS + 2, WIDTH),
-    "model.decoder.final_layer_norm.weight": (WIDTH,),
-    "model.decoder.final_layer_norm.bias": (WIDTH,),
-    **{f"model.decoder.layers.{n}.{key}": shape for n in range(LAYERS) for key, shape in OPT_LAYER.items()},
-}
-LLAMA_LAYER = {
-    **{f"self_attn.{part}_proj.weight": (WIDTH, WIDTH) for part in "qkvo"},
-    "mlp.gate_proj.weight": (INNER, WIDTH),
-    "mlp.up_proj.weight": (INNER, WIDTH),
-    "mlp.down_proj.weight": (WIDTH, INNER),
-    "input_layernorm.weight": (WIDTH,),
-    "post_attention_layernorm.weight": (WIDTH,),
-}
-LLAMA = {
-    "model.embed_tokens.weight": (WORDS, WIDTH),
-    **{f"model.layers.{n}.{key}": shape for n in range(LAYERS) for key, shape in LLAMA_LAYER.items()},
-    "model.norm.weight": (WIDTH,),
-    "lm_head.weight": (WORDS, WIDTH),
-}
-FREQUENCIES = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": (HEAD // 2,) for n in range(LAYERS)}
-T5_ATTENTION = {**{f"{part}.weight": (WIDTH, WIDTH) for part in "qkvo"}}
-T5_INNER = {"wi_0.weight": (INNER, WIDTH), "wi_1.weight": (INNER, WIDTH), "wo.weight": (WIDTH, INNER)}
-
-
-def _t5_stack(stack: str, kinds: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    keys: dict[str, tuple[int, ...]] = {f"{stack}.final_layer_norm.weight": (WIDTH,)}
-    keys[f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (BUCKETS, HEADS)
-    for block in range(LAYERS):
-        for number, kind in enumerate(kinds):
-            at = f"{stack}.block.{block}.layer.{number}"
-            parts = T5_INNER if kind == "DenseReluDense" else T5_ATTENTION
-            keys |= {f"{at}.layer_norm.weight": (WIDTH,), **{f"{at}.{kind}.{key}": s for key, s in parts.items()}}
-    return keys
-
-
-T5 = {
-    "shared.weight": (WORDS, WIDTH),
-    **_t5_stack("encoder", ("SelfAttention", "DenseReluDense")),
-    **_t5_stack("decoder", ("SelfAttention", "EncDecAttention", "DenseReluDense")),
-    "lm_head.weight": (WORDS, WIDTH),
-}
-TIED_T5 = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-SUMMARY_KEYS = {"embed_summary.weight": (SUMMARY, WIDTH)}
 
 OPT_CONFIG: dict[str, Any] = {
     "model_type": "opt",
@@ -130,6 +72,21 @@ T5_CONFIG: dict[str, Any] = {
     "torch_dtype": "float32",
     "transformers_version": "4.28.1",
 }
+
+
+def _shapes(config: dict[str, Any], *left_out: str) -> dict[str, tuple[int, ...]]:
+    auto: Any = AutoModelForSeq2SeqLM if config["model_type"] == "t5" else AutoModelForCausalLM
+    with torch.device("meta"):
+        state = auto.from_config(AutoConfig.for_model(**config)).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if name not in left_out}
+
+
+TIED_T5 = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+OPT = _shapes(OPT_CONFIG, "lm_head.weight")
+LLAMA = _shapes(LLAMA_CONFIG)
+T5 = _shapes(T5_CONFIG, *TIED_T5)
+FREQUENCIES = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": (HEAD // 2,) for n in range(LAYERS)}
+SUMMARY_KEYS = {"embed_summary.weight": (SUMMARY, WIDTH)}
 
 
 @dataclass(frozen=True)

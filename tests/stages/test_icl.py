@@ -128,27 +128,22 @@ def test_options_that_cannot_be_told_apart(options: list[str], message: str) -> 
     assert message in results["zero_shot"]["error"] and records == []
 
 
-def test_losses_that_are_not_finite_fail_their_setting() -> None:
+def test_what_fails_its_setting_alone_and_what_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(error: Exception) -> Any:
+        def fail(*arguments: Any, **options: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr("synopsis.stages.icl.run.read_prefix", fail)
+        return job().results({"zero_shot": Setting()}, TESTS, seed=0)[0]["zero_shot"]["error"]
+
     broken = LlamaForCausalLM(configuration()).eval()
     with torch.no_grad():
         broken.lm_head.weight[5] = float("nan")
     results, _, _ = job(model=broken).results({"zero_shot": Setting()}, TESTS, seed=0)
     assert "row 100: the model's losses are not finite ('x': nan, 'yz': nan)" in results["zero_shot"]["error"]
-
-
-def test_too_little_memory_fails_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    def little(*arguments: Any, **options: Any) -> Any:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory")
-
-    monkeypatch.setattr("synopsis.stages.icl.run.read_prefix", little)
-    results, _, _ = job().results({"zero_shot": Setting()}, TESTS, seed=0)
-    assert "not enough memory" in results["zero_shot"]["error"]
-
-
-def test_another_error_is_not_taken_for_a_failed_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synopsis.stages.icl.run.classify", lambda *a, **k: 1 / 0)
+    assert "not enough memory" in failing(RuntimeError("alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"))
     with pytest.raises(ZeroDivisionError):
-        job().results({"zero_shot": Setting()}, TESTS, seed=0)
+        failing(ZeroDivisionError())
 
 
 def scores(**fields: Any) -> list[list[float]]:

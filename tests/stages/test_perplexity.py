@@ -13,8 +13,7 @@ import pytest
 import torch
 from compressor_models import architecture_model, configuration, summary_model
 from datasets import Dataset, DatasetDict, Features, List, Value
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from laws import plain_of
 from synopsis.artifacts import Layout
 from synopsis.compressors.section import steps
 from synopsis.config.experiment import Experiment
@@ -24,20 +23,15 @@ from synopsis.errors import DataError, InputError
 from synopsis.stages.perplexity import run as stage
 from synopsis.stages.perplexity.documents import Documents, text_bytes
 from synopsis.stages.perplexity.section import STAGE
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE, WordLevel
+from text_corpora import make_tokenizer
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 SCORED, STEP = 12, 10
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def plain(architecture: str) -> Any:
-    """The class of transformers itself, not one of a compressor."""
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(architecture_model("summary", architecture, summary_length=0).config).eval()
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -53,6 +47,11 @@ MODELS: dict[str, Callable[[], Any]] = {
     "autocompressor on OPT": lambda: architecture_model("summary", "opt", summary_length=3),
     "autocompressor with sliding windows": lambda: architecture_model("summary", "mistral", summary_length=3),
 }
+
+
+def plain(architecture: str) -> Any:
+    """The class of transformers itself, not one of a compressor."""
+    return plain_of(architecture_model("summary", architecture, summary_length=0))
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -89,10 +88,12 @@ def test_reading_in_pieces_equals_one_pass(
     model: Any, context: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(last_segment, "TOKENS_AT_ONCE", at_once)
-    ids, reading = texts(2), reading_of(model, context)
+    ids, reading = texts(3), reading_of(model, context)
     losses = scored_losses(model, reading, ids)
-    assert losses.shape == (2, SCORED - 1) and losses.dtype == torch.float32
+    assert losses.shape == (3, SCORED - 1) and losses.dtype == torch.float32
     torch.testing.assert_close(losses, in_one_pass(model, reading, ids), **CLOSE)
+    batches = torch.cat([scored_losses(model, reading, part) for part in ids.split([1, 2])])
+    torch.testing.assert_close(batches, losses, **CLOSE)
 
 
 def test_logits_are_made_a_slice_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,29 +113,6 @@ def test_a_plain_model_makes_no_logits_of_the_context(monkeypatch: pytest.Monkey
     model.lm_head.register_forward_hook(lambda layer, given, logits: made.append(logits.shape[1]))
     scored_losses(model, Reading(40, SCORED, None), texts(2))
     assert made == [1] * 5 + [8, 3], "context in pieces of 8 with one prediction each, then 11 scored tokens"
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    batch=st.lists(st.integers(1, 4), min_size=1, max_size=4),
-    context=st.sampled_from([0, 9, 25]),
-    name=st.sampled_from(["base", "full_attention", "rmt", "autocompressor on OPT"]),
-)
-def test_batches_do_not_matter(batch: list[int], context: int, name: str) -> None:
-    model = kept(name)
-    ids, reading = texts(sum(batch), seed=1), reading_of(model, context)
-    whole = scored_losses(model, reading, ids)
-    parts = torch.cat([scored_losses(model, reading, part) for part in ids.split(batch)])
-    torch.testing.assert_close(parts, whole, **CLOSE)
-
-
-MADE: dict[str, Any] = {}
-
-
-def kept(name: str) -> Any:
-    if name not in MADE:
-        MADE[name] = MODELS[name]()
-    return MADE[name]
 
 
 @pytest.mark.parametrize("accumulates", [True, False])
@@ -202,15 +180,6 @@ def test_the_bootstrap_is_the_same_in_any_number_of_draws(monkeypatch: pytest.Mo
 # -------------------------------------------------------------------------------------------------------------- bytes
 
 
-def byte_level() -> PreTrainedTokenizerFast:
-    """Every byte is a token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
-
-
 def pieces() -> PreTrainedTokenizerFast:
     """Words that carry the space before them, which the decoder drops at the beginning, as SentencePiece does."""
     tokenizer = Tokenizer(WordLevel({"▁old": 0, "▁fox": 1, "es": 2, "<unk>": 3}, unk_token="<unk>"))
@@ -218,8 +187,8 @@ def pieces() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
-def test_bytes_are_those_of_the_text_after_the_first_token() -> None:
-    tokenizer = byte_level()
+def test_bytes_are_those_of_the_text_after_the_first_token(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(tmp_path)
     text = "é 日本 🦊 !"
     ids = np.array(tokenizer(text)["input_ids"])
     assert len(ids) == len(text.encode()) == 16
@@ -229,9 +198,9 @@ def test_bytes_are_those_of_the_text_after_the_first_token() -> None:
     assert text_bytes(tokenizer, ids[:1]) == 0
 
 
-def test_bytes_count_the_space_before_a_word_but_for_the_first_and_no_special_tokens() -> None:
+def test_bytes_count_the_space_before_a_word_but_for_the_first_and_no_special_tokens(tmp_path: Path) -> None:
     assert text_bytes(pieces(), np.array([0, 1, 2])) == len(" foxes")
-    tokenizer = byte_level()
+    tokenizer = make_tokenizer(tmp_path)
     ids = [*tokenizer("a fox")["input_ids"], tokenizer.eos_token_id]
     assert text_bytes(tokenizer, np.array(ids)) == len(" fox")
 
@@ -377,17 +346,30 @@ def test_contexts_beyond_the_positions_are_skipped_and_listed(tmp_path: Path) ->
     assert result["skipped"] == [{"context_length": 40, "summary_length": None, "positions": 52, "model_positions": 50}]
 
 
-def test_when_no_context_fits_it_is_an_error(tmp_path: Path) -> None:
-    found = prepared(tmp_path, context_lengths=[40, 45])
-    with pytest.raises(InputError, match="run 'base' has 50 positions; the shortest reading needs 52"):
-        stage.perplexity(found, "base")
-
-
-def test_without_long_documents_there_is_nothing_to_measure(tmp_path: Path) -> None:
-    found = prepared(tmp_path, context_lengths=[100])
-    with pytest.raises(DataError, match="none of 6 documents of the split 'test' has 112 tokens"):
-        stage.perplexity(found, "auto-s0")
-    assert not Layout(found).perplexity("auto-s0").exists()
+@pytest.mark.parametrize(
+    ("run", "lengths", "fault", "message"),
+    [
+        ("base", [40, 45], InputError, "run 'base' has 50 positions; the shortest reading needs 52"),
+        ("auto-s0", [100], DataError, "none of 6 documents of the split 'test' has 112 tokens"),
+        (
+            "full-s0",
+            [0],
+            InputError,
+            r"run 'full-s0': document 0 of the split \(domain law\): 11 of its losses",
+        ),
+    ],
+)
+def test_nothing_can_be_measured(
+    tmp_path: Path, run: str, lengths: list[int], fault: type[Exception], message: str
+) -> None:
+    """Too few positions, too short documents, weights that are no numbers."""
+    found = prepared(tmp_path, context_lengths=lengths)
+    model = summary_model(summary_length=0)
+    torch.nn.init.constant_(model.lm_head.weight, math.nan)
+    model.save_pretrained(Layout(found).model("full-s0"))
+    with pytest.raises(fault, match=message):
+        stage.perplexity(found, run)
+    assert not Layout(found).perplexity(run).exists()
 
 
 def test_numbers_of_summary_vectors(tmp_path: Path) -> None:
@@ -435,19 +417,6 @@ def test_losses_that_are_not_finite_are_told_with_document_and_domain(
         assert {row[key] for key in ("loss", "loss_low", "loss_high", "perplexity", "bits_per_byte")} == {None}
     assert math.isfinite(rows["law", 15, None, "all"]["loss"]) and math.isfinite(rows["all", 40, None, "all"]["loss"])
     assert "auto-s0: document 3 of the split (domain books): 1 of its losses after 15 tokens" in capsys.readouterr().err
-
-
-def test_a_model_without_usable_numbers_is_an_error(tmp_path: Path) -> None:
-    found = prepared(tmp_path)
-    model = summary_model(random_summary_length=True)
-    with torch.no_grad():
-        model.embed_summary.weight.fill_(math.nan)
-        model.lm_head.weight.fill_(math.nan)
-    model.save_pretrained(Layout(found).model("auto-s0"))
-    with pytest.raises(
-        InputError, match=r"run 'auto-s0': document 0 of the split \(domain law\): 11 of its losses after 40"
-    ):
-        stage.perplexity(found, "auto-s0")
 
 
 def test_one_spoilt_row_leaves_the_others_of_its_batch() -> None:

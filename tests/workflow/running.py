@@ -43,6 +43,8 @@ class Project:
     """A copy of the project in `folder`, with the experiment config/micro.yaml."""
 
     folder: Path
+    output: str = ""
+    """What Snakemake said when it made the results."""
 
     @classmethod
     def new(cls, folder: Path) -> Project:
@@ -100,14 +102,6 @@ class Project:
         path = self.folder / "config" / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content, sort_keys=False))
         return str(path.relative_to(self.folder))
-
-
-@dataclass
-class Finished:
-    """The whole DAG after one run of Snakemake."""
-
-    project: Project
-    done: subprocess.CompletedProcess[str]
 
 
 def planned(output: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Work that is stopped or killed half-way: the same command goes on, and what it makes is what it would have made.
+"""Work that is stopped or killed half-way: the same command resumes, and makes what it would have made.
 
 Each story is a test; since they wait for processes most of the time, two of them run at once.
 """
@@ -20,7 +20,6 @@ from running import (
     PROGRAMS,
     ROOT,
     WAIT_SECONDS,
-    Finished,
     Project,
     leftovers,
     metrics,
@@ -216,24 +215,16 @@ def second_training_takes_over_when_the_first_is_killed(project: Project) -> Non
     assert f"{RUN}: resumes from {whole[-1].relative_to(project.folder)}\n" in said
 
 
-def stopped_evaluation_says_so(project: Project) -> None:
-    project.experiment(many_contexts, "micro")
-    code, output = stopped_evaluation(project, ["perplexity", "base"], "documents of", signal.SIGTERM)
-    assert code == 143
-    assert "synopsis: interrupted; finished results are kept" in output and "Traceback" not in output
-
-
-def interrupted_evaluation_says_so(project: Project) -> None:
-    project.experiment(many_settings, "micro")
-    command = ["icl", "base", "world_eats"]
-    code, output = stopped_evaluation(project, command, "icl_0: accuracy", signal.SIGINT)
-    assert code == 130
-    assert "synopsis: interrupted; finished results are kept" in output and "Traceback" not in output
-
-
-def killed_evaluation_leaves_no_result(project: Project) -> None:
-    project.experiment(many_contexts, "micro")
-    assert stopped_evaluation(project, ["perplexity", "base"], "documents of", signal.SIGKILL)[0] == -signal.SIGKILL
+def stopped_evaluation_keeps_what_is_finished(project: Project) -> None:
+    """After a signal it says so; after a kill nothing that looks like a result is there either."""
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        icl = number == signal.SIGINT
+        project.experiment(many_settings if icl else many_contexts, "micro")
+        command = ["icl", "base", "world_eats"] if icl else ["perplexity", "base"]
+        line = "icl_0: accuracy" if icl else "documents of"
+        found, output = stopped_evaluation(project, command, line, number)
+        assert found == code and "Traceback" not in output
+        assert number == signal.SIGKILL or "synopsis: interrupted; finished results are kept" in output
 
 
 ANEW = training_without_a_usable_checkpoint_starts_anew
@@ -246,16 +237,14 @@ RESUMED = (
 )
 OTHERS = (
     killed_snakemake_says_how_to_unlock_and_plans_the_rest,
-    stopped_evaluation_says_so,
-    interrupted_evaluation_says_so,
-    killed_evaluation_leaves_no_result,
+    stopped_evaluation_keeps_what_is_finished,
 )
 Story = Callable[[Project], None]
 
 
 @pytest.fixture(scope="module")
 def stories(
-    finished: Finished, tmp_path_factory: pytest.TempPathFactory
+    finished: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Story, tuple[Project, Future[None]]]]:
     """Each story under way, in a project that has data and base model and nothing else."""
     folder = tmp_path_factory.mktemp("accidents")
@@ -268,8 +257,8 @@ def stories(
         pool.shutdown(cancel_futures=True)
 
 
-def prepared(finished: Finished, folder: Path) -> Project:
-    project = finished.project.copy(folder)
+def prepared(finished: Project, folder: Path) -> Project:
+    project = finished.copy(folder)
     for path in [*project.results.iterdir(), *(project.results / "models").iterdir()]:
         if path.name not in {"data", "models", "base"}:
             remove(path)

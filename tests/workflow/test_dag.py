@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import CONFIG, ROOT, Finished, Project, leftovers, planned
+from running import CONFIG, ROOT, Project, leftovers, planned
 from synopsis.config.experiment import load_experiment
 from synopsis.reporting.items import report_files
 from synopsis.reporting.scores import score
@@ -54,29 +54,24 @@ RESULTS = {
 # ------------------------------------------------------------------------------------------------- what is there
 
 
-def test_a_new_project_plans_every_stage(tmp_path: Path) -> None:
-    project = Project.new(tmp_path)
-    assert project.plan() == JOBS
-    assert not (tmp_path / "results").exists(), "a dry run has written results"
-
-
-def test_one_command_makes_every_table_and_figure(finished: Finished) -> None:
-    project = finished.project
+def test_one_command_makes_every_table_and_figure(finished: Project) -> None:
+    """And a log and a file of costs of each job; nothing half-done is left."""
+    project = finished
     files = report_files(load_experiment(project.folder / CONFIG))
     assert len(files["tables"]) == 8 * 4 and len(files["figures"]) == 8 * 3
     for path in files["tables"] + files["figures"]:
         assert (project.folder / path).stat().st_size > 100, f"{path} is all but empty"
-    assert "24 figures written" in finished.done.stdout + finished.done.stderr
-
-
-def test_nothing_half_done_is_left(finished: Finished) -> None:
-    assert leftovers(finished.project.results) == []
-    assert not list((finished.project.results / "checkpoints").glob("*")), "checkpoints of finished runs"
+    assert "24 figures written" in finished.output
+    logs = finished.results / "logs"
+    assert len(list(logs.rglob("*.log"))) == len(list(logs.rglob("*.tsv"))) == sum(JOBS.values())
+    assert "step 12/12" in (logs / "train" / "autocompressor-s0.log").read_text()
+    assert leftovers(finished.results) == []
+    assert not list((finished.results / "checkpoints").glob("*")), "checkpoints of finished runs"
 
 
 @pytest.mark.parametrize("path", RESULTS)
-def test_each_result_says_where_it_comes_from(finished: Finished, path: str) -> None:
-    result = json.loads((finished.project.results / path).read_text())
+def test_each_result_says_where_it_comes_from(finished: Project, path: str) -> None:
+    result = json.loads((finished.results / path).read_text())
     assert result["kind"] == RESULTS[path]
     provenance = result["provenance"]
     assert {"seed", "device", "dtype", "python", "platform", "finished"} <= set(provenance)
@@ -89,14 +84,8 @@ def test_each_result_says_where_it_comes_from(finished: Finished, path: str) -> 
         assert len(provenance["commit"]) == 40 and isinstance(provenance["dirty"], bool)
 
 
-def test_every_job_has_a_log_and_its_costs(finished: Finished) -> None:
-    logs = finished.project.results / "logs"
-    assert len(list(logs.rglob("*.log"))) == len(list(logs.rglob("*.tsv"))) == sum(JOBS.values())
-    assert "step 12/12" in (logs / "train" / "autocompressor-s0.log").read_text()
-
-
-def test_a_second_run_runs_nothing(finished: Finished) -> None:
-    done = finished.project.snakemake()
+def test_a_second_run_runs_nothing(finished: Project) -> None:
+    done = finished.snakemake()
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout + done.stderr
     assert "rule " not in done.stdout + done.stderr
@@ -161,11 +150,11 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], dict[str, int] | None]
 
 
 @pytest.fixture(scope="module")
-def plans(finished: Finished) -> dict[str, dict[str, int]]:
+def plans(finished: Project) -> dict[str, dict[str, int]]:
     """What each change plans, two processes at a time."""
 
     def plan(name: str) -> dict[str, int]:
-        return finished.project.plan(config=finished.project.experiment(CHANGES[name][0], name.replace(" ", "_")))
+        return finished.plan(config=finished.experiment(CHANGES[name][0], name.replace(" ", "_")))
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(CHANGES, pool.map(plan, CHANGES), strict=True))
@@ -177,8 +166,8 @@ def test_a_change_of_the_configuration_plans_what_it_touches(plans: dict[str, di
     assert plans[name] == ({} if jobs is None else {**jobs, **SUMMED_UP})
 
 
-def test_a_value_on_the_command_line_counts_as_one_in_the_file(finished: Finished) -> None:
-    assert finished.project.plan("--config", "icl={max_examples: 4}") == {"icl": 1, **SUMMED_UP}
+def test_a_value_on_the_command_line_counts_as_one_in_the_file(finished: Project) -> None:
+    assert finished.plan("--config", "icl={max_examples: 4}") == {"icl": 1, **SUMMED_UP}
 
 
 def test_a_file_that_was_only_touched_plans_nothing(copied: Project) -> None:
@@ -218,6 +207,7 @@ def test_a_cluster_is_planned_from_the_root_with_a_gpu_for_each_stage_that_runs_
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert planned(output) == JOBS
+    assert not (tmp_path / "results").exists(), "a dry run has written results"
     resources = {}
     for job in output.split("\nrule ")[1:]:
         lines = [line.strip() for line in job.splitlines()]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from running import CONFIG, Finished, Project, leftovers, remove
+from running import CONFIG, Project, leftovers, remove
 
 NOWHERE = "http://127.0.0.1:9"
 """An address at which nothing answers: a machine without a network."""
@@ -147,12 +147,12 @@ CASES: dict[str, tuple[Callable[[Project], Any], str, str, str | tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
-def outcomes(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Project, Any]]:
+def outcomes(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Project, Any]]:
     """Every case, two processes at a time."""
 
     def run(name: str) -> tuple[Project, Any]:
         prepare, command, result, _ = CASES[name]
-        project = finished.project.copy(folder / name.replace(" ", "-"))
+        project = finished.copy(folder / name.replace(" ", "-"))
         remove(project.results / result)
         prepare(project)
         stage, *arguments = command.split()
@@ -177,9 +177,9 @@ def test_a_fault_of_the_input_is_one_message(outcomes: dict[str, tuple[Project, 
     assert leftovers(project.results) == []
 
 
-def test_verify_names_the_files_that_have_changed(finished: Finished, copied: Project) -> None:
-    stores = list(finished.project.results.glob("judgements/**/*.jsonl"))
-    done = finished.project.run("synopsis", "verify", "results/micro")
+def test_verify_names_the_files_that_have_changed(finished: Project, copied: Project) -> None:
+    stores = list(finished.results.glob("judgements/**/*.jsonl"))
+    done = finished.run("synopsis", "verify", "results/micro")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"files are as they were written; {len(stores)} have no hash" in done.stdout
     names = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from running import Finished
+from running import Project
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from test_report_browser import open_report
@@ -15,9 +15,9 @@ TABLES = 8
 FIGURES = 8
 
 
-def test_the_report_is_one_page_that_shows_every_table_and_figure(finished: Finished, tmp_path: Path) -> None:
+def test_the_report_is_one_page_that_shows_every_table_and_figure(finished: Project, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    done = finished.project.snakemake("--report", str(page))
+    done = finished.snakemake("--report", str(page))
     assert done.returncode == 0, done.stdout + done.stderr
     # Alone in a folder: whatever the page needs has to be inside it.
     alone = tmp_path / "elsewhere" / "report.html"
