@@ -90,7 +90,7 @@ def names(subject: Experiment, kind: str) -> list[str]:
 def figure(subject: Experiment, name: str, scores: Any) -> Any:
     (found,) = [item for _, item in items(subject, "figure") if item.name == name]
     with drawing():
-        return found.build(subject, scores)
+        return found.make(subject, scores)
 
 
 def cell(table: Any, column: str, *keys: Any) -> Any:

@@ -21,7 +21,7 @@ EXAMPLE = Table(
         ("a_b", None, float("nan")),
         ("c", Cell(1 / 3, interval=(0.1, 0.5)), 0),
     ],
-    "How to read it.",
+    note="How to read it.",
 )
 
 

@@ -42,7 +42,7 @@ def test_table(subject: Experiment, scores: pd.DataFrame) -> None:
     expected |= {"Written at 50 %": "25.0 ± 0.0", "Loss of the key": "1.75", "Summary vectors": "24"}
     assert row(table, "autocompressor", 200).items() >= (expected | {"Texts": "10", "Runs": "2"}).items()
     assert row(table, "rmt", 200)["Summary vectors"] == "4" and row(table, "base", 60)["Summary vectors"] == "0"
-    assert "chance: 25 %" in table.note
+    assert "chance: 25 %" in table.title
     # Lengths that were left out are dashes.
     left_out = row(table, "base", 200)
     assert {text for name, text in left_out.items() if name not in ("Compressor", "Length", "Runs")} == {DASH}

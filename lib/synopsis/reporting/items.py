@@ -2,7 +2,7 @@
 
     @table("icl", "accuracy")
     def icl_table(experiment, scores):
-        \"\"\"The caption, in reStructuredText.\"\"\"
+        \"\"\"The caption, and the note below the table.\"\"\"
         return Table(...)
 
 Besides, a `report.py` has `rows(experiment)`, which yields its rows of the scores, and `headline(experiment, scores)`,
@@ -22,6 +22,8 @@ from synopsis.artifacts import Layout, write_text
 from synopsis.stages.record import Stage, stages
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from synopsis.config.experiment import Experiment
 
 FORMATS = {"table": ("csv", "md", "tex", "html"), "figure": ("svg", "pdf", "png")}
@@ -41,7 +43,14 @@ class Item:
 
     @property
     def caption(self) -> str:
-        return inspect.getdoc(self.build) or ""
+        return " ".join((inspect.getdoc(self.build) or "").split())
+
+    def make(self, experiment: Experiment, scores: pd.DataFrame) -> Any:
+        """The table, with its caption as the note below it, or the figure."""
+        made = self.build(experiment, scores)
+        if self.kind == "table":
+            made.note = made.note or self.caption
+        return made
 
     def files(self, experiment: Experiment) -> list[Path]:
         layout = Layout(experiment)

@@ -67,13 +67,14 @@ class Column:
 
 
 class Table:
-    """A row of cells for each record. `note` says in one or two sentences how to read the numbers.
+    """A row of cells for each record.
 
-    remarks: what is to be known of single cells; each is a paragraph of its own below the note.
+    remarks: what is to be known of single cells; each is a paragraph of its own below the note, which says how to read
+    the numbers (the caption, where none is given).
     """
 
     def __init__(
-        self, title: str, columns: Sequence[Column], records: Iterable[Any], note: str = "", remarks: Sequence[str] = ()
+        self, title: str, columns: Sequence[Column], records: Iterable[Any], remarks: Sequence[str] = (), note: str = ""
     ):
         self.title, self.columns, self.note, self.remarks = title, columns, note, list(remarks)
         self.rows = [[Cell.of(column.value(record)) for column in columns] for record in records]
@@ -126,6 +127,12 @@ def cell_text(cell: Cell, digits: int) -> str:
     if cell.interval is not None:
         text += f" [{cell.interval[0]:.{digits}f}, {cell.interval[1]:.{digits}f}]"
     return text + cell.mark
+
+
+def at_most(texts: Iterable[str], most: int, more: str) -> list[str]:
+    """Texts, each once; of those beyond `most` their number, with `more` after it."""
+    distinct = list(dict.fromkeys(texts))
+    return distinct if len(distinct) <= most else [*distinct[:most], f"{len(distinct) - most} {more}"]
 
 
 def counts_text(counts: Iterable[int]) -> str:

@@ -39,7 +39,7 @@ def report(experiment: Experiment) -> dict[str, list[Path]]:
             write_text(layout.tables / f"{name}.{suffix}", text)
     for _, item in items(experiment, "figure"):
         with drawing():
-            figure = item.build(experiment, scores)
+            figure = item.make(experiment, scores)
         save_figure(figure, item.files(experiment))
     files = report_files(experiment)
     outputs = [path for paths in files.values() for path in paths]
@@ -50,7 +50,7 @@ def report(experiment: Experiment) -> dict[str, list[Path]]:
 
 def tables(experiment: Experiment, scores: pd.DataFrame) -> dict[str, Table]:
     """Name -> table, in the order of the report."""
-    return {item.name: item.build(experiment, scores) for _, item in items(experiment, "table")}
+    return {item.name: item.make(experiment, scores) for _, item in items(experiment, "table")}
 
 
 def main_tables(experiment: Experiment) -> str:

@@ -17,6 +17,8 @@ from synopsis.errors import ArtifactError
 if TYPE_CHECKING:
     import pandas as pd
 
+SKIPPED = "skipped"
+"""Metric: the positions that a length would have needed; its count is those that the model has."""
 FAILURES = "failures"
 """Beside the rows of the scores, which have no room for messages."""
 Z_95 = 1.959963984540054
@@ -101,6 +103,15 @@ def groups(scores: pd.DataFrame, stage: str, *keys: str) -> list[Group]:
 def failures(scores: pd.DataFrame, stage: str) -> list[dict[str, Any]]:
     """Cells of a stage that could not be measured: what names their row, and the `message` of the error."""
     return [found for found in scores.attrs.get(FAILURES, []) if found["stage"] == stage]
+
+
+def skipped(scores: pd.DataFrame, stage: str, axis: str) -> list[tuple[str, str, str]]:
+    """Compressor, the lengths along `axis` that it has no positions for, and the positions of its model, as texts."""
+    rows = scores[(scores["stage"] == stage) & (scores["metric"] == SKIPPED)]
+    return [
+        (str(compressor), ", ".join(f"{length:,}" for length in sorted(set(found[axis]))), f"{found['n'].max():,}")
+        for compressor, found in rows.groupby("compressor", sort=False)
+    ]
 
 
 def _plain(part: Any) -> Any:

@@ -17,7 +17,7 @@ from synopsis.errors import ArtifactError
 from synopsis.progress import say
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import Result, json_lines, read_result
-from synopsis.reporting.rendering import Cell, Column, Table, counts_text
+from synopsis.reporting.rendering import Cell, Column, Table, at_most, counts_text
 from synopsis.reporting.statistics import Estimate, Group, distinct, exists, failures, groups
 from synopsis.stages.icl.section import STAGE
 from synopsis.stages.record import Job
@@ -244,11 +244,11 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
 @table("icl", "accuracy")
 def icl_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
-    Accuracy in percent on classification data sets, by setting: how many tokens of demonstrations are read, compressed
-    or plain. ± is the standard deviation over draws, which are the seeds of the demonstrations times the training
-    seeds. *Mean* is over the data sets. *Excluded* examples are too long for one of the models, and left out for all of
-    them. *Unfilled budgets* hold no demonstration, since each is longer than the budget. A cell that failed says so,
-    and the reason stands below the table.
+    Accuracy on classification data sets, by setting: how many tokens of demonstrations are read, compressed or plain. ±
+    is the standard deviation over draws: seeds of the demonstrations (one where none is shown), times training seeds
+    where there are several. Ranges are over data sets and draws: examples, demonstrations (asked for: by the published
+    counts), and their tokens beyond the budgets. Counted over all: examples excluded for all models since they are too
+    long for one, budgets that hold no demonstration, and cells that failed.
     """
     found, excluded = accuracies(experiment, scores), _excluded(scores)
     # Where the published counts are not followed, or all that they ask for is shown, a column says nothing.
@@ -275,14 +275,7 @@ def icl_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         Column("Unfilled budgets", lambda one: one.group.total("unfilled"), brief=False),
         Column("Failed cells", lambda one: sum(one.failed.values()), brief=None),
     ]
-    note = (
-        "± is the standard deviation over draws: seeds of the demonstrations (one where none is shown), times "
-        "training seeds where there are several. Ranges are over data sets and draws: examples, demonstrations"
-        f"{' (asked for: by the published counts)' if asks else ''}, and their tokens beyond the budgets. Counted over "
-        "all: examples excluded for all models since they are too long for one, budgets that hold no demonstration, "
-        "and cells that failed."
-    )
-    built = Table("In-context learning: accuracy (%)", columns, found, note)
+    built = Table("In-context learning: accuracy (%)", columns, found)
     marks = {mark for row in built.rows for cell in row for mark in cell.mark}
     built.remarks += [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in marks]
     built.remarks += [*(text for text, _ in excluded.values()), *_failures(scores)]
@@ -313,26 +306,22 @@ def _failures(scores: pd.DataFrame) -> list[str]:
         cells = found.setdefault((failure["dataset"], failure["message"]), {})
         cells.setdefault((failure["run"], failure["setting"]), []).append(str(failure["seed"]))
     texts = []
-    for (dataset, message), of_fault in list(found.items())[:MOST_FAILURES]:
-        named = [
+    for (dataset, message), of_fault in found.items():
+        named = (
             f"{run}, {setting}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)}"
             for (run, setting), seeds in of_fault.items()
-        ]
-        if len(named) > MOST_CELLS:
-            named[MOST_CELLS:] = [f"{len(named) - MOST_CELLS} more"]
+        )
         short = textwrap.shorten(message, LONGEST_MESSAGE, placeholder=" …")
-        texts.append(f"Failed on {dataset} ({'; '.join(named)}): {short}")
-    if len(found) > MOST_FAILURES:
-        texts.append(f"{len(found) - MOST_FAILURES} more reasons of failures stand in the results.")
-    return texts
+        texts.append(f"Failed on {dataset} ({'; '.join(at_most(named, MOST_CELLS, 'more'))}): {short}")
+    return at_most(texts, MOST_FAILURES, "more reasons of failures stand in the results.")
 
 
 @table("icl_speed", "speed")
 def icl_speed_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
-    What it took to score the examples of in-context learning, by compressor and setting: the tokens that were computed,
-    beside those of a loop that reads the demonstrations and the example again for each option, and the examples scored
-    in a second.
+    What it took to score the examples, over all data sets and draws. Naive tokens: what a loop would compute that reads
+    the demonstrations and the example again for each of its options. Seconds are those of scoring, without loading the
+    model; device and dtype stand in the provenance of the results.
     """
     columns = [
         Column("Compressor", lambda group: group.compressor, key=True),
@@ -344,13 +333,8 @@ def icl_speed_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         Column("Seconds", lambda group: float(group.values("seconds").sum()), digits=3, brief=False),
         Column("Examples/s", _examples_per_second, digits=1),
     ]
-    note = (
-        "Over all data sets and draws. Naive tokens: what a loop would compute that reads the demonstrations and the "
-        "example again for each of its options. Seconds are those of scoring, without loading the model; device and "
-        "dtype stand in the provenance of the results."
-    )
     found = groups(scores, STAGE.name, "compressor", "setting")
-    return Table("In-context learning: tokens computed and speed", columns, found, note)
+    return Table("In-context learning: tokens computed and speed", columns, found)
 
 
 # --------------------------------------------------------------------------------------------------------- figure

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import read_result
-from synopsis.reporting.rendering import DASH, Column, Table, counts_text
-from synopsis.reporting.statistics import Estimate, Group, failures, groups
+from synopsis.reporting.rendering import DASH, Column, Table, at_most, counts_text
+from synopsis.reporting.statistics import SKIPPED, Estimate, Group, failures, groups, skipped
 from synopsis.stages.needle.section import STAGE
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
 
 METRICS = ("choice", "exact", "loss", "summary_vectors")
-SKIPPED = "skipped"
 MOST_FAILURES = 6
 SHADES = ("#eef4f8", "#7fb8d8", "#0072b2", "#00395a")
 """From 0 to 100 %: light to dark, so that it also reads in grey and with any colour blindness."""
@@ -97,8 +96,9 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
 def needle_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
     One sentence of a long text holds a key, and the question after the text asks for it: does the context, compressed
-    or whole, still hold the fact? A key is found when it is likelier than all other choices, and *written* when greedy
-    decoding gives it. Where a compressor has several training seeds, ± is the standard deviation over them.
+    or whole, still hold the fact? Length: tokens of the context; columns: where in it the key stands. A key is found
+    when it is likelier than all other choices, and written when greedy decoding gives it. Texts are those of one cell
+    of a run. ± is the standard deviation over training seeds, where there are several.
     """
     section = experiment.needle
 
@@ -118,14 +118,8 @@ def needle_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         Column("Texts", lambda found: counts_text(n for cell in found.cells.values() for n in cell.counts("choice"))),
         Column("Runs", lambda found: max(cell.count for cell in found.by_depth["choice"].values()), brief=False),
     ]
-    note = (
-        "Length: tokens of the context; columns: where in it the key stands. A key is found when it is likelier than "
-        f"{section.choices - 1} others (chance: {100 / section.choices:.3g} %), and written when greedy decoding gives "
-        "it. Texts are those of one cell of a run. ± is the standard deviation over training seeds, where there are "
-        "several."
-    )
-    title = "Needle: keys found in a long context (%)"
-    return Table(title, columns, retrievals(experiment, scores), note, _remarks(scores))
+    title = f"Needle: keys found in a long context (%; chance: {100 / section.choices:.3g} %)"
+    return Table(title, columns, retrievals(experiment, scores), _remarks(scores))
 
 
 def _rounded(value: float | None) -> int | None:
@@ -134,19 +128,17 @@ def _rounded(value: float | None) -> int | None:
 
 def _remarks(scores: pd.DataFrame) -> list[str]:
     """Why cells are dashes; nothing where all were measured."""
-    remarks = []
-    skipped = scores[(scores["stage"] == STAGE.name) & (scores["metric"] == SKIPPED)]
-    for compressor, found in skipped.groupby("compressor", sort=False):
-        lengths = ", ".join(f"{length:,}" for length in sorted(set(found["length"])))
-        limit = f"more than the model's {found['n'].max():,} positions"
-        remarks.append(f"{compressor}: {lengths} tokens were left out, which need {limit}.")
-    failed = [
+    failed = (
         f"{found['run']}, length={found['length']}/depth={found['depth']:g}: {found['message']}."
         for found in failures(scores, STAGE.name)
+    )
+    return [
+        *(
+            f"{compressor}: {lengths} tokens were left out, which need more than the model's {positions} positions."
+            for compressor, lengths, positions in skipped(scores, STAGE.name, "length")
+        ),
+        *at_most(failed, MOST_FAILURES, "more cells failed; see the results."),
     ]
-    if len(failed) > MOST_FAILURES:
-        failed[MOST_FAILURES:] = [f"{len(failed) - MOST_FAILURES} more cells failed; see the results."]
-    return [*remarks, *failed]
 
 
 @figure("needle", "keys found")

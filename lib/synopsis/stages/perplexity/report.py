@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from synopsis.config.data import TextCorpus
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import Result, read_result
-from synopsis.reporting.rendering import Cell, Column, Table, counts_text
-from synopsis.reporting.statistics import Estimate, Group, distinct, failures, groups, together
+from synopsis.reporting.rendering import Cell, Column, Table, at_most, counts_text
+from synopsis.reporting.statistics import SKIPPED, Estimate, Group, distinct, failures, groups, skipped, together
 from synopsis.stages.perplexity.section import STAGE
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from synopsis.reporting.style import Style
 
 METRICS = ("loss", "loss_low", "loss_high", "perplexity", "bits_per_byte", "summary_vectors", "n_documents")
-SKIPPED, TOO_SHORT = "skipped", "too_short"
+TOO_SHORT = "too_short"
 MOST_UNUSABLE = 6
 TOKEN_TITLES = {
     "all": "all tokens",
@@ -33,7 +33,6 @@ TOKEN_TITLES = {
     "topic": "topic words",
     "recall": "recalled words",
 }
-OVER_TRAINING_SEEDS = "± is the standard deviation over training seeds, where there are several."
 
 
 # --------------------------------------------------------------------------------------------------------- scores
@@ -123,10 +122,10 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
 @table("perplexity", "by context length")
 def perplexity_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
-    Perplexity of the last tokens of a document, by the number of tokens read before them. With corpora of the generated
-    language there are rows for classes of tokens: ``dependent`` ones can be predicted from context only, and are
-    ``topic`` words or ``recall`` of what was said before. Where a compressor has several training seeds, ± is the
-    standard deviation over them.
+    Perplexity of the last tokens of a document, by the number of tokens of context read before them. With corpora of
+    the generated language there are rows for classes of tokens: "dependent" ones can be predicted from context only,
+    and are "topic" words or "recall" of what was said before. ± is the standard deviation over training seeds, where
+    there are several.
     """
     return _by_context("Perplexity by context length", "tokens", overall(scores), scores)
 
@@ -134,8 +133,8 @@ def perplexity_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
 @table("perplexity_domains", "by domain", when=lambda experiment: len(domains_of(experiment)) > 1)
 def perplexity_domain_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
-    Perplexity of the last tokens of a document, by domain of the corpus and number of tokens read before them. Where a
-    compressor has several training seeds, ± is the standard deviation over them.
+    Perplexity of the last tokens of a document, by domain of the corpus and number of tokens of context read before
+    them. ± is the standard deviation over training seeds, where there are several.
     """
     domains = domains_of(experiment)
     found = [group for group in readings(scores) if group.domain in domains and group.tokens == "all"]
@@ -165,17 +164,16 @@ def _by_context(title: str, key: str, found: Sequence[Group], scores: pd.DataFra
         Column("Scored tokens", lambda line: counts_text(n for group in line.values() for n in group.counts("loss"))),
         Column("Runs", lambda line: max(group.estimate("perplexity").count for group in line.values())),
     ]
-    note = f"Columns: tokens of context read before the scored tokens. {OVER_TRAINING_SEEDS}"
-    return Table(title, columns, lines.values(), note, _remarks(scores))
+    return Table(title, columns, lines.values(), _remarks(scores))
 
 
 @table("perplexity_details", "in detail")
 def perplexity_detail_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
-    Loss in nats per token with its 95 % bootstrap interval over documents, perplexity, and bits per UTF-8 byte of the
-    text of the scored tokens, by the tokens of context and the summary vectors that they became (0: none, or a model
-    that reads the context as it is). Where a compressor has several training seeds, ± is the standard deviation over
-    them.
+    All scored tokens. Context: tokens read before them, by compressors in steps that give summary vectors, by plain
+    models as they are (no vectors). Loss: nats per token with the 95 % interval of a bootstrap over documents. Bits per
+    byte: of the UTF-8 bytes of the text of the scored tokens, so that tokenizers can be compared. ± is the standard
+    deviation over training seeds, where there are several.
     """
     found = together((group for group in overall(scores) if group.tokens == "all"), "compressor")
     place = {name: number for number, name in enumerate(distinct(found))}
@@ -191,14 +189,8 @@ def perplexity_detail_table(experiment: Experiment, scores: pd.DataFrame) -> Tab
         Column("Documents", lambda group: counts_text(group.whole("n_documents")), brief=False),
         Column("Runs", lambda group: group.estimate("loss").count),
     ]
-    note = (
-        "All scored tokens. Context: tokens read before them, by compressors in steps that give summary vectors, by "
-        "plain models as they are (no vectors). Loss: nats per token with the 95 % interval of a bootstrap over "
-        "documents. Bits per byte: of the UTF-8 bytes of the text of the scored tokens, so that tokenizers can be "
-        f"compared. {OVER_TRAINING_SEEDS}"
-    )
     title = "Perplexity in detail: intervals, bits per byte, summary vectors"
-    return Table(title, columns, found, note, _remarks(scores))
+    return Table(title, columns, found, _remarks(scores))
 
 
 def _vectors(group: Group) -> int | None:
@@ -218,27 +210,20 @@ def _interval(group: Group) -> tuple[float, float] | None:
 
 def _remarks(scores: pd.DataFrame) -> list[str]:
     """Which contexts a model could not read, which documents were too short, and which losses were unusable."""
-    of_stage = scores[scores["stage"] == STAGE.name]
-    remarks = []
-    for compressor, found in of_stage[of_stage["metric"] == SKIPPED].groupby("compressor", sort=False):
-        contexts = ", ".join(f"{context:,}" for context in sorted(set(found["context_length"])))
-        remarks.append(
-            f"{compressor}: not measured after {contexts} tokens of context, which need more than the model's "
-            f"{found['n'].max():,} positions."
-        )
-    short = of_stage[of_stage["metric"] == TOO_SHORT]
+    remarks = [
+        f"{compressor}: not measured after {contexts} tokens of context, which need more than the model's {positions} "
+        "positions."
+        for compressor, contexts, positions in skipped(scores, STAGE.name, "context_length")
+    ]
+    short = scores[(scores["stage"] == STAGE.name) & (scores["metric"] == TOO_SHORT)]
     if short["value"].max() > 0:
         left_out = f"{int(short['value'].max()):,} documents are shorter than the longest reading and left out"
         remarks.append(f"{left_out}; {short['n'].max():,} are not.")
-    unusable = list(
-        dict.fromkeys(
-            f"{found['run']}, context={found['context_length']}: {found['message']}."
-            for found in failures(scores, STAGE.name)
-        )
+    unusable = (
+        f"{found['run']}, context={found['context_length']}: {found['message']}."
+        for found in failures(scores, STAGE.name)
     )
-    if len(unusable) > MOST_UNUSABLE:
-        unusable[MOST_UNUSABLE:] = [f"{len(unusable) - MOST_UNUSABLE} more readings without finite losses."]
-    return [*remarks, *unusable]
+    return [*remarks, *at_most(unusable, MOST_UNUSABLE, "more readings without finite losses.")]
 
 
 # -------------------------------------------------------------------------------------------------------- figures
