@@ -99,6 +99,12 @@ def cell(table: Any, column: str, *keys: Any) -> Any:
     return row[table.names.index(column)]
 
 
+def row(table: Any, *keys: str) -> dict[str, str]:
+    """The only row that starts with `keys`, as people read it."""
+    (found,) = [texts for texts in table.texts() if tuple(texts[: len(keys)]) == keys]
+    return dict(zip(table.names, found, strict=True))
+
+
 def training_seed(run: str) -> int:
     """The training seed at the end of a run's name; 0 for a model."""
     return int(run.rsplit("-s", 1)[1]) if "-s" in run else 0

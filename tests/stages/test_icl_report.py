@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import reporting_artifacts as artifacts
-from reporting_artifacts import cell
+from reporting_artifacts import cell, row
 from synopsis.artifacts import Layout, read_json, write_json, write_json_lines
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import Task
 from synopsis.errors import ArtifactError
-from synopsis.reporting.rendering import Cell, as_csv, as_html, as_latex, as_markdown, as_terminal_text, cell_text
+from synopsis.reporting.rendering import Cell, as_csv, as_html, as_latex, as_markdown, as_terminal_text
 from synopsis.reporting.report import headline, main_tables, tables
 from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.statistics import failures
@@ -37,8 +37,8 @@ def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
 
 def accuracy(frame: pd.DataFrame, run: str, dataset: str, setting: str, seed: int) -> pd.Series:
     where = "metric == 'accuracy' and run == @run and dataset == @dataset and setting == @setting and seed == @seed"
-    (row,) = [row for _, row in frame.query(where).iterrows()]
-    return row
+    (found,) = [found for _, found in frame.query(where).iterrows()]
+    return found
 
 
 def icl_table(subject: Experiment, name: str = "icl") -> Any:
@@ -81,12 +81,12 @@ def test_examples_that_one_run_drops_are_left_out_for_all(subject: Experiment) -
     frame = score(subject)
     for run in subject.runs_of("icl"):
         for seed, right in enumerate((70, 72, 74)):
-            row = accuracy(frame, run, "world_eats", "plain_48", seed)
-            assert (row["value"], row["n"]) == (pytest.approx((right - 2) / 96), 96), f"{run} seed {seed}"
-        row = accuracy(frame, run, "world_eats", "zero_shot", 0)
-        assert (row["value"], row["n"]) == (pytest.approx(38 / 96), 96)
-        row = accuracy(frame, run, "world_wears", "plain_48", 0)
-        assert (row["value"], row["n"]) == (pytest.approx(0.7), 50), "the other data set stays whole"
+            found = accuracy(frame, run, "world_eats", "plain_48", seed)
+            assert (found["value"], found["n"]) == (pytest.approx((right - 2) / 96), 96), f"{run} seed {seed}"
+        found = accuracy(frame, run, "world_eats", "zero_shot", 0)
+        assert (found["value"], found["n"]) == (pytest.approx(38 / 96), 96)
+        found = accuracy(frame, run, "world_wears", "plain_48", 0)
+        assert (found["value"], found["n"]) == (pytest.approx(0.7), 50), "the other data set stays whole"
     excluded = frame[frame["metric"] == "excluded"].groupby("dataset")["value"].unique()
     assert (list(excluded["world_eats"]), list(excluded["world_wears"])) == ([4], [0])
 
@@ -106,8 +106,8 @@ def test_nothing_is_left_when_a_run_drops_everything(subject: Experiment) -> Non
 def test_a_failed_cell_has_no_accuracy_and_keeps_its_message(subject: Experiment) -> None:
     artifacts.write_icl_result(subject, "base", "world_eats", 1, plain_48={"error": MESSAGE})
     frame = score(subject)
-    row = accuracy(frame, "base", "world_eats", "plain_48", 1)
-    assert pd.isna(row["value"]) and pd.isna(row["n"])
+    found = accuracy(frame, "base", "world_eats", "plain_48", 1)
+    assert pd.isna(found["value"]) and pd.isna(found["n"])
     failed = frame[(frame["metric"] == "failed") & (frame["value"] == 1)]
     assert failed[["run", "dataset", "setting", "seed"]].to_dict("records") == [
         {"run": "base", "dataset": "world_eats", "setting": "plain_48", "seed": 1}
@@ -121,9 +121,12 @@ def test_a_failed_cell_has_no_accuracy_and_keeps_its_message(subject: Experiment
 
 def test_records_are_read_only_where_examples_are_left_out(subject: Experiment) -> None:
     records = Layout.examples(Layout(subject).icl("rmt-s0", "world_eats", 2))
-    records.unlink()
+    records.write_bytes(records.read_bytes()[:-30])
     score(subject)
     artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
+    with pytest.raises(ArtifactError, match=rf"{records}: after line \d+: truncated or damaged"):
+        score(subject)
+    records.unlink()
     with pytest.raises(ArtifactError, match=f"{records}: no such file"):
         score(subject)
 
@@ -157,14 +160,6 @@ def test_records_that_disagree_with_their_result_are_reported(
         score(subject)
 
 
-def test_damaged_records_are_reported(subject: Experiment) -> None:
-    artifacts.write_icl_result(subject, "base", "world_eats", 0, dropped=[3])
-    records = Layout.examples(Layout(subject).icl("rmt-s0", "world_eats", 1))
-    records.write_bytes(records.read_bytes()[:-30])
-    with pytest.raises(ArtifactError, match=rf"{records}: after line \d+: truncated or damaged"):
-        score(subject)
-
-
 def test_results_made_from_other_examples_are_reported(subject: Experiment) -> None:
     path = Layout(subject).icl("rmt-s0", "world_eats", 1)
     document = read_json(path, "icl") | {"examples": 90}
@@ -188,24 +183,16 @@ def test_a_result_without_a_key_is_an_error(subject: Experiment, key: str) -> No
 
 def test_spread_is_over_draws_of_both_kinds_of_seed(subject: Experiment) -> None:
     table = icl_table(subject)
-    draws = [70.0, 72.0, 74.0] * 2
     found = cell(table, "world_eats", "autocompressor", "plain_48")
-    assert (found.value, found.deviation) == (pytest.approx(72), pytest.approx(statistics.stdev(draws)))
-    assert cell(table, "Draws", "autocompressor", "plain_48").value == 6
-    assert cell(table, "Draws", "rmt", "plain_48").value == 3
-    assert cell(table, "Examples", "rmt", "plain_48").value == "50–100"
-    assert cell(table, "Demonstrations", "rmt", "plain_48").value == "6"
+    assert found == Cell(pytest.approx(72), pytest.approx(statistics.stdev([70.0, 72.0, 74.0] * 2)))
+    assert row(table, "autocompressor", "plain_48")["Draws"] == "6"
+    shown = {"Draws": "3", "Examples": "50–100", "Demonstrations": "6"}
+    assert row(table, "rmt", "plain_48").items() >= shown.items()
     assert cell(table, "Mean", "rmt", "summary_4").value == pytest.approx(62)
-    assert table.remarks == []
-
-
-def test_zero_shot_has_one_draw_and_no_deviation_but_over_training_seeds(subject: Experiment) -> None:
-    table = icl_table(subject)
-    assert cell(table, "Draws", "rmt", "zero_shot").value == 1
-    assert cell(table, "world_eats", "rmt", "zero_shot") == Cell(pytest.approx(40))
-    assert cell(table, "Mean", "rmt", "zero_shot").deviation is None
-    assert cell(table, "Draws", "autocompressor", "zero_shot").value == 2
-    assert cell(table, "world_eats", "autocompressor", "zero_shot").deviation == 0
+    assert table.remarks == [] and "Asked for" not in table.names
+    # Zero-shot has one draw, and no deviation but over training seeds.
+    assert row(table, "rmt", "zero_shot").items() >= {"Draws": "1", "world_eats": "40.0", "Mean": "40.0"}.items()
+    assert row(table, "autocompressor", "zero_shot").items() >= {"Draws": "2", "world_eats": "40.0 ± 0.0"}.items()
 
 
 def test_what_the_published_counts_leave_empty_is_computed_once_and_is_part_of_every_mean(subject: Experiment) -> None:
@@ -215,14 +202,10 @@ def test_what_the_published_counts_leave_empty_is_computed_once_and_is_part_of_e
         artifacts.write_icl_result(subject, run, "world_wears", 0, **empty)
         for seed in subject.evaluation_seeds[1:]:
             artifacts.write_icl_result(subject, run, "world_wears", seed)
-    frame = score(subject)
+    shown = {"world_wears": "40.0†", "Mean": "56.0 ± 1.0", "Draws": "3"}
+    assert row(icl_table(subject), "rmt", "plain_48").items() >= shown.items()
     found = json.loads(Layout(subject).accuracy.read_text())["rmt-s0"]["world_wears"]["plain_48"]
     assert found == {"0": 0.4, "1": 0.4, "2": 0.4}
-    table = tables(subject, frame)["icl"]
-    assert cell(table, "world_wears", "rmt", "plain_48") == Cell(pytest.approx(40), mark="†")
-    mean = cell(table, "Mean", "rmt", "plain_48")
-    assert (mean.value, mean.deviation, mean.mark) == (pytest.approx((72 + 40) / 2), pytest.approx(1), "")
-    assert cell(table, "Draws", "rmt", "plain_48").value == 3
 
 
 def test_failed_cells_say_so_and_why(subject: Experiment) -> None:
@@ -230,13 +213,12 @@ def test_failed_cells_say_so_and_why(subject: Experiment) -> None:
         artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48={"error": MESSAGE})
     artifacts.write_icl_result(subject, "rmt-s0", "world_wears", 1, plain_48={"error": "out of memory " * 40})
     table, speed = tables(subject, score(subject)).values()
-    assert cell(table, "world_eats", "base", "plain_48").value == "failed"
-    assert cell(table, "Mean", "base", "plain_48").value is None
-    found = cell(table, "world_wears", "rmt", "plain_48")
-    assert (found.value, found.mark) == (pytest.approx((70 + 74) / 2), "‡")
-    assert cell(table, "Mean", "rmt", "plain_48").mark == "‡"
+    shown = {"world_eats": "failed", "Mean": "–", "Failed cells": "3"}
+    assert row(table, "base", "plain_48").items() >= shown.items()
+    assert (
+        row(table, "rmt", "plain_48")["world_wears"] == "72.0 ± 2.8‡" and "‡" in row(table, "rmt", "plain_48")["Mean"]
+    )
     assert cell(table, "world_wears", "autocompressor", "plain_48").mark == ""
-    assert cell(table, "Failed cells", "base", "plain_48").value == 3
     assert table.names.index("Failed cells") in table.brief()
     partial, first, second = table.remarks
     assert partial == "‡ Over the draws that did not fail."
@@ -258,13 +240,12 @@ def test_one_fault_that_fails_many_cells_is_named_once(subject: Experiment) -> N
         run = subject.runs_of("icl")[number // 3]
         artifacts.write_icl_result(subject, run, "world_wears", seed, plain_48={"error": f"fault {number}"})
     table = icl_table(subject)
-    of_eats = [remark for remark in table.remarks if "world_eats" in remark]
-    assert of_eats == [
+    assert [remark for remark in table.remarks if "world_eats" in remark] == [
         "Failed on world_eats (base, zero_shot, seed 0; base, plain_48, seeds 0, 1, 2; full_attention-s0, zero_shot, "
         f"seed 0; 10 more): {MESSAGE}"
     ]
     assert table.remarks[-1] == "4 more reasons of failures stand in the results."
-    assert cell(table, "world_eats", "base", "zero_shot").value == "failed"
+    assert row(table, "base", "zero_shot")["world_eats"] == "failed"
 
 
 def test_a_budget_that_holds_no_demonstration_is_marked(subject: Experiment) -> None:
@@ -273,38 +254,29 @@ def test_a_budget_that_holds_no_demonstration_is_marked(subject: Experiment) -> 
         artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48=empty)
     artifacts.write_icl_result(subject, "rmt-s0", "world_eats", 1, plain_48=empty)
     table = icl_table(subject)
-    assert cell(table, "world_eats", "base", "plain_48").mark == "†"
-    assert cell_text(cell(table, "world_eats", "base", "plain_48"), 1) == "72.0 ± 2.0†"
-    assert cell(table, "world_eats", "rmt", "plain_48").mark == "", "two draws of three have demonstrations"
-    assert cell(table, "world_eats", "base", "zero_shot").mark == "", "zero-shot has no budget"
-    assert cell(table, "world_wears", "base", "plain_48").mark == ""
-    assert cell(table, "Unfilled budgets", "base", "plain_48").value == 3
-    assert cell(table, "Demonstrations", "base", "plain_48").value == "0–6"
+    shown = {"world_eats": "72.0 ± 2.0†", "world_wears": "72.0 ± 2.0", "Unfilled budgets": "3", "Demonstrations": "0–6"}
+    assert row(table, "base", "plain_48").items() >= shown.items()
+    # Two draws of three have demonstrations; zero-shot has no budget.
+    assert (
+        row(table, "rmt", "plain_48")["world_eats"] == "72.0 ± 2.0"
+        and row(table, "base", "zero_shot")["Mean"] == "40.0"
+    )
     assert table.remarks == ["† No demonstration fits the budget: the same as zero-shot."]
     assert "†" not in as_csv(table), "a number is a number"
 
 
-def test_excluded_examples_are_named_with_the_runs_that_could_not_read_them(subject: Experiment) -> None:
-    artifacts.write_icl_result(subject, "base", "world_eats", 1, dropped=[0, 1, 99])
+def test_what_is_excluded_or_asked_for_is_shown_where_it_differs(subject: Experiment) -> None:
+    artifacts.write_icl_result(subject, "base", "world_eats", 1, [0, 1, 99], plain_48={"asked": 8, "over_budget": 12})
     table = icl_table(subject)
     assert table.remarks == [
         "world_eats: 3 of 100 examples are left out for all, since they are longer than the positions of base."
     ]
-    assert cell(table, "Excluded", "rmt", "plain_48").value == 3
-    assert cell(table, "Examples", "rmt", "plain_48").value == "50–97"
+    assert row(table, "rmt", "plain_48").items() >= {"Excluded": "3", "Examples": "50–97"}.items()
+    shown = {"Asked for": "8", "Over budget (tokens)": "0–12", "Failed cells": "0"}
+    assert row(table, "base", "plain_48").items() >= shown.items()
 
 
-def test_what_was_asked_for_is_shown_where_it_differs(subject: Experiment) -> None:
-    table = icl_table(subject)
-    assert "Asked for" not in [column.name for column in table.columns]
-    artifacts.write_icl_result(subject, "base", "world_eats", 1, plain_48={"asked": 8, "over_budget": 12})
-    table = icl_table(subject)
-    assert cell(table, "Asked for", "base", "plain_48").value == "8"
-    assert cell(table, "Over budget (tokens)", "base", "plain_48").value == "0–12"
-    assert cell(table, "Failed cells", "base", "plain_48").value == 0
-
-
-def test_speed_is_over_data_sets_and_draws(subject: Experiment) -> None:
+def test_speed_and_headline_numbers_are_over_data_sets_and_draws(subject: Experiment) -> None:
     speed = icl_table(subject, "icl_speed")
     # Per draw 100 + 50 examples of 20 tokens after 48 tokens of demonstrations, in 2 seconds a data set.
     tokens = 3 * (150 * 20 + 2 * 48)
@@ -314,15 +286,10 @@ def test_speed_is_over_data_sets_and_draws(subject: Experiment) -> None:
     numbers = headline(subject)
     assert numbers["icl/rmt/plain_48/examples_per_second"] == pytest.approx(450 / 12)
     assert numbers["icl/rmt/plain_48/token_saving"] == pytest.approx(4)
-    assert numbers["icl/autocompressor/summary_4/mean_accuracy"] == pytest.approx(0.62)
-
-
-def test_a_failure_leaves_no_headline_number_behind(subject: Experiment) -> None:
     artifacts.write_icl_result(subject, "base", "world_eats", 0, zero_shot={"error": MESSAGE})
     score(subject)
-    numbers = headline(subject)
-    assert "icl/base/zero_shot/mean_accuracy" not in numbers
-    assert all(math.isfinite(value) for value in numbers.values())
+    assert set(numbers) - set(headline(subject)) == {f"icl/base/zero_shot/{name}" for name in ("mean_accuracy",)}
+    assert all(math.isfinite(value) for value in headline(subject).values())
     assert MESSAGE in " ".join(main_tables(subject).split())
 
 
@@ -330,12 +297,8 @@ def test_a_failure_leaves_no_headline_number_behind(subject: Experiment) -> None
 
 
 def test_the_figure_shows_chance_failures_and_empty_budgets(subject: Experiment) -> None:
-    rows_have_options = {
-        "source": {"mirror": "wears"},
-        "options": None,
-        "option_fields": ["one", "two", "three", "four"],
-    }
-    subject = with_task(subject, "world_wears", **rows_have_options)
+    of_rows = {"source": {"mirror": "wears"}, "options": None, "option_fields": ["one", "two", "three", "four"]}
+    subject = with_task(subject, "world_wears", **of_rows)
     for seed in subject.evaluation_seeds:
         empty, failed = {"demonstrations": 0, "unfilled": 1}, {"error": MESSAGE}
         artifacts.write_icl_result(subject, "base", "world_eats", seed, plain_48=empty)

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import reporting_artifacts as artifacts
+from reporting_artifacts import row
 from synopsis.artifacts import Layout, read_json, write_json
 from synopsis.config.experiment import Experiment
 from synopsis.errors import ArtifactError
-from synopsis.reporting.rendering import DASH, Table, as_csv
+from synopsis.reporting.rendering import DASH, as_csv
 from synopsis.reporting.report import headline, report, tables
 from synopsis.reporting.scores import score
 
@@ -28,11 +29,6 @@ def scores(subject: Experiment) -> pd.DataFrame:
     return score(subject)
 
 
-def row(table: Table, compressor: str, length: int) -> dict[str, str]:
-    (found,) = [texts for texts in table.texts() if texts[:2] == [compressor, str(length)]]
-    return dict(zip(table.names, found, strict=True))
-
-
 def test_table(subject: Experiment, scores: pd.DataFrame) -> None:
     (table,) = tables(subject, scores).values()
     assert [tuple(texts[:2]) for texts in table.texts()] == [
@@ -40,11 +36,11 @@ def test_table(subject: Experiment, scores: pd.DataFrame) -> None:
     ]
     expected = {"at 0 %": "45.0 ± 7.1", "at 50 %": "55.0 ± 7.1", "Mean": "50.0", "Mean written": "25.0"}
     expected |= {"Written at 50 %": "25.0 ± 0.0", "Loss of the key": "1.75", "Summary vectors": "24"}
-    assert row(table, "autocompressor", 200).items() >= (expected | {"Texts": "10", "Runs": "2"}).items()
-    assert row(table, "rmt", 200)["Summary vectors"] == "4" and row(table, "base", 60)["Summary vectors"] == "0"
+    assert row(table, "autocompressor", "200").items() >= (expected | {"Texts": "10", "Runs": "2"}).items()
+    assert row(table, "rmt", "200")["Summary vectors"] == "4" and row(table, "base", "60")["Summary vectors"] == "0"
     assert "chance: 25 %" in table.title
     # Lengths that were left out are dashes.
-    left_out = row(table, "base", 200)
+    left_out = row(table, "base", "200")
     assert {text for name, text in left_out.items() if name not in ("Compressor", "Length", "Runs")} == {DASH}
     assert left_out["Runs"] == "0" and f"base,200,{DASH}" in as_csv(table)
     assert table.remarks == [
@@ -77,12 +73,12 @@ def test_headline_numbers(subject: Experiment, scores: pd.DataFrame) -> None:
 def test_a_cell_that_failed_is_a_dash_with_its_reason(subject: Experiment) -> None:
     path = Layout(subject).needle("autocompressor-s1")
     failed = [{"length": 200, "depth": 0.5, "error": "example 3: the text does not fit in memory"}]
-    rows = [row for row in read_json(path, "needle")["rows"] if (row["length"], row["depth"]) != (200, 0.5)]
+    rows = [one for one in read_json(path, "needle")["rows"] if (one["length"], one["depth"]) != (200, 0.5)]
     write_json(path, "needle", {"rows": rows, "failed": failed, "skipped": []}, {})
     (table,) = tables(subject, score(subject)).values()
     # The other run of the compressor stands alone in its cell.
-    assert row(table, "autocompressor", 200)["at 50 %"] == "60.0"
-    assert row(table, "autocompressor", 200)["at 0 %"] == "45.0 ± 7.1"
+    assert row(table, "autocompressor", "200")["at 50 %"] == "60.0"
+    assert row(table, "autocompressor", "200")["at 0 %"] == "45.0 ± 7.1"
     reason = "autocompressor-s1, length=200/depth=0.5: example 3: the text does not fit in memory."
     assert table.remarks[-1] == reason
     report(subject)
