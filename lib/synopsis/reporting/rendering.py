@@ -74,7 +74,7 @@ class Table:
     """
 
     def __init__(
-        self, title: str, columns: Sequence[Column], records: Iterable[Any], remarks: Sequence[str] = (), note: str = ""
+        self, title: str, columns: Sequence[Column], records: Iterable[Any], note: str = "", remarks: Sequence[str] = ()
     ):
         self.title, self.columns, self.note, self.remarks = title, columns, note, list(remarks)
         self.rows = [[Cell.of(column.value(record)) for column in columns] for record in records]

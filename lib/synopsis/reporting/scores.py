@@ -122,8 +122,8 @@ def _record(scores: Path) -> Path:
 
 
 def _identity(experiment: Experiment, run: str) -> Row:
-    compressor, training_seed = experiment.trained_runs.get(run, (run, None))
-    return {"compressor": compressor, "method": experiment.method_of(run), "training_seed": training_seed}
+    seed = experiment.trained_runs[run][1] if run in experiment.trained_runs else None
+    return {"compressor": experiment.name_of(run), "method": experiment.subject(run).method, "training_seed": seed}
 
 
 def _warn_of_other_settings(experiment: Experiment) -> None:

@@ -128,7 +128,7 @@ def benchmark_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         "time of a whole batch, averaged over training seeds. Floor: the least time by the device's peak rates, where "
         "they are known."
     )
-    return Table("Time and memory, cached against uncached", columns, pairs(scores), note=note)
+    return Table("Time and memory, cached against uncached", columns, pairs(scores), note)
 
 
 @figure("benchmark", "cached against uncached")

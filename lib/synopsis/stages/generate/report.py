@@ -85,7 +85,7 @@ def rouge_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         "control (instruction visible, 100 %). ± is the standard deviation over training seeds, where there are "
         "several."
     )
-    return Table("Outputs for instructions: ROUGE (0 to 100)", columns, found, note=note)
+    return Table("Outputs for instructions: ROUGE (0 to 100)", columns, found, note)
 
 
 @figure("rouge", "ROUGE")

@@ -113,7 +113,7 @@ def judgement_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         "judgements, with a 95 % Wilson interval in which each example counts once. Consistent: examples judged alike "
         "in both orders. First wins: decisions for the answer shown first."
     )
-    return Table("Pairwise judgements", columns, comparisons(experiment, scores), note=note)
+    return Table("Pairwise judgements", columns, comparisons(experiment, scores), note)
 
 
 @figure("judgements", "judgements")

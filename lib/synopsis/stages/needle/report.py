@@ -119,7 +119,7 @@ def needle_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         Column("Runs", lambda found: max(cell.count for cell in found.by_depth["choice"].values()), brief=False),
     ]
     title = f"Needle: keys found in a long context (%; chance: {100 / section.choices:.3g} %)"
-    return Table(title, columns, retrievals(experiment, scores), _remarks(scores))
+    return Table(title, columns, retrievals(experiment, scores), remarks=_remarks(scores))
 
 
 def _rounded(value: float | None) -> int | None:

@@ -164,7 +164,7 @@ def _by_context(title: str, key: str, found: Sequence[Group], scores: pd.DataFra
         Column("Scored tokens", lambda line: counts_text(n for group in line.values() for n in group.counts("loss"))),
         Column("Runs", lambda line: max(group.estimate("perplexity").count for group in line.values())),
     ]
-    return Table(title, columns, lines.values(), _remarks(scores))
+    return Table(title, columns, lines.values(), remarks=_remarks(scores))
 
 
 @table("perplexity_details", "in detail")
@@ -190,7 +190,7 @@ def perplexity_detail_table(experiment: Experiment, scores: pd.DataFrame) -> Tab
         Column("Runs", lambda group: group.estimate("loss").count),
     ]
     title = "Perplexity in detail: intervals, bits per byte, summary vectors"
-    return Table(title, columns, found, _remarks(scores))
+    return Table(title, columns, found, remarks=_remarks(scores))
 
 
 def _vectors(group: Group) -> int | None:
@@ -253,8 +253,7 @@ def perplexity_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
 
 
 def _compresses(experiment: Experiment) -> bool:
-    compressors = {experiment.trained_runs.get(run, (run,))[0] for run in experiment.runs_of(STAGE.name)}
-    return any(experiment.compressors[name].compresses for name in compressors if name in experiment.compressors)
+    return any(experiment.subject(run).compresses for run in experiment.runs_of(STAGE.name))
 
 
 @figure("perplexity_vectors", "by summary vectors", when=_compresses)
