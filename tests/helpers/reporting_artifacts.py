@@ -196,7 +196,8 @@ def _write_rouge(subject: Experiment, run: str, split: str) -> None:
     metrics = {"rouge1": value + 1, "rouge2": value - 10, "rougeL": value, "rougeLsum": value, "exact_match": 12.5}
     path = Layout(subject).generations(run, split)
     write_text(path, "x,y_pred,y_true\n")
-    write_json(path.with_suffix(".json"), "rouge", {"n": 64, **metrics}, {})
+    intervals = {"rougeL": [value - 4, value + 3]}
+    write_json(path.with_suffix(".json"), "rouge", {"n": 64, **metrics, "intervals": intervals}, {})
 
 
 def _write_judgements(subject: Experiment, judge: str, a: str, b: str, split: str) -> None:

@@ -30,6 +30,8 @@ def tables(subject: Experiment) -> dict[str, Table]:
 def test_rouge_says_how_much_of_the_way_between_the_controls_is_recovered(tables: dict[str, Table]) -> None:
     table = tables["rouge"]
     assert cell(table, "ROUGE-L", "seen", "gist-1").value == 50
+    assert cell(table, "ROUGE-L", "seen", "gist-1").interval == (46, 53)
+    assert cell(table, "ROUGE-1", "seen", "gist-1").interval is None
     assert cell(table, "Recovered (%)", "seen", "gist-1").value == pytest.approx(100 * (50 - 20) / (60 - 20))
     assert cell(table, "Recovered (%)", "unseen", "neg_control").value == 0
     assert cell(table, "Recovered (%)", "unseen", "pos_control").value == 100

@@ -152,7 +152,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_told(error: BaseException, caps
     assert torch.equal(batches.measure(ids, needs_room, "6,144 tokens"), ids.sum(-1, keepdim=True).float())
     assert sizes == [8, 4, 2, 2, 2, 2, 1] and (batches.size, batches.halvings) == (2, 2)
     told = capsys.readouterr().err
-    assert "out of memory with 8 documents in a batch (6,144 tokens); going on with 4\n" in told
+    assert "out of memory with 8 documents in a batch (6,144 tokens); continuing with 4\n" in told
 
 
 def test_a_document_that_does_not_fit_and_other_errors_end_the_run() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,8 @@ from synopsis.compressors.base import Demand
 from synopsis.compressors.loss import LOGITS_AT_ONCE
 from synopsis.compressors.section import steps
 from synopsis.engine.likelihood import plain_forward
-from synopsis.engine.memory import out_of_memory
+from synopsis.engine.memory import Halving
 from synopsis.errors import InputError
-from synopsis.progress import say
 
 TOKENS_AT_ONCE = 2048
 """Tokens of the context in one pass of a plain model, over all rows: enough for the matrix products to be efficient."""
@@ -91,12 +91,8 @@ def _losses(model: Any, last: Tensor, cache: DynamicCache, start: int | None) ->
     return torch.cat(losses, dim=1)
 
 
-class Batches:
-    """Measures rows in batches of at most `size`; a size that does not fit memory is halved for good, and told."""
-
-    def __init__(self, size: int):
-        self.size = size
-        self.halvings = 0
+class Batches(Halving):
+    """Measures rows in batches of at most `size`."""
 
     def measure(self, ids: Tensor, function: Callable[[Tensor], Tensor], what: str) -> Tensor:
         """`function(rows)` for all rows of `ids` (rows, length); InputError when not even one row fits."""
@@ -104,19 +100,12 @@ class Batches:
         start = 0
         while start < len(ids):
             rows = ids[start : start + self.size]
-            try:
-                done.append(function(rows))
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                if len(rows) == 1:
-                    raise InputError(f"one document does not fit in memory ({what}); measure less of it") from None
-            else:
+            alone = InputError(f"one document does not fit in memory ({what}); measure less of it")
+            work, place = partial(_append, done, function, rows), f"documents in a batch ({what})"
+            if self.fits(work, len(rows), place, alone if len(rows) == 1 else None):
                 start += len(rows)
-                continue
-            # Only here, as the error holds what the pass had made.
-            self.size, self.halvings = len(rows) // 2, self.halvings + 1
-            if ids.is_cuda:
-                torch.cuda.empty_cache()
-            say(f"out of memory with {len(rows)} documents in a batch ({what}); going on with {self.size}")
         return torch.cat(done)
+
+
+def _append(done: list[Tensor], function: Callable[[Tensor], Tensor], rows: Tensor) -> None:
+    done.append(function(rows))

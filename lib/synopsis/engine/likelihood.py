@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ from transformers import DynamicCache
 
 from synopsis.compressors.attention import attention_masks
 from synopsis.compressors.context import CompressedContext
-from synopsis.engine.memory import out_of_memory
+from synopsis.engine.memory import Halving
 from synopsis.engine.packing import Pack, Tokens, pack
-from synopsis.progress import say, track
+from synopsis.progress import track
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 4096}
 """Tokens in a pass: enough for the matrix products to be efficient; more adds attention between rows, masked out."""
@@ -153,8 +154,8 @@ def score_options(
         tokens=scorer.tokens,
         naive_tokens=sum(prefix.length + len(query) + len(option) for query, option in pairs),
         seconds=time.perf_counter() - started,
-        batch_tokens=scorer.budget,
-        halvings=scorer.halvings,
+        batch_tokens=scorer.budget.size,
+        halvings=scorer.budget.halvings,
     )
     return OptionScores(scorer.sums.tolist(), [len(option) for _, option in pairs], cost)
 
@@ -163,9 +164,9 @@ class _Scorer:
     """The passes over the packs of some pairs, and what is known of their scores so far."""
 
     def __init__(self, model: Any, prefix: Prefix, pairs: Sequence[Pair], budget: int):
-        self.model, self.prefix, self.pairs, self.budget = model, prefix, pairs, budget
+        self.model, self.prefix, self.pairs, self.budget = model, prefix, pairs, Halving(budget)
         self.sums = torch.zeros(len(pairs), dtype=torch.float64)
-        self.tokens = self.halvings = 0
+        self.tokens = 0
         # The last token of an option is predicted and never read.
         members: dict[Tokens, list[int]] = {}
         for index, (query, option) in enumerate(pairs):
@@ -175,35 +176,21 @@ class _Scorer:
 
     def run(self) -> Iterator[int]:
         """Score everything; yields the number of each sequence when it is done."""
-        waiting = pack(self.sequences, self.budget)
+        waiting = pack(self.sequences, self.budget.size)
         while waiting:
-            packed, rest = waiting[0], waiting[1:]
-            try:
-                self._score(packed)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-            else:
+            packed, count = waiting[0], len(waiting[0].ids)
+            one = f"one option with its query ({count} tokens) after a prefix of {self.prefix.length}"
+            alone = MemoryError(f"{one} does not fit in memory") if len(packed.members) == 1 else None
+            if self.budget.fits(partial(self._score, packed), count, "tokens in a pass", alone):
                 yield from packed.members
-                waiting = rest
-                continue
-            # Only here, as the error holds what the pass had made.
-            waiting = self._smaller(packed, rest)
+                waiting = waiting[1:]
+            else:
+                waiting = self._packed_again(waiting)
 
-    def _smaller(self, packed: Pack, rest: list[Pack]) -> list[Pack]:
-        """The packs that are left, made anew with half the budget."""
-        if len(packed.members) == 1:
-            raise MemoryError(
-                f"one option with its query ({len(packed.ids)} tokens) after a prefix of {self.prefix.length} does "
-                "not fit in memory"
-            )
-        self.budget = max(min(self.budget, len(packed.ids)) // 2, 1)
-        self.halvings += 1
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        say(f"out of memory with {len(packed.ids)} tokens in a pass; going on with {self.budget}")
-        left = [member for one in (packed, *rest) for member in one.members]
-        again = pack([self.sequences[member] for member in left], self.budget)
+    def _packed_again(self, waiting: list[Pack]) -> list[Pack]:
+        """The packs that are left, made anew with a smaller budget."""
+        left = [member for one in waiting for member in one.members]
+        again = pack([self.sequences[member] for member in left], self.budget.size)
         for one in again:
             one.members = [left[member] for member in one.members]
         return again

@@ -26,7 +26,8 @@ from synopsis.compressors.base import ContextMixin
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.loading import load, load_tokenizer, quiet
 from synopsis.data.prompts import GIST_TOKEN, input_part
-from synopsis.data.sequences import collate_padded, encode, gist_prompt_ids
+from synopsis.data.sequences import encode, gist_prompt_ids
+from synopsis.engine.decoding import greedy
 from synopsis.errors import ArtifactError, DataError, InputError
 from synopsis.progress import say
 
@@ -269,22 +270,9 @@ def _greedy(
     ends = settings.eos_token_id if settings.eos_token_id is not None else tokenizer.eos_token_id
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     pad = next((token for token in (settings.pad_token_id, tokenizer.pad_token_id, *ends) if token is not None), 0)
-    batch = collate_padded([{"input_ids": ids, "labels": ids} for ids in prompts], pad)
-    options = {"attention_mask": batch["attention_mask"].to(model.device), **options}
-    with torch.no_grad(), quiet():
-        out = model.generate(
-            batch["input_ids"].to(model.device),
-            max_new_tokens=_room(model, max(map(len, prompts)), context, wanted),
-            do_sample=False,
-            pad_token_id=pad,
-            eos_token_id=ends or None,
-            **(options if context is None else {**options, "context": context}),
-        )
-    # A decoder repeats the prompt; an encoder-decoder starts with one token of its own.
-    start = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
-    rows = out[:, start:].tolist()
-    stops = [next((place for place, token in enumerate(row) if token in ends), len(row)) for row in rows]
-    return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
+    options = options if context is None else {**options, "context": context}
+    with quiet():
+        return greedy(model, prompts, _room(model, max(map(len, prompts)), context, wanted), pad, ends, **options)
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import read_result
-from synopsis.reporting.rendering import Column, Table, counts_text
+from synopsis.reporting.rendering import Cell, Column, Table, counts_text
 from synopsis.reporting.statistics import Group, distinct, groups, recovered_percent, together
 from synopsis.stages.generate.section import STAGE
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 METRICS = (*TITLES, "exact_match")
+SIDES = ("low", "high")
 
 
 def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
@@ -26,10 +28,18 @@ def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
         found = read_result(job.record, STAGE.kind)
         common = {**job.wildcards, "dataset": experiment.generate.instructions, "n": found["n"]}
         yield from ({**common, "metric": metric, "value": found[metric]} for metric in METRICS)
+        for metric, bounds in found.get("intervals", {}).items():
+            yield from ({**common, "metric": f"{metric}_{side}", "value": bounds[i]} for i, side in enumerate(SIDES))
 
 
 def outputs(scores: pd.DataFrame) -> list[Group]:
     return together(groups(scores, STAGE.name, "split", "compressor"), "split")
+
+
+def interval(group: Group) -> tuple[float, float] | None:
+    """95 % bootstrap interval of ROUGE-L over examples, its bounds averaged over training seeds."""
+    mean, low, high = (group.mean(metric) for metric in ("rougeL", "rougeL_low", "rougeL_high"))
+    return None if mean is None or low is None or high is None else (min(low, mean), max(high, mean))
 
 
 def recovered(experiment: Experiment, found: list[Group], group: Group) -> float | None:
@@ -69,7 +79,10 @@ def rouge_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     found = outputs(scores)
 
     def rouge(metric: str) -> Column:
-        return Column(TITLES[metric], lambda group: group.estimate(metric), brief=metric in ("rouge2", "rougeL"))
+        return Column(TITLES[metric], lambda group: cell(group, metric), brief=metric in ("rouge2", "rougeL"))
+
+    def cell(group: Group, metric: str) -> Cell:
+        return replace(Cell.of(group.estimate(metric)), interval=interval(group) if metric == "rougeL" else None)
 
     columns = [
         Column("Split", lambda group: group.split, key=True),
@@ -83,7 +96,7 @@ def rouge_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     note = (
         "Recovered: how far ROUGE-L is on the way from the negative control (instruction hidden, 0 %) to the positive "
         "control (instruction visible, 100 %). ± is the standard deviation over training seeds, where there are "
-        "several."
+        "several; in brackets the 95 % interval of a bootstrap over examples, averaged over training seeds."
     )
     return Table("Outputs for instructions: ROUGE (0 to 100)", columns, found, note)
 
@@ -91,8 +104,8 @@ def rouge_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
 @figure("rouge", "ROUGE")
 def rouge_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     """
-    ROUGE-L of greedy outputs by validation split. Error bars, where a compressor has several training seeds: standard
-    deviation.
+    ROUGE-L of greedy outputs by validation split. Error bars: 95 % interval of a bootstrap over examples, averaged over
+    training seeds. Dots, where a compressor has several training seeds: one each.
     """
     from synopsis.reporting.style import legend_below, new_figure, patch, styles
 
@@ -104,8 +117,12 @@ def rouge_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
         place = splits.index(group.split) + width * (compressors.index(group.compressor) + 0.5) - 0.4
         rouge = group.estimate("rougeL")
         height = float("nan") if rouge.mean is None else rouge.mean
+        bounds, draws = interval(group) or (height, height), list(group.values("rougeL"))
+        errors = [[height - bounds[0]], [bounds[1] - height]]
         look: dict[str, Any] = {"color": looks[group.compressor].colour, "ecolor": "#333333"}
-        bar = panel.bar([place], [height], 0.92 * width, yerr=rouge.deviation, **look)
+        bar = panel.bar([place], [height], 0.92 * width, yerr=errors, **look)
+        if len(draws) > 1:
+            panel.plot([place] * len(draws), draws, ".", color="#333333", markersize=4)
         panel.bar_label(bar, ["–" if rouge.mean is None else f"{height:.1f}"], padding=2, fontsize=7.5)
     panel.set_xticks(range(len(splits)), splits)
     panel.grid(axis="x", visible=False)

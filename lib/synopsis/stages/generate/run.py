@@ -3,7 +3,8 @@
     synopsis generate --config config/demo.yaml gist-1-s0 seen
 
 Writes generations/<run>/<split>.csv (the published columns x, y_pred, y_true, plus id and lengths) and beside it
-<split>.json with the scores. ROUGE uses the stemmer, as the published numbers do; scores are means of F x 100.
+<split>.json with the scores. ROUGE uses the stemmer, as the published numbers do; scores are means of F x 100, and
+`intervals` their 95 % bootstrap intervals over examples.
 Prompts are made as in training, tokenisation and an encoder-decoder's longest source included.
 """
 
@@ -12,16 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from synopsis.artifacts import Layout, Provenance, write_csv, write_json
-from synopsis.compressors.gist.section import GistCompressor
 from synopsis.compressors.loading import load_tokenizer
+from synopsis.compressors.section import Compressor
 from synopsis.config.experiment import Experiment
-from synopsis.data.instruction_examples import collate_seq2seq, gist_collator
+from synopsis.data.instruction_examples import gist_collator
 from synopsis.data.instructions import load_instructions
 from synopsis.data.prompts import GIST_TOKEN, gist_prompt, source_prompt
-from synopsis.data.sequences import collate_padded, gist_prompt_ids
+from synopsis.data.sequences import gist_prompt_ids
+from synopsis.engine.decoding import greedy
 from synopsis.engine.runs import open_run
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import track
@@ -34,7 +34,7 @@ COLUMNS = ("id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens")
 def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     """Greedy outputs of a gist run for one split; writes them and their scores, and returns the scores."""
     section, subject = experiment.generate, experiment.subject(run)
-    assert section is not None and isinstance(subject, GistCompressor)
+    assert section is not None and isinstance(subject, Compressor)
     layout = Layout(experiment)
     source = layout.instructions(section.instructions)
     provenance = Provenance(STAGE.fingerprint(experiment, run=run, split=split), inputs=[layout.weights(run), source])
@@ -55,11 +55,11 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
             f"({section.max_new_tokens}) exceed the model's {positions} positions"
         )
     written = source_prompt if seq2seq else gist_prompt
-    outputs = greedy(model, tokenizer, prompts, section.max_new_tokens, section.batch_size, f"{run} {split}")
+    outputs = decoded(model, tokenizer, prompts, section.max_new_tokens, section.batch_size, f"{run} {split}")
     table = [
         {
             "id": row["id"],
-            "x": written(row["instruction"], row["input"], subject.gist_tokens),
+            "x": written(row["instruction"], row["input"], subject.vectors(1)),
             "y_pred": str(tokenizer.decode(output, skip_special_tokens=True)).strip(),
             "y_true": row["output"],
             "prompt_tokens": len(prompt),
@@ -70,50 +70,41 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     path = layout.generations(run, split)
     write_csv(path, table, COLUMNS)
     pairs = [(row["y_pred"], row["y_true"]) for row in table]
-    scores = {**score_rouge(pairs).mean(), "exact_match": exact_match(pairs)}
+    rouge = score_rouge(pairs)
+    intervals = {kind: [found.low, found.high] for kind, found in rouge.published().items()}
+    scores = {**rouge.mean(), "exact_match": exact_match(pairs), "intervals": intervals}
     payload = {"run": run, "split": split, "n": len(table), **scores}
     write_json(path.with_suffix(".json"), "rouge", payload, provenance.record(), [path])
     return payload
 
 
 def prompts_of(
-    rows: Sequence[dict[str, Any]], tokenizer: Any, subject: GistCompressor, split: str, seq2seq: bool
+    rows: Sequence[dict[str, Any]], tokenizer: Any, subject: Compressor, split: str, seq2seq: bool
 ) -> list[list[int]]:
     """Ids of what the model reads before it writes. Decoders: the whole prompt; encoder-decoders: the cut source."""
     gist_token = tokenizer.convert_tokens_to_ids(GIST_TOKEN)
     if not seq2seq and subject.training.tokenization == "clean":
-        return [gist_prompt_ids(row, tokenizer, gist_token, subject.gist_tokens) for row in rows]
+        return [gist_prompt_ids(row, tokenizer, gist_token, subject.vectors(1)) for row in rows]
     collator = gist_collator(tokenizer, subject, seq2seq, keep_all=True)
     key = "input_ids" if seq2seq else "prompt_input_ids"
     # A prompt does not depend on the output, which only must not be empty.
     return [collator([{**row, "split": split, "output": "."}])[key][0].tolist() for row in rows]
 
 
-def greedy(
+def decoded(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int, label: str
 ) -> list[list[int]]:
     """New tokens of each prompt up to the end of text (excluded), in the order of `prompts`; longest batches first."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    seq2seq = model.config.is_encoder_decoder
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     outputs: list[list[int]] = [[] for _ in prompts]
-    for batch in track(batches, label, unit="batches"):
-        examples = [{"input_ids": prompts[index], "labels": prompts[index]} for index in batch]
-        inputs = collate_seq2seq(examples, pad) if seq2seq else collate_padded(examples, pad)
-        ids = inputs["input_ids"].to(model.device)
-        with torch.no_grad():
-            out = model.generate(
-                ids,
-                attention_mask=inputs["attention_mask"].to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=pad,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        read = 1 if seq2seq else ids.shape[1]  # a decoder of its own begins with its start token alone
-        for index, new in zip(batch, out[:, read:].tolist(), strict=True):
-            outputs[index] = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
+    for start in track(range(0, len(order), batch_size), label, unit="batches"):
+        batch = order[start : start + batch_size]
+        chosen = [prompts[index] for index in batch]
+        for index, new in zip(
+            batch, greedy(model, chosen, max_new_tokens, end if pad is None else pad, [end]), strict=True
+        ):
+            outputs[index] = new
     return outputs
 
 
