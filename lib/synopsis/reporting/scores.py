@@ -123,7 +123,7 @@ def _record(scores: Path) -> Path:
 
 def _identity(experiment: Experiment, run: str) -> Row:
     compressor, training_seed = experiment.trained_runs.get(run, (run, None))
-    return {"compressor": compressor, "method": experiment.method_of(run), "training_seed": training_seed}
+    return {"compressor": compressor, "method": experiment.subject(run).method, "training_seed": training_seed}
 
 
 def _warn_of_other_settings(experiment: Experiment) -> None:
