@@ -89,7 +89,7 @@ def check(config: Config, change: Set = None) -> None:
     experiment = read(config, change)
     print(f"{experiment.name}: no faults")
     for run in experiment.run_names:
-        print(f"  {run}  ({experiment.method_of(run)})")
+        print(f"  {run}  ({experiment.subject(run).method})")
 
 
 @app.command(cls=Command)

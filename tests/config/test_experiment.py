@@ -108,7 +108,7 @@ def test_runs(experiment):
     ]
     assert experiment.trained_runs["pos-1-s2"] == ("pos-1", 2)
     assert experiment.base_of("rmt-s1") == "base" and experiment.base_of("opt") == "opt"
-    assert experiment.method_of("opt") == "base" and experiment.method_of("gist-1-s0") == "gist"
+    assert experiment.subject("opt").method == "base" and experiment.subject("gist-1-s0").method == "gist"
     with pytest.raises(KeyError):
         experiment.subject("auto")
 

@@ -207,15 +207,3 @@ def test_rows_of_the_mirror_fit(name: str, tmp_path: Path) -> None:
     assert {row["label"] for row in document["test"]} == set(range(len(options_of(task, document["test"][0]))))
     for file in source.glob(f"{task.test_split}.jsonl*"):
         assert set(next(read_rows(file))) == set(EXAMPLES[name][0]), "the row of this test has the real columns"
-
-
-@needs_mirror
-def test_what_the_note_on_wsc_says() -> None:
-    labels = [row["label"] for row in read_rows(MIRROR / "wsc" / "validation.jsonl")]
-    assert (labels.count(0), len(labels)) == (66, 104)
-
-
-@needs_mirror
-def test_no_row_of_copa_has_two_equal_options() -> None:
-    rows = [row for split in ("train", "validation") for row in read_rows(MIRROR / "copa" / f"{split}.jsonl")]
-    assert len(rows) == 500 and not [row for row in rows if row["choice1"].strip() == row["choice2"].strip()]

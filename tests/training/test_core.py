@@ -99,7 +99,8 @@ def test_segments_of_opt_may_fill_all_positions(tmp_path: Path) -> None:
         folder = tmp_path / config.model_type
         folder.mkdir()
         found = experiment(folder, autocompressor(), config)
-        assert stage._longest(preparation.prepare(found, "it-s0").model, found.compressors["it"]) == longest
+        model = preparation.prepare(found, "it-s0").model
+        assert found.compressors["it"].longest_segment(model) == longest
 
 
 # ------------------------------------------------------------------------------------------------- fewer summary tokens

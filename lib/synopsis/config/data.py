@@ -81,7 +81,6 @@ class WorldInstructions(Strict):
     train: PositiveInt = 4_000
     held_out: PositiveInt = 64
     """Rows of each validation split (`seen`, `unseen`)."""
-    seed: Seed = 0
 
     @property
     def split_names(self) -> list[str]:

@@ -28,16 +28,7 @@ from synopsis.compressors.section import Compressor, Subject, TrainedCompressor,
 from synopsis.config.data import Corpus, Instructions
 from synopsis.config.files import JudgeDefinition, Task
 from synopsis.config.training import LanguageModelTraining
-from synopsis.config.types import (
-    Distinct,
-    Folder,
-    Name,
-    Positions,
-    PositiveInt,
-    Problem,
-    Seed,
-    Strict,
-)
+from synopsis.config.types import Distinct, Folder, Name, Positions, PositiveInt, Problem, Seed, Strict
 from synopsis.stages.record import stages
 
 # -------------------------------------------------------------------------------------------------------- models
@@ -198,9 +189,6 @@ class _Experiment(Strict):
         """The model that a model or compressor starts from."""
         return self.compressors[name].base if name in self.compressors else name
 
-    def method_of(self, run: str) -> str:
-        return self.subject(run).method
-
     def runs_of(self, stage: str) -> list[str]:
         """The runs that a stage is computed for, in the order of the configuration."""
         section = getattr(self, stage)
@@ -234,12 +222,8 @@ class _Experiment(Strict):
         """Pairs of runs, one for each training seed that both compressors have."""
         if self.judge is None:
             return []
-        return [
-            (f"{a}-s{seed}", f"{b}-s{seed}")
-            for a, b in self.judge.pairs
-            for seed in self.seeds_of(a)
-            if seed in self.seeds_of(b)
-        ]
+        pairs = [(a, b, seed) for a, b in self.judge.pairs for seed in self.seeds_of(a) if seed in self.seeds_of(b)]
+        return [(f"{a}-s{seed}", f"{b}-s{seed}") for a, b, seed in pairs]
 
     def fingerprint(self, *parts: Any) -> str:
         """Short hash of parts of the configuration: what a job depends on, and nothing else."""
@@ -248,10 +232,7 @@ class _Experiment(Strict):
 
 
 if TYPE_CHECKING:
-
-    class Experiment(_Experiment):
-        """With a section for each stage."""
-
+    Experiment = _Experiment
 else:
     _sections = {stage.name: (stage.section | None, None) for stage in stages().values() if stage.section}
     Experiment = create_model("Experiment", __base__=_Experiment, __doc__=_Experiment.__doc__, **_sections)

@@ -18,6 +18,7 @@ from synopsis.config.types import (
     Problem,
     Share,
     Strict,
+    Text,
 )
 
 NotEmpty = Annotated[str, Field(min_length=1)]
@@ -61,7 +62,7 @@ class Task(Strict):
     """Field of the template, an option or the label -> column of the data, where their names differ."""
     input_fields: Annotated[list[str], Field(min_length=1), Distinct()]
     """Fields of the template that calibration replaces by "N/A"."""
-    options: Annotated[list[NotEmpty], Field(min_length=2), Distinct()] | None = None
+    options: Annotated[list[Text], Field(min_length=2), Distinct()] | None = None
     """Option texts in label order; None reads the options of each row from `option_fields`."""
     option_fields: Annotated[list[str], Distinct()] = Field(default_factory=list)
     label_field: str = "label"
@@ -81,9 +82,6 @@ class Task(Strict):
             yield Problem(("template",), *wrong)
         else:
             yield from self._field_problems()
-        for index, option in enumerate(self.options or []):
-            if not option.strip():
-                yield Problem(("options", str(index)), repr(option), "a text that is not only white space")
         if (self.options is None) == (not self.option_fields):
             found = "neither of them" if self.options is None else "both of them"
             yield Problem((), found, "either 'options' or 'option_fields'")

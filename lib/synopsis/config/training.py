@@ -7,16 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from synopsis.config.types import (
-    LARGEST,
-    Distinct,
-    Name,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Problem,
-    Strict,
-)
+from synopsis.config.types import LARGEST, Distinct, Name, NonNegativeInt, PositiveFloat, PositiveInt, Problem, Strict
 from synopsis.errors import InputError
 
 

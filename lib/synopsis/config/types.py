@@ -26,6 +26,7 @@ PATTERNS = {
 NAME_LENGTH = 100
 Name = Annotated[str, Field(pattern=NAME, max_length=NAME_LENGTH)]
 """Names become file names, hence their length."""
+Text = Annotated[str, Field(pattern=WORDS)]
 Folder = Annotated[str, Field(pattern=FOLDER)]
 LARGEST = 10**9
 """No number of an experiment is larger: what is above it is a slip, and its products would not fit 64 bits."""

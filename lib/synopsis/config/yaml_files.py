@@ -111,29 +111,15 @@ class _Loader(yaml.SafeLoader):
             for index, value in enumerate(node.value):
                 entries.put(str(index), self.read(value, file), _place(value, file))
             return entries
-        if isinstance(node, yaml.ScalarNode) and kind in {*SCALARS, "str"}:
-            return _scalar(node, kind)
-        raise _error(f"the tag {node.tag.replace(TAG, '!!')}", node)
+        try:
+            return int(node.value) if kind == "int" else self.construct_object(node, deep=True)
+        except (KeyError, ValueError):
+            raise _error(f"'{str(node.value)[:50]}' as !!{kind}", node) from None
 
 
 _Loader.yaml_implicit_resolvers = {}
 for _name, (_pattern, _first) in SCALARS.items():
     _Loader.add_implicit_resolver(TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _first)
-
-
-def _scalar(node: yaml.ScalarNode, kind: str) -> Any:
-    text = node.value
-    try:
-        if kind == "bool":
-            return {"true": True, "false": False}[text.lower()]
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
-    except (KeyError, ValueError):
-        shown = repr(text) if len(text) < 100 else f"a number of {len(text)} digits"
-        raise _error(f"{shown} as !!{kind}", node) from None
-    return None if kind == "null" else text
 
 
 def _place(node: yaml.Node, file: str) -> Place:

@@ -103,10 +103,10 @@ def prepare_world_instructions(experiment: Experiment, name: str) -> Path:
     splits: dict[str, list[dict[str, Any]]] = {}
     sizes = {"train": settings.train, "seen": settings.held_out, "unseen": settings.held_out}
     for number, (split, rows) in enumerate(sizes.items()):
-        rng = np.random.default_rng([settings.seed, 13, number])
+        rng = np.random.default_rng([0, 13, number])
         splits[split] = [{"id": index, **world.instruction(rng, held_out=split == "unseen")} for index in range(rows)]
     path = Layout(experiment).instructions(name)
-    provenance = Provenance(prepare_fingerprint(experiment, "instructions", name), seed=settings.seed)
+    provenance = Provenance(prepare_fingerprint(experiment, "instructions", name), seed=0)
     write_json(path, "instructions", {"splits": splits}, provenance.record())
     return path
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from synopsis.artifacts import Layout
 from synopsis.compressors.section import steps
 from synopsis.config.checks import chosen_runs, measured, too_long
-from synopsis.config.types import WORDS, Distinct, Name, PositiveInt, Problem, Seed, Share, Strict
+from synopsis.config.types import Distinct, Name, PositiveInt, Problem, Seed, Share, Strict, Text
 from synopsis.stages.record import Stage, of_runs, untrained
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ FILLER = (
     "The children gather pears in the garden of the mill.",
     "When the wind turns, it usually begins to rain.",
 )
-Text = Annotated[str, Field(pattern=WORDS)]
 
 
 class Needle(Strict):
