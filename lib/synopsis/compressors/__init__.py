@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "AutoCompressorMixin": "synopsis.compressors.summary.model",
+    "AutoCompressorMixin": "synopsis.compressors.published.summary",
     "SummaryOutput": "synopsis.compressors.summary.model",
     "CompressedContext": "synopsis.compressors.context",
     "GistMixin": "synopsis.compressors.gist.model",
