@@ -12,7 +12,7 @@ _HOMES = {
     "AutoCompressorMixin": "synopsis.compressors.published.summary",
     "SummaryOutput": "synopsis.compressors.summary.model",
     "CompressedContext": "synopsis.compressors.context",
-    "GistMixin": "synopsis.compressors.gist.model",
+    "GistMixin": "synopsis.compressors.published.gist",
     "load": "synopsis.compressors.loading",
     "load_tokenizer": "synopsis.compressors.loading",
     "compressor_class": "synopsis.compressors.registry",
