@@ -13,7 +13,7 @@ import torch
 from laws import gist_by_hand
 from published import Case, close
 from synopsis.compressors import compressor_class
-from synopsis.compressors.masks import CONDITIONS, gist_span, visible
+from synopsis.compressors.masks import CONDITIONS, gist_span, seen
 from synopsis.compressors.published.gist import GistActivations, remove_gist
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def test_masks(case: Case) -> None:
         found = (ids[row] == token).nonzero().flatten().tolist()
         for condition in ("gist", "neg_control"):
             with pytest.raises(ValueError) as raised:
-                visible(ids[row : row + 1], torch.ones(1, length), token, condition)
+                attention.causal(torch.ones(1, length)) & seen(ids[row : row + 1], token, condition)
             assert f"row 0 do not stand together: they are at positions {found}" in str(raised.value)
     first, last = gist_span(ids[fitting], token)
     expected = [(0, -1) if spans[row][0] is None else (spans[row][0], spans[row][1] - 1) for row in fitting]
@@ -57,7 +57,9 @@ def test_masks(case: Case) -> None:
         for condition in CONDITIONS:
             published = case[f"{condition}_{kind}"].bool() & causal
             rows = list(range(len(ids))) if condition == "pos_control" else fitting
-            assert torch.equal(visible(ids[rows], mask[rows], token, condition), (published | itself)[rows])
+            assert torch.equal(
+                attention.causal(mask[rows]) & seen(ids[rows], token, condition), (published | itself)[rows]
+            )
     # The published parts of the masks, from ours: what the last position sees, and who sees the first one.
     for place, row in enumerate(fitting):
         has = int(last[place]) >= 0

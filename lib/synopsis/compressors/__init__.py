@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "AutoCompressorMixin": "synopsis.compressors.summary.model",
+    "AutoCompressorMixin": "synopsis.compressors.published.summary",
     "SummaryOutput": "synopsis.compressors.summary.model",
     "CompressedContext": "synopsis.compressors.context",
-    "GistMixin": "synopsis.compressors.gist.model",
+    "GistMixin": "synopsis.compressors.published.gist",
     "load": "synopsis.compressors.loading",
     "load_tokenizer": "synopsis.compressors.loading",
     "compressor_class": "synopsis.compressors.registry",

@@ -15,8 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synopsis.compressors.attention import causal
-
 CONDITIONS = ("gist", "pos_control", "neg_control")
 
 
@@ -56,12 +54,19 @@ def seen(input_ids: Tensor, gist_token: int, condition: str, together: bool = Tr
     return ~(after[:, None, :, None] & before[:, None, None, :])
 
 
-def visible(input_ids: Tensor, attention_mask: Tensor, gist_token: int, condition: str) -> Tensor:
-    """(batch, 1, length, length) boolean: True where the row position may see the column position.
+def visible_both_ways(input_ids: Tensor, real: Tensor, gist_token: int, condition: str) -> tuple[Tensor, Tensor]:
+    """(batch, 1, T, T) boolean, who sees whom in an encoder; and (batch, T), what the decoder sees.
 
-    attention_mask: (batch, length), 0 at padding. A padded position sees itself, so that no row is empty.
+    real: (batch, T), False at padding. Rows without a gist token are not restricted.
     """
-    return causal(attention_mask) & seen(input_ids, gist_token, condition)
+    if condition == "pos_control":
+        return real[:, None, None, :].expand(-1, -1, real.shape[1], -1), real
+    first, last = gist_span(input_ids, gist_token)
+    place = torch.arange(input_ids.shape[1], device=input_ids.device)
+    later = place > last[:, None]  # (B, T)
+    kept = real & (place >= (first if condition == "gist" else last + 1)[:, None])
+    allowed = torch.where(later[:, :, None], kept[:, None, :], (real & ~later)[:, None, :])
+    return allowed[:, None], kept
 
 
 def places(kept: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

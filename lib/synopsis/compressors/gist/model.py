@@ -24,10 +24,9 @@ from synopsis.compressors.attention import attention_masks, causal
 from synopsis.compressors.base import ContextMixin
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.masks import CONDITIONS, gather, gist_span, places, seen
-from synopsis.compressors.published import gist as published
 
 
-class GistMixin(ContextMixin):
+class Gist(ContextMixin):
     """Put before a causal language model; reads gist_token_id, gist_condition, gist_tokens from the configuration."""
 
     def __init__(self, config: Any):
@@ -74,40 +73,31 @@ class GistMixin(ContextMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | tuple[tuple[Tensor, Tensor], ...] | None = None,
-        attention_mask_gist: Tensor | None = None,
-        gist_activations: published.GistActivations | None = None,
-        gist_offset: Tensor | int | None = None,
+        past_key_values: Cache | None = None,
         context: CompressedContext | None = None,
+        shown: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """One pass under the mask of the model's condition, or under `attention_mask_gist` where that is given.
+        """One pass under the mask of the model's condition. With a `context` it is `continue_from`.
 
-        With a `context` it is `continue_from`.
-        input_ids (batch, length) hold the gist tokens; attention_mask (batch, length) is 0 at padding;
-        attention_mask_gist (batch, 1, length, length) or (batch, 1, 1, length) is 0 where something is hidden beyond
-        causality and padding. `gist_activations`, or `past_key_values` with `gist_offset`, go on from cached gist
-        tokens (see `synopsis.compressors.published.gist`).
+        input_ids (batch, length) hold the gist tokens; attention_mask (batch, length) is 0 at padding; shown (batch, 1,
+        length or 1, length), False where something is hidden beyond causality and padding, instead of the condition.
 
-        With a cache alone, with embeddings instead of ids, or with a mask made for transformers, the call goes there as
-        it is: who decodes from a cache decides what it holds. ValueError for rows that are padding only or too long.
+        With a cache, with embeddings instead of ids, or with a mask made for transformers, the call goes there as it
+        is: who decodes from a cache decides what it holds. ValueError for rows that are padding only or too long.
         """
         if context is not None:
             assert input_ids is not None
             return self.continue_from(context, input_ids, attention_mask, **options)
-        if gist_activations is not None:
-            past_key_values, gist_offset = gist_activations.past_key_values, gist_activations.gist_indices
-            attention_mask = gist_activations.hide_padding(attention_mask, input_ids)
-        if published.goes_on(past_key_values, attention_mask_gist, gist_offset):
-            assert input_ids is not None
-            arguments = published.continuation(
-                self, input_ids, attention_mask, attention_mask_gist, past_key_values, gist_offset
-            )
-            return self._plain_forward(**arguments, **options)
         prepared = attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2)
-        fresh = past_key_values is None or past_key_values.get_seq_length() == 0  # type: ignore[union-attr]
+        fresh = past_key_values is None or past_key_values.get_seq_length() == 0
         if fresh and not prepared and input_ids is not None:
-            attention_mask, position_ids = self._whole(input_ids, attention_mask, position_ids, attention_mask_gist)
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            self._check_rows(mask)
+            shown = self.shown(input_ids) if shown is None else shown
+            if shown is not None or attention_mask is not None:
+                position_ids = self._token_positions(mask) if position_ids is None else position_ids
+                attention_mask = self._masks(mask, position_ids, shown)
         return self._plain_forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -116,25 +106,9 @@ class GistMixin(ContextMixin):
             **options,
         )
 
-    def _whole(
-        self, ids: Tensor, attention_mask: Tensor | None, positions: Tensor | None, mask_gist: Tensor | None
-    ) -> tuple[Any, Tensor | None]:
-        """The mask and the positions of a pass over whole rows."""
-        mask = torch.ones_like(ids) if attention_mask is None else attention_mask
-        self._check_rows(mask)
-        shown = self._shown(ids, mask_gist)
-        if shown is None and attention_mask is None:
-            return None, positions
-        positions = self._token_positions(mask) if positions is None else positions
-        return self._masks(mask, positions, shown), positions
-
-    def _shown(self, ids: Tensor, mask_gist: Tensor | None) -> Tensor | None:
-        """(batch, 1, length or 1, length): False where something is hidden beyond causality; None where nothing is."""
-        length, token = ids.shape[1], self.config.gist_token_id
-        if mask_gist is not None:
-            published.check_mask(mask_gist, len(ids), length, length)
-            triangle = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
-            return None if bool((mask_gist.bool() | ~triangle).all()) else mask_gist.bool()
+    def shown(self, ids: Tensor) -> Tensor | None:
+        """(batch, 1, length, length): False where the condition hides something; None where nothing is hidden."""
+        token = self.config.gist_token_id
         if token is None or self.config.gist_condition == "pos_control" or not bool((ids == token).any()):
             return None
         return seen(ids, token, self.config.gist_condition)
@@ -241,34 +215,21 @@ class GistMixin(ContextMixin):
         inputs: Tensor | None = None,
         context: CompressedContext | None = None,
         attention_mask: Tensor | None = None,
-        attention_mask_gist: Tensor | None = None,
-        gist_activations: published.GistActivations | None = None,
-        gist_offset: Tensor | int | None = None,
+        shown: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
         """As `ContextMixin.generate`; prompts may hold gist tokens, and each new token sees what the last one sees.
 
         Prompts (batch, length) are padded on the left; returns (batch, length + new) ids. Rows without a gist token
-        are plain prompts, in a batch with others too. The published arguments are those of `forward`; with cached gist
-        tokens the prompts are what follows them, and attention_mask (batch, cached + length) counts them.
+        are plain prompts, in a batch with others too. `shown` is that of `forward`.
         """
         if inputs is None:
             inputs = options.pop("input_ids", None)
-        past = options.get("past_key_values")
-        if gist_activations is not None:
-            past, gist_offset = gist_activations.past_key_values, gist_activations.gist_indices
-            attention_mask = gist_activations.hide_padding(attention_mask, inputs)
-        if inputs is not None and published.goes_on(past, attention_mask_gist, gist_offset):
-            options.pop("past_key_values", None)
-            own, mask = published.context(self, inputs, attention_mask, attention_mask_gist, past, gist_offset)
-            return self._generate_after(own, inputs, mask, options)
         if inputs is None or context is not None:
             return super().generate(inputs, context=context, attention_mask=attention_mask, **options)
         mask = torch.ones_like(inputs) if attention_mask is None else attention_mask
         self._check_rows(mask)
-        shown = self._shown(inputs, attention_mask_gist)
-        if shown is None and attention_mask_gist is not None and self._shown(inputs, None) is not None:
-            shown = attention_mask_gist.bool()  # that shows all; a plain pass would hide what the condition hides
+        shown = self.shown(inputs) if shown is None else shown
         if shown is None:
             return super().generate(inputs, attention_mask=attention_mask, **options)
         if not bool(mask[:, -1].all()):
@@ -295,21 +256,3 @@ class GistMixin(ContextMixin):
                 options[limit] -= read
         out = self._generate_after(own, inputs[:, -1:], mask[:, -1:], options)
         return torch.cat([inputs[:, before], out], dim=1)
-
-    # ------------------------------------------------------------------------------------------------------ published
-
-    @torch.no_grad()
-    def get_gist_activations(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        attention_mask_gist: Tensor | None = None,
-        gist_token: int | None = None,
-        num_gist_tokens: int | None = None,
-        cache_all: bool = False,
-    ) -> published.GistActivations:
-        """The published form of `compress`; see `published.gist.activations`."""
-        token = self.config.gist_token_id if gist_token is None else gist_token
-        return published.activations(
-            self, input_ids, attention_mask, attention_mask_gist, token, num_gist_tokens, cache_all
-        )

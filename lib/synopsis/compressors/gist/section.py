@@ -26,7 +26,7 @@ class GistCompressor(TrainedCompressor):
     measured_by = frozenset({"generate", "benchmark"})
     architectures = frozenset({*DECODERS, *ENCODER_DECODERS})
     kind = "gist"
-    mixin = "synopsis.compressors.gist.model:GistMixin"
+    mixin = "synopsis.compressors.published.gist:GistMixin"
     explicit: ClassVar[dict[str, str]] = {"t5": "synopsis.compressors.gist.t5:GistT5ForConditionalGeneration"}
     class_name = "Gist{stem}ForCausalLM"
     condition: Literal["gist", "pos_control", "neg_control"]

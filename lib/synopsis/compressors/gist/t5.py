@@ -23,9 +23,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from synopsis.compressors.attention import attention_masks
 from synopsis.compressors.auto_classes import configuration_class
 from synopsis.compressors.context import CompressedContext
-from synopsis.compressors.gist.model import GistMixin
+from synopsis.compressors.gist.model import Gist
 from synopsis.compressors.loss import IGNORED
-from synopsis.compressors.masks import gist_span
+from synopsis.compressors.masks import gather, places, visible_both_ways
 from synopsis.compressors.published import gist as published
 
 ENCODER_SIDE = ("cross_attention_mask", "gist_activations", "inputs_embeds")
@@ -36,7 +36,7 @@ GistT5ForConditionalGenerationConfig: Any = configuration_class(
 )
 
 
-class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
+class GistT5ForConditionalGeneration(Gist, T5ForConditionalGeneration):
     """T5 with gist tokens; reads gist_token_id, gist_condition, gist_tokens from the configuration."""
 
     config_class = GistT5ForConditionalGenerationConfig
@@ -180,8 +180,8 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
         real = _real(attention_mask, read.shape[:2], read.device)
         self._check_rows(real)
         if gist_token is None or read.dim() > 2:
-            return gist_visible(read, real, -1, "pos_control")
-        return gist_visible(read, real, gist_token, self.config.gist_condition)
+            return visible_both_ways(read, real, -1, "pos_control")
+        return visible_both_ways(read, real, gist_token, self.config.gist_condition)
 
     def _native(self, allowed: Tensor) -> Any:
         """(batch, 1, T, K) in the form that the model's attention takes; positions play no part in T5."""
@@ -265,7 +265,7 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
         return self._keep(ids, allowed, kept, last, real.sum(-1))
 
     @torch.no_grad()
-    def get_gist_activations(  # type: ignore[override]
+    def get_gist_activations(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -282,10 +282,7 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
         real = allowed[:, 0].diagonal(dim1=1, dim2=2)  # only padding does not see itself
         last = self.last_gist(ids, real, token)
         is_gist = ids == token
-        wrong = [] if num_gist_tokens is None else (is_gist.sum(-1) != num_gist_tokens).nonzero().flatten().tolist()
-        if wrong:
-            count = int(is_gist[wrong[0]].sum())
-            raise ValueError(f"row {wrong[0]} has {count} gist tokens; num_gist_tokens is {num_gist_tokens}")
+        published.check_count(is_gist, num_gist_tokens)
         up_to_last = real & (torch.arange(ids.shape[1], device=ids.device) <= last[:, None])
         context = self._keep(ids, allowed, up_to_last if cache_all else is_gist, last, up_to_last.sum(-1))
         assert context.hidden_states is not None
@@ -295,15 +292,15 @@ class GistT5ForConditionalGeneration(GistMixin, T5ForConditionalGeneration):
         """The context of the tokens `kept` (batch, T), from the first of them to `last` (batch,) in each row."""
         cache = DynamicCache()
         hidden = self._blocks(ids, allowed, cache, torch.arange(ids.shape[1], device=ids.device)[None])
-        index, mask = published.places(kept, last)
+        index, mask = places(kept, last)
         layers: Any = cache.layers
         return CompressedContext(
             next_position=source,
             source_tokens=source,
             fingerprint=self.fingerprint(),
-            keys=tuple(published.gather(layer.keys, index, mask) for layer in layers),
-            values=tuple(published.gather(layer.values, index, mask) for layer in layers),
-            hidden_states=published.gather(hidden[:, None], index, mask)[:, 0],
+            keys=tuple(gather(layer.keys, index, mask) for layer in layers),
+            values=tuple(gather(layer.values, index, mask) for layer in layers),
+            hidden_states=gather(hidden[:, None], index, mask)[:, 0],
             mask=None if bool(mask.all()) else mask.long(),
         )
 
@@ -332,21 +329,6 @@ def remove_gist(
     rest = published.remove_gist(rows, num_gist_tokens, gist_token, pad_token)
     mask = rest["attention_mask"]
     return {"input_ids": rest["input_ids"], "attention_mask": mask, "cross_attention_mask": mask}
-
-
-def gist_visible(input_ids: Tensor, real: Tensor, gist_token: int, condition: str) -> tuple[Tensor, Tensor]:
-    """(batch, 1, T, T) boolean, who sees whom in the encoder; and (batch, T), what the decoder sees.
-
-    real: (batch, T), False at padding. Rows without a gist token are not restricted.
-    """
-    if condition == "pos_control":
-        return real[:, None, None, :].expand(-1, -1, real.shape[1], -1), real
-    first, last = gist_span(input_ids, gist_token)
-    place = torch.arange(input_ids.shape[1], device=input_ids.device)
-    later = place > last[:, None]  # (B, T)
-    seen = real & (place >= (first if condition == "gist" else last + 1)[:, None])
-    allowed = torch.where(later[:, :, None], seen[:, None, :], (real & ~later)[:, None, :])
-    return allowed[:, None], seen
 
 
 def _real(mask: Tensor | None, shape: torch.Size, device: torch.device, name: str = "attention_mask") -> Tensor:

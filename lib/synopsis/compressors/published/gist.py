@@ -23,6 +23,7 @@ from transformers import Cache, DynamicCache
 
 from synopsis.compressors.attention import attention_masks, causal, sliding_window
 from synopsis.compressors.context import CompressedContext
+from synopsis.compressors.gist.model import Gist
 from synopsis.compressors.masks import gather, places
 
 KeysAndValues = tuple[tuple[Tensor, Tensor], ...]
@@ -56,46 +57,117 @@ class GistActivations:
         return own if attention_mask is None or attention_mask.shape != own.shape else own * attention_mask
 
 
-def activations(
-    model: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
-    attention_mask_gist: Tensor | None,
-    gist_token: int,
-    num_gist_tokens: int | None,
-    cache_all: bool,
-) -> GistActivations:
-    """Read (batch, length) ids, which may go on after their gist tokens, and keep what stands at these.
+class GistMixin(Gist):
+    """A `Gist` model with the arguments of the published code."""
 
-    attention_mask_gist is taken where it is given; up to the last gist token every condition is causal. cache_all keeps
-    all up to the last gist token: what of it may be seen is then said by `attention_mask_gist` of the call that goes
-    on. ValueError for a row without gist tokens, or without `num_gist_tokens` of them where that is given.
-    """
-    ids = input_ids.to(model.device)
-    mask = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.device)
-    last = model.last_gist(ids, mask, gist_token)
-    is_gist = ids == gist_token
-    wrong = [] if num_gist_tokens is None else (is_gist.sum(-1) != num_gist_tokens).nonzero().flatten().tolist()
-    if wrong:
-        count = int(is_gist[wrong[0]].sum())
-        raise ValueError(f"row {wrong[0]} has {count} gist tokens; num_gist_tokens is {num_gist_tokens}")
-    end = int(last.max()) + 1
-    shown = None
-    if attention_mask_gist is not None:
-        check_mask(attention_mask_gist, len(ids), ids.shape[1], ids.shape[1])
-        shown = attention_mask_gist[:, :, :end, :end].bool().to(ids.device)
-    place = torch.arange(end, device=ids.device)
-    rotary = getattr(model.config, "rope_parameters", None) is not None
-    positions = place.expand(len(ids), -1) if rotary else model._token_positions(mask)[:, :end]
-    hidden, cache = model.read(ids[:, :end], mask[:, :end], positions, shown)
-    up_to_last = mask[:, :end].bool() & (place <= last[:, None])
-    kept = up_to_last if cache_all else is_gist[:, :end]
-    context = model.keep(cache, kept, last, positions, up_to_last.sum(-1))
-    return GistActivations(
-        last_hidden_state=gather(hidden[:, None], *places(kept, last))[:, 0],
-        gist_indices=context.next_position - context.length,
-        context=context,
-    )
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | KeysAndValues | None = None,
+        attention_mask_gist: Tensor | None = None,
+        gist_activations: GistActivations | None = None,
+        gist_offset: Tensor | int | None = None,
+        context: CompressedContext | None = None,
+        **options: Any,
+    ) -> Any:
+        """As `Gist.forward`, under `attention_mask_gist` where that is given, or after cached gist tokens.
+
+        attention_mask_gist (batch, 1, length, length) or (batch, 1, 1, length) is 0 where something is hidden beyond
+        causality and padding. `gist_activations`, or `past_key_values` with `gist_offset`, are cached gist tokens.
+        """
+        if gist_activations is not None:
+            past_key_values, gist_offset = gist_activations.past_key_values, gist_activations.gist_indices
+            attention_mask = gist_activations.hide_padding(attention_mask, input_ids)
+        if context is None and goes_on(past_key_values, attention_mask_gist, gist_offset):
+            assert input_ids is not None
+            given = input_ids, attention_mask, attention_mask_gist, past_key_values, gist_offset
+            return self._plain_forward(**continuation(self, *given), **options)
+        if attention_mask_gist is not None and input_ids is not None:
+            options["shown"] = shown_of(attention_mask_gist, input_ids)
+        cache: Any = past_key_values
+        return super().forward(input_ids, attention_mask, position_ids, cache, context=context, **options)
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        inputs: Tensor | None = None,
+        context: CompressedContext | None = None,
+        attention_mask: Tensor | None = None,
+        attention_mask_gist: Tensor | None = None,
+        gist_activations: GistActivations | None = None,
+        gist_offset: Tensor | int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """As `Gist.generate`; the published arguments are those of `forward`.
+
+        With cached gist tokens the prompts are what follows them; attention_mask (batch, cached + length) counts them.
+        """
+        if inputs is None:
+            inputs = options.pop("input_ids", None)
+        past = options.get("past_key_values")
+        if gist_activations is not None:
+            past, gist_offset = gist_activations.past_key_values, gist_activations.gist_indices
+            attention_mask = gist_activations.hide_padding(attention_mask, inputs)
+        if inputs is not None and goes_on(past, attention_mask_gist, gist_offset):
+            options.pop("past_key_values", None)
+            own, mask = cached_context(self, inputs, attention_mask, attention_mask_gist, past, gist_offset)
+            return self._generate_after(own, inputs, mask, options)
+        if attention_mask_gist is not None and inputs is not None and context is None:
+            options["shown"] = shown_of(attention_mask_gist, inputs)
+        return super().generate(inputs, context, attention_mask, **options)
+
+    @torch.no_grad()
+    def get_gist_activations(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        attention_mask_gist: Tensor | None = None,
+        gist_token: int | None = None,
+        num_gist_tokens: int | None = None,
+        cache_all: bool = False,
+    ) -> GistActivations:
+        """Read (batch, length) ids, which may go on after their gist tokens, and keep what stands at these.
+
+        attention_mask_gist is taken where it is given; up to the last gist token every condition is causal. cache_all
+        keeps all up to the last gist token: what of it may be seen is then said by `attention_mask_gist` of the call
+        that goes on. ValueError for a row without gist tokens, or without `num_gist_tokens` of them where given.
+        """
+        ids, token = input_ids.to(self.device), self.config.gist_token_id if gist_token is None else gist_token
+        mask = torch.ones_like(ids) if attention_mask is None else attention_mask.to(ids.device)
+        last, is_gist = self.last_gist(ids, mask, token), ids == token
+        check_count(is_gist, num_gist_tokens)
+        end = int(last.max()) + 1
+        shown = None
+        if attention_mask_gist is not None:
+            check_mask(attention_mask_gist, len(ids), ids.shape[1], ids.shape[1])
+            shown = attention_mask_gist[:, :, :end, :end].bool().to(ids.device)
+        place = torch.arange(end, device=ids.device)
+        rotary = getattr(self.config, "rope_parameters", None) is not None
+        positions = place.expand(len(ids), -1) if rotary else self._token_positions(mask)[:, :end]
+        hidden, cache = self.read(ids[:, :end], mask[:, :end], positions, shown)
+        up_to_last = mask[:, :end].bool() & (place <= last[:, None])
+        kept = up_to_last if cache_all else is_gist[:, :end]
+        context = self.keep(cache, kept, last, positions, up_to_last.sum(-1))
+        return GistActivations(
+            last_hidden_state=gather(hidden[:, None], *places(kept, last))[:, 0],
+            gist_indices=context.next_position - context.length,
+            context=context,
+        )
+
+
+def check_count(is_gist: Tensor, wanted: int | None) -> None:
+    """ValueError for a row (batch, length) that does not have the wanted number of gist tokens."""
+    for row, count in enumerate([] if wanted is None else is_gist.sum(-1).tolist()):
+        if count != wanted:
+            raise ValueError(f"row {row} has {count} gist tokens; num_gist_tokens is {wanted}")
+
+
+def shown_of(mask_gist: Tensor, ids: Tensor) -> Tensor:
+    """An attention_mask_gist over whole rows (batch, length) as `Gist.forward` takes it."""
+    check_mask(mask_gist, len(ids), ids.shape[1], ids.shape[1])
+    return mask_gist.bool()
 
 
 # ---------------------------------------------------------------------------------------------- going on from a cache
@@ -137,7 +209,7 @@ def continuation(
     }
 
 
-def context(
+def cached_context(
     model: Any, input_ids: Tensor, mask: Tensor | None, mask_gist: Tensor | None, past: Any, offset: Tensor | int | None
 ) -> tuple[CompressedContext, Tensor]:
     """The same as a context, for generation, and the mask (batch, n) of the new tokens."""

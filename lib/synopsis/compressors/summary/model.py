@@ -11,6 +11,8 @@ real (unpadded) positions, soft prompt and summary tokens included.
     out.softprompt                  # (batch, 3 * summary_length, hidden)
     context = model.compress(input_ids)
     model.generate(prompt_ids, context=context, max_new_tokens=20)
+
+Further argument forms of the published code stand in `synopsis.compressors.published.summary`.
 """
 
 from __future__ import annotations
@@ -26,12 +28,10 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from synopsis.compressors.attention import sliding_window
-from synopsis.compressors.base import Demand, check_finite, lengths_of_segments
+from synopsis.compressors.base import ContextMixin, Demand, check_finite, full_mask, lengths_of_segments
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.loss import losses_by_segment, next_token_loss
-from synopsis.compressors.summary.contexts import SummaryContexts
 from synopsis.compressors.summary.section import vectors_after
-from synopsis.compressors.summary.segments import Segment, SegmentCache
 
 
 @dataclass
@@ -45,7 +45,7 @@ class SummaryOutput(CausalLMOutputWithPast):
     segment_losses: Tensor | None = None
 
 
-class AutoCompressorMixin(SummaryContexts):
+class AutoCompressor(ContextMixin):
     """Put before a causal language model; see the module's docstring.
 
     Read from the configuration: summary_length, accumulate_summary, segment_gradient_checkpointing, and
@@ -114,104 +114,6 @@ class AutoCompressorMixin(SummaryContexts):
             left, soft = left - lengths[-1], vectors_after(soft, ends, self.config.accumulate_summary)
         return lengths
 
-    # ------------------------------------------------------------------------------------------------------- reading
-
-    def forward(  # type: ignore[override]
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        segment_lengths: int | list[int] | None = None,
-        softprompt: Tensor | None = None,
-        output_softprompt: bool = False,
-        summary_length: int | None = None,
-        output_segment_losses: bool = False,
-        past_key_values: DynamicCache | None = None,
-        use_cache: bool | None = None,
-        skip_logits: bool | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        context: CompressedContext | None = None,
-        **options: Any,
-    ) -> Any:
-        """Read segments and predict every next token. With a `context` it is `continue_from`, one pass and no segments.
-
-        input_ids: (batch, length); segment_lengths: a list that adds up to length, or one length for all segments but
-        a shorter last one; softprompt: (batch, k, hidden) before the first segment; output_softprompt: also summarise
-        the last segment; labels: (batch, length), shifted inside, -100 ignored (as the first token after padding on the
-        left should be: nothing predicts it). The loss is one mean over all segments. skip_logits: give no logits beside
-        the loss (None: in training). summary_length: how many summary tokens end a segment, the first ones (None: all).
-        output_segment_losses: also give the losses by row and segment, and no logits.
-
-        use_cache gives `past_key_values` that the next call goes on from, in the same segment; with one number as
-        segment_lengths a segment that has become that long is compressed. A cache that is given is not changed.
-        attention_mask may then cover earlier tokens too. Without any of those this is the plain model.
-
-        ValueError when they do not fit each other or the input.
-        """
-        if context is not None:
-            if input_ids is None or softprompt is not None or segment_lengths is not None or output_softprompt:
-                raise ValueError("with a context give input_ids, and neither a softprompt nor segment_lengths")
-            return self.continue_from(context, input_ids, attention_mask, labels=labels, **options)
-        past = past_key_values if isinstance(past_key_values, SegmentCache) else None
-        compresses = softprompt is not None or segment_lengths is not None or output_softprompt
-        starts_cache = bool(use_cache) and past_key_values is None and self.config.summary_length > 0
-        if past is None and past_key_values is not None and compresses:
-            raise ValueError("softprompt, segment_lengths and output_softprompt go on from a cache of a segment only")
-        if past is None and not compresses and not starts_cache:
-            embeds = input_ids if inputs_embeds is None else inputs_embeds
-            if embeds is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
-                _mask_of(embeds, attention_mask, covers_more=False, may_be_empty=bool(use_cache))
-            out = self._plain_forward(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                inputs_embeds=inputs_embeds,
-                labels=labels,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                skip_logits=skip_logits,
-                num_items_in_batch=num_items_in_batch,
-                **options,
-            )
-            return SummaryOutput(**out) if isinstance(out, CausalLMOutputWithPast) else out
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)  # (B, T, E)
-        assert inputs_embeds is not None
-        mask = _mask_of(inputs_embeds, attention_mask, past is not None, may_be_empty=bool(use_cache))
-        softprompt = self._checked_softprompt(softprompt, inputs_embeds, past)
-        segments = self._segments(inputs_embeds, mask, segment_lengths, past)
-
-        hidden_states, cache, ends = [], past, self.summary_tokens(summary_length)
-        for index, segment in enumerate(segments):
-            last = index == len(segments) - 1
-            if last and use_cache and cache is None:
-                cache = SegmentCache(softprompt)
-            summarise = output_softprompt or not last or segment.closes
-            hidden, summary, cache = self._read(softprompt, segment, ends if summarise else 0, cache)
-            hidden_states.append(hidden)
-            softprompt = self._joined(softprompt, summary)
-            if not last:
-                cache = None
-            elif segment.closes:
-                cache = SegmentCache(softprompt)
-        hidden = torch.cat(hidden_states, dim=1)  # (B, T, E)
-        loss = logits = losses = None
-        if labels is not None and output_segment_losses:
-            losses = losses_by_segment(hidden, labels, self.logits, [segment.embeds.shape[1] for segment in segments])
-            loss = losses[..., 0].sum() / losses[..., 1].sum().clamp(min=1)
-        elif labels is not None and (self.training if skip_logits is None else skip_logits):
-            loss = next_token_loss(hidden, labels, self.logits, num_items_in_batch)
-        else:
-            logits = self.logits(hidden)  # (B, T, V)
-            loss = None if labels is None else next_token_loss(logits, labels, items=num_items_in_batch)
-        return SummaryOutput(
-            loss=loss,
-            logits=logits,
-            softprompt=softprompt,
-            segment_losses=losses,
-            past_key_values=cache if use_cache else None,
-        )
-
     def summary_tokens(self, wanted: int | None = None) -> int:
         """How many summary tokens end a segment; ValueError where so few (or many) are of no use to this model."""
         most = self.config.summary_length
@@ -226,69 +128,105 @@ class AutoCompressorMixin(SummaryContexts):
             )
         return wanted
 
-    def _segments(
-        self, embeds: Tensor, mask: Tensor | None, segment_lengths: int | list[int] | None, past: SegmentCache | None
-    ) -> list[Segment]:
-        """The input cut into segments, the first of which goes on from `past`."""
-        length, read = embeds.shape[1], 0 if past is None else past.tokens
-        if past is not None and isinstance(segment_lengths, list):
-            raise ValueError(f"segment_lengths {segment_lengths}: with a cache it is one number for all segments")
-        lengths = lengths_of_segments(segment_lengths, length, read)
-        masks = [None] * len(lengths) if mask is None else mask.split(lengths, 1)
-        segments = [Segment(*parts) for parts in zip(embeds.split(lengths, 1), masks, strict=True)]
-        if past is not None and isinstance(segment_lengths, int):
-            filled = lengths[-1] + (read if len(lengths) == 1 else 0)
-            segments[-1].closes = filled == segment_lengths
-        return segments
+    # ------------------------------------------------------------------------------------------------------- reading
 
-    def _checked_softprompt(self, softprompt: Tensor | None, embeds: Tensor, past: SegmentCache | None) -> Tensor:
-        rows, _, width = embeds.shape
-        if past is not None:
-            if softprompt is not None:
-                raise ValueError("the cache holds a soft prompt already; give no other beside it")
-            return past.softprompt
-        if softprompt is None:
-            softprompt = embeds.new_zeros(rows, 0, width)
-        if softprompt.dim() != 3 or softprompt.shape[0] != rows or softprompt.shape[2] != width:
-            raise ValueError(f"softprompt has shape {tuple(softprompt.shape)}; expected ({rows}, k, {width})")
-        if not self.training:
-            check_finite(softprompt, "of the soft prompt")
-        return softprompt.to(embeds.device, embeds.dtype)
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        segment_lengths: int | list[int] | None = None,
+        softprompt: Tensor | None = None,
+        output_softprompt: bool = False,
+        summary_length: int | None = None,
+        context: CompressedContext | None = None,
+        **options: Any,
+    ) -> Any:
+        """Read segments and predict every next token. With a `context` it is `continue_from`, one pass and no segments.
 
-    def _joined(self, softprompt: Tensor, summary: Tensor) -> Tensor:
-        """The next soft prompt: all summary vectors so far, or the newest."""
-        if self.config.accumulate_summary:
-            return torch.cat([softprompt, summary], dim=1)
-        return summary if summary.shape[1] > 0 else softprompt
+        input_ids: (batch, length); segment_lengths: a list that adds up to length, or one length for all segments but
+        a shorter last one; softprompt: (batch, k, hidden) before the first segment; output_softprompt: also summarise
+        the last segment; labels: (batch, length), shifted inside, -100 ignored (as the first token after padding on the
+        left should be: nothing predicts it). The loss is one mean over all segments; its options are those of `output`.
+        summary_length: how many summary tokens end a segment, the first ones (None: all). Without any of those this is
+        the plain model. ValueError when they do not fit each other or the input.
+        """
+        segmented = softprompt is not None or segment_lengths is not None or output_softprompt
+        if context is not None:
+            if input_ids is None or segmented:
+                raise ValueError("with a context give input_ids, and neither a softprompt nor segment_lengths")
+            return self.continue_from(context, input_ids, attention_mask, labels=labels, **options)
+        if not segmented:
+            out = self._plain_forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **options)
+            return SummaryOutput(**out) if isinstance(out, CausalLMOutputWithPast) else out
+        embeds = options.pop("inputs_embeds", None)
+        embeds = self.get_input_embeddings()(input_ids) if embeds is None else embeds  # (B, T, E)
+        mask = mask_of(embeds, attention_mask)
+        softprompt = self.checked_softprompt(softprompt, embeds)
+        lengths, ends = lengths_of_segments(segment_lengths, embeds.shape[1]), self.summary_tokens(summary_length)
+        masks: Any = [None] * len(lengths) if mask is None else mask.split(lengths, 1)
+        states = []
+        for index, (part, part_mask) in enumerate(zip(embeds.split(lengths, 1), masks, strict=True)):
+            summarise = output_softprompt or index < len(lengths) - 1
+            hidden, summary = self.read_segment(softprompt, part, ends if summarise else 0, part_mask)
+            states.append(hidden)
+            softprompt = self.joined(softprompt, summary)
+        return self.output(torch.cat(states, dim=1), labels, softprompt, lengths, **options)
 
-    def _read(
+    def output(
+        self,
+        hidden: Tensor,
+        labels: Tensor | None,
+        softprompt: Tensor,
+        lengths: Sequence[int],
+        output_segment_losses: bool = False,
+        skip_logits: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **_: Any,
+    ) -> SummaryOutput:
+        """Logits of the states (B, T, E), and the loss where there are labels.
+
+        skip_logits: give no logits beside the loss (None: in training). output_segment_losses: also give the losses by
+        row and segment, and no logits.
+        """
+        loss = logits = losses = None
+        if labels is not None and output_segment_losses:
+            losses = losses_by_segment(hidden, labels, self.logits, lengths)
+            loss = losses[..., 0].sum() / losses[..., 1].sum().clamp(min=1)
+        elif labels is not None and (self.training if skip_logits is None else skip_logits):
+            loss = next_token_loss(hidden, labels, self.logits, num_items_in_batch)
+        else:
+            logits = self.logits(hidden)  # (B, T, V)
+            loss = None if labels is None else next_token_loss(logits, labels, items=num_items_in_batch)
+        return SummaryOutput(loss=loss, logits=logits, softprompt=softprompt, segment_losses=losses)
+
+    def read_segment(
         self,
         softprompt: Tensor,
-        segment: Segment,
+        embeds: Tensor,
         ends: int,
-        cache: SegmentCache | None = None,
+        mask: Tensor | None = None,
         soft_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, SegmentCache | None]:
+        past: DynamicCache | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Hidden states of the tokens (B, t, E) and of the first `ends` summary tokens (B, ends, E).
 
-        With a cache, the cache of the segment so far, these tokens included and the summary tokens not.
+        past: keys and values of the soft prompt and the tokens before these, which grows by all that is read; mask:
+        (B, tokens of the whole segment), None when nothing is padded.
         """
-        embeds, summary = segment.embeds, segment.embeds[:, :0]
-        rows, soft = len(embeds), softprompt.shape[1]
+        rows, soft, summary = len(embeds), softprompt.shape[1], embeds[:, :0]
         if ends:
             summary = self.embed_summary.weight[:ends].to(embeds.dtype).expand(rows, -1, -1)
         if embeds.shape[1] + summary.shape[1] == 0:
-            return embeds, summary, cache  # a full segment of a model that has no summary tokens
-        mask = segment.mask if cache is None else cache.with_mask(segment)
-        whole = segment.embeds.shape[1] + (0 if cache is None else cache.tokens)  # tokens of the segment so far
+            return embeds, summary  # a full segment of a model that has no summary tokens
+        cached = 0 if past is None else past.get_seq_length()
+        whole = embeds.shape[1] + max(cached - soft, 0)  # tokens of the segment so far
         if soft_mask is not None or mask is not None:
             mask = embeds.new_ones(rows, whole, dtype=torch.long) if mask is None else mask
             soft_mask = mask.new_ones(rows, soft) if soft_mask is None else soft_mask
         positions, needed = self._positions(soft, soft_mask, whole, mask, ends)
         self.check_positions(needed, f"a segment of {whole} tokens after {soft} soft-prompt vectors, with {ends} more,")
         full: Any = None if mask is None else torch.cat([soft_mask, mask, mask.new_ones(rows, ends)], dim=1)  # type: ignore[list-item]
-        past = None if cache is None else cache.copy()
-        cached = 0 if past is None else past.get_seq_length()
         if full is not None and sliding_window(self.config):
             counted = (full.cumsum(-1) - 1).clamp(min=0)
             full = self._masks_by_position(full, counted[:, cached:], counted)
@@ -308,10 +246,25 @@ class AutoCompressorMixin(SummaryContexts):
             hidden = checkpoint(read, softprompt, embeds, summary, use_reentrant=False)
         else:
             hidden = read(softprompt, embeds, summary)
-        if past is not None:
-            past.extend(segment, ends)
         first = 0 if cached else soft
-        return hidden[:, first : first + embeds.shape[1]], hidden[:, first + embeds.shape[1] :], past
+        return hidden[:, first : first + embeds.shape[1]], hidden[:, first + embeds.shape[1] :]
+
+    def joined(self, softprompt: Tensor, summary: Tensor) -> Tensor:
+        """The next soft prompt: all summary vectors so far, or the newest."""
+        if self.config.accumulate_summary:
+            return torch.cat([softprompt, summary], dim=1)
+        return summary if summary.shape[1] > 0 else softprompt
+
+    def checked_softprompt(self, softprompt: Tensor | None, embeds: Tensor) -> Tensor:
+        """The soft prompt for embeddings (B, T, E), empty without one; ValueError for a wrong shape or numbers."""
+        rows, _, width = embeds.shape
+        if softprompt is None:
+            softprompt = embeds.new_zeros(rows, 0, width)
+        if softprompt.dim() != 3 or softprompt.shape[0] != rows or softprompt.shape[2] != width:
+            raise ValueError(f"softprompt has shape {tuple(softprompt.shape)}; expected ({rows}, k, {width})")
+        if not self.training:
+            check_finite(softprompt, "of the soft prompt")
+        return softprompt.to(embeds.device, embeds.dtype)
 
     def positions_beside(self, soft: int, ends: int) -> int:
         """Positions that `soft` soft-prompt vectors and `ends` summary tokens take from those of a segment's tokens."""
@@ -329,8 +282,94 @@ class AutoCompressorMixin(SummaryContexts):
         full = torch.cat([soft_mask, mask, mask.new_ones(len(mask), ends)], dim=1)
         return (full.cumsum(-1) - 1).clamp(min=0), int(full.sum(-1).max())
 
+    # ------------------------------------------------------------------------------------------------------ contexts
 
-def _mask_of(embeds: Tensor, attention_mask: Tensor | None, covers_more: bool, may_be_empty: bool) -> Tensor | None:
+    @torch.no_grad()
+    def compress(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        context: CompressedContext | None = None,
+        segment_lengths: int | list[int] | None = None,
+        check_numbers: bool = True,
+        summary_length: int | None = None,
+        **options: Any,
+    ) -> CompressedContext:
+        """Summary vectors of (batch, length) tokens, read in segments after an earlier `context` if one is given.
+
+        Each row's segments are counted from its own first token, wherever its padding is, so that it gives what it
+        would give alone; a row that has ended gives no more vectors, and the context's mask says so. summary_length:
+        vectors of each segment, all or, for a model trained with random_summary_length, fewer.
+        """
+        if self.config.summary_length == 0:
+            raise ValueError("this model has no summary tokens (summary_length is 0)")
+        ends = self.summary_tokens(summary_length)
+        rows, length = input_ids.shape
+        mask = full_mask(input_ids, attention_mask)
+        lengths = lengths_of_segments(segment_lengths, length)
+        source = mask.sum(-1)
+        if context is None:
+            soft = self.get_input_embeddings()(input_ids[:, :0])
+            soft_mask = mask.new_ones(rows, 0)
+        else:
+            self.check_context(context)
+            context = context.to(self.device, self.dtype).expand(rows)
+            assert context.summary_vectors is not None
+            soft, soft_mask = context.summary_vectors, context.attention_mask
+            source = source + context.source_tokens
+        ids, mask = left_aligned(input_ids, mask)
+        for tokens, tokens_mask in zip(ids.split(lengths, 1), mask.split(lengths, 1), strict=True):
+            soft, soft_mask = self.summarised(soft, soft_mask, tokens, tokens_mask, ends)
+        if check_numbers:
+            check_finite(soft, "of the summary vectors")
+        return self.context_of(soft, soft_mask, source)
+
+    def summarised(
+        self, soft: Tensor, soft_mask: Tensor, tokens: Tensor, mask: Tensor, ends: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The soft prompt (batch, k, hidden) and its mask after one more segment; rows without tokens keep theirs."""
+        embeds = self.get_input_embeddings()(tokens)
+        padded = not bool(mask.all()) or not bool(soft_mask.all())
+        ends = self.config.summary_length if ends is None else ends
+        masks = (mask, soft_mask) if padded else (None, None)
+        _, summary = self.read_segment(soft, embeds, ends, *masks)
+        alive = mask.any(-1)
+        new_mask = alive[:, None].to(soft_mask.dtype).expand(-1, summary.shape[1])
+        if self.config.accumulate_summary or summary.shape[1] == 0:
+            return torch.cat([soft, summary], dim=1), torch.cat([soft_mask, new_mask], dim=1)
+        longest = max(soft.shape[1], summary.shape[1])
+        (soft, soft_mask), (summary, new_mask) = (
+            (nn.functional.pad(vectors, (0, 0, missing, 0)), nn.functional.pad(real, (missing, 0)))
+            for vectors, real in ((soft, soft_mask), (summary, new_mask))
+            for missing in [longest - vectors.shape[1]]
+        )
+        return torch.where(alive[:, None, None], summary, soft), torch.where(alive[:, None], new_mask, soft_mask)
+
+    def check_context(self, context: CompressedContext) -> None:
+        """ValueError for a context of another model or method, or of fewer summary vectors than this model gives."""
+        if context.summary_vectors is None:
+            raise ValueError("this model reads summary vectors; the context holds gist activations")
+        super().check_context(context)
+        step = 1 if self.config.random_summary_length else self.config.summary_length
+        for row, count in enumerate(context.attention_mask.sum(-1).tolist()):
+            if count == 0 or count % step:
+                raise ValueError(
+                    f"row {row} of the context has {count} summary vectors; this model gives {step} for each segment"
+                )
+        check_finite(context.summary_vectors, "of the context")
+
+
+def left_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows with their padding on the right."""
+    if bool(mask.all()):
+        return ids, mask
+    order = (mask == 0).int().argsort(dim=-1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
+
+
+def mask_of(
+    embeds: Tensor, attention_mask: Tensor | None, covers_more: bool = False, may_be_empty: bool = False
+) -> Tensor | None:
     """(batch, length) mask of the input, of which a mask of earlier tokens too holds the end; None when unpadded.
 
     Rows may be padding only where more will follow.

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import OPTConfig, OPTForCausalLM
 
 from synopsis.compressors.auto_classes import configuration_class
-from synopsis.compressors.summary.model import AutoCompressorMixin
+from synopsis.compressors.published.summary import AutoCompressorMixin
 
 NO_POSITION = -1
 """Position of soft prompts, summary tokens and padding: row 1 of the table, which training leaves as it is."""

@@ -30,7 +30,7 @@ class SummaryCompressor(TrainedCompressor):
     trained_on = "corpus"
     architectures = frozenset(DECODERS)
     kind = "summary"
-    mixin = "synopsis.compressors.summary.model:AutoCompressorMixin"
+    mixin = "synopsis.compressors.published.summary:AutoCompressorMixin"
     explicit: ClassVar[dict[str, str]] = {"opt": "synopsis.compressors.summary.opt:OPTAutoCompressorModel"}
     class_name = "{stem}AutoCompressorModel"
     summary_length: Annotated[int, Field(ge=1, le=2**16)]
