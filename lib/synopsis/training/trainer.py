@@ -252,7 +252,7 @@ class CompressorTrainer(Trainer):
         super()._save(output_dir, state_dict)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As in the Trainer; only where a run that is never stopped has a checkpoint, so that a stop changes nothing."""
+        """As in the Trainer, but only at checkpoints that a run has without a stop: a stop must change nothing."""
         step = self.state.global_step
         counts = step % self.args.save_steps == 0 or step >= self.state.max_steps
         return counts and super()._determine_best_metric(metrics, trial)
