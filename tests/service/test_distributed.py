@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import running
 import torch
 import yaml
+from running import MICRO, ROOT, wait_for, wait_for_line
 from safetensors.torch import load_file
 from synopsis.config.experiment import load_experiment
 from synopsis.data.prepare import prepare
@@ -23,8 +23,6 @@ from synopsis.errors import InputError
 from synopsis.training.launch import free_port, variables
 from synopsis.training.stage import train
 
-ROOT = Path(__file__).parents[2]
-MICRO = ROOT / "tests" / "workflow" / "micro.yaml"
 SECONDS = 170.0
 CLOSE = {"rel": 1e-5, "abs": 1e-5}
 """float32 sums of the same numbers in another order, over a dozen steps."""
@@ -88,11 +86,8 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    kept = {key: value for key, value in os.environ.items() if key != "MASTER_PORT"}
-    fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        command, env={**kept, **fixed, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    variables = running.environment(**environment)
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def pair(program: str, *arguments: str, **environment: str) -> list[subprocess.Popen[str]]:
@@ -107,24 +102,6 @@ def finished(*processes: subprocess.Popen[str]) -> str:
     said = [process.communicate(timeout=SECONDS)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
     return "\n".join(said)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + SECONDS
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.005)
-
-
-def wait_for_line(text: str, process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    read = ""
-    for line in process.stdout:
-        read += line
-        if text in line:
-            return read
-    raise AssertionError(f"the process ended before it said {text!r}:\n{read}")
 
 
 def curve(model: Path) -> list[tuple[int, str, float]]:

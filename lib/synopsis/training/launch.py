@@ -121,7 +121,7 @@ def _export_slurm() -> None:
     os.environ["SUBMITIT_EXECUTOR"] = "slurm"
     distributed = TorchDistributedEnvironment()
     own = {name: os.environ.pop(name) for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ}
-    # Each task sees the GPUs of its node or its own alone; `distributed.processes` tells the two apart.
+    # Each task sees the GPUs of its node or its own alone; `distributed.processes` finds out which.
     distributed.export(set_cuda_visible_devices=False)
     os.environ.update(own)
 

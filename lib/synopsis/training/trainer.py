@@ -252,8 +252,10 @@ class CompressorTrainer(Trainer):
         super()._save(output_dir, state_dict)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As in the Trainer; an evaluation counts only where a checkpoint keeps the weights."""
-        return self.control.should_save and super()._determine_best_metric(metrics, trial)
+        """As in the Trainer, but only at checkpoints that a run has without a stop: a stop must change nothing."""
+        step = self.state.global_step
+        counts = step % self.args.save_steps == 0 or step >= self.state.max_steps
+        return counts and super()._determine_best_metric(metrics, trial)
 
     def _load_best_model(self) -> None:
         """As in the Trainer, for a run that is finished, also where its folder has been moved."""
