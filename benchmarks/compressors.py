@@ -5,7 +5,7 @@
 
 - machinery: tokens/s of an AutoCompressor's forward and backward pass over two segments, beside transformers' own model
   on as many positions (tokens, soft prompt and summary tokens counted), cut into passes of the same lengths;
-- batched_decoding: tokens/s of a batch that goes on from one cached gist token, beside a batch of one;
+- batched_decoding: tokens/s of a batch that continues from one cached gist token, beside a batch of one;
 - cached_instruction: a text written after a cached instruction (one gist token), beside a pass over instruction, gist
   token and input, batch 1: under the gist mask with all of it kept, as published (this one has the limit); under the
   mask, where what is hidden is dropped after the pass, as `generate` does it here; and without a mask;

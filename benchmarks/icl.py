@@ -150,7 +150,7 @@ def published_scores(problem: Problem, pairs: list[Pair]) -> list[float]:
 def compare(
     measure: str, case: str, problem: Problem, rounds: int, loop_examples: int, tolerance: float, limit: float | None
 ) -> dict[str, Any]:
-    """The row of a case; a disagreement of the two sides is told and misses the limit."""
+    """The row of a case; a disagreement of the two sides is reported and misses the limit."""
     examples = problem.examples
     found: list[OptionScores] = []
     expected: dict[int, list[float]] = {}

@@ -58,15 +58,15 @@ PACKAGES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Layout:
     """Paths of an experiment's artifacts; the one place where they are spelled."""
 
-    experiment: Experiment
-
-    @property
-    def root(self) -> Path:
-        return Path(os.path.expanduser(self.experiment.results)) / self.experiment.name
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.root = Path(os.path.expanduser(experiment.results)) / experiment.name
+        self.scores, self.scores_csv = self.root / "scores.parquet", self.root / "scores.csv"
+        self.accuracy = self.root / "accuracy.json"
+        self.tables, self.figures = self.root / "tables", self.root / "figures"
 
     def tokenizer(self, model: str) -> Path:
         """Folder of a model's tokenizer: beside the weights of a loaded model, made by `prepare` otherwise."""
@@ -119,26 +119,6 @@ class Layout:
 
     def benchmark(self, run: str) -> Path:
         return self.root / "benchmark" / f"{run}.csv"
-
-    @property
-    def scores(self) -> Path:
-        return self.root / "scores.parquet"
-
-    @property
-    def scores_csv(self) -> Path:
-        return self.root / "scores.csv"
-
-    @property
-    def accuracy(self) -> Path:
-        return self.root / "accuracy.json"
-
-    @property
-    def tables(self) -> Path:
-        return self.root / "tables"
-
-    @property
-    def figures(self) -> Path:
-        return self.root / "figures"
 
 
 # ------------------------------------------------------------------------------------------------- atomic writing
@@ -270,22 +250,21 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     advice = "the file is truncated or damaged. Delete it and run again."
     text = _read(path)
     csv.field_size_limit(LONGEST_VALUE)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # strict: quotes that never close are an error
     try:
-        # Strict, so that quotes that never close are an error.
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        missing = [column for column in columns if column not in (reader.fieldnames or [])]
-        if missing:
-            found = ", ".join(map(str, reader.fieldnames or [])) or "nothing"
-            raise ArtifactError(f"{path}: the column {', '.join(missing)} is missing; found {found}")
-        rows = list(reader)
+        header, *rows = [row for row in reader if row] or [[]]
     except csv.Error as error:
         raise ArtifactError(f"{path}: line {reader.line_num}: {error}; {advice}") from None
+    missing = [column for column in columns if column not in header]
+    if missing:
+        found = ", ".join(header) or "nothing"
+        raise ArtifactError(f"{path}: the column {', '.join(missing)} is missing; found {found}")
     for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise ArtifactError(f"{path}: row {number} does not have {len(reader.fieldnames or [])} values; {advice}")
+        if len(row) != len(header):
+            raise ArtifactError(f"{path}: row {number} does not have {len(header)} values; {advice}")
     if not text.endswith("\n"):
         raise ArtifactError(f"{path}: the last line has no end; {advice}")
-    return rows
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def write_json_lines(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

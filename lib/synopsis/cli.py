@@ -7,37 +7,26 @@ import json
 import os
 import signal
 import sys
-from importlib import import_module
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from synopsis.cli_models import answer_questions, compress, convert
+from synopsis import cli_options as options
+from synopsis.cli_models import compress, convert, generate
 from synopsis.cli_options import (
-    Base,
-    Command,
-    CompressorOption,
-    Config,
-    Dtype,
-    Json,
-    MaxNewTokens,
-    Processes,
-    RunOrNone,
-    Set,
-    TrainingSeed,
-    Words,
+    STAGES,
     check_choice,
     command_line,
+    measure,
     offline,
     plain_logs,
     read,
     run_to_train,
     show,
 )
-from synopsis.errors import ArtifactError, InputError, SynopsisError
-from synopsis.stages import subcommands
+from synopsis.errors import ArtifactError, SynopsisError
 
 app = typer.Typer(
     add_completion=False,
@@ -78,8 +67,8 @@ def common(
         also_log_to(log)
 
 
-@app.command(cls=Command)
-def check(config: Config, change: Set = None) -> None:
+@app.command(cls=options.Command)
+def check(config: options.Config, change: options.Set = None) -> None:
     """Check an experiment file and list its runs.
 
     \b
@@ -92,7 +81,7 @@ def check(config: Config, change: Set = None) -> None:
         print(f"  {run}  ({experiment.subject(run).method})")
 
 
-@app.command(cls=Command)
+@app.command(cls=options.Command)
 def plan(
     config: Annotated[list[Path], typer.Argument(metavar="CONFIG", help="Experiment file; later ones win.")],
     device: Annotated[str, typer.Option(metavar="NAME", help="GPU that the runs are to be trained on.")] = "H100",
@@ -104,8 +93,8 @@ def plan(
         list[str] | None,
         typer.Option(metavar="MODEL=FILE", help="The config.json of a model whose size is not known."),
     ] = None,
-    change: Set = None,
-    as_json: Json = False,
+    change: options.Set = None,
+    as_json: options.Json = False,
 ) -> None:
     """Estimate what the training runs of an experiment cost, before anyone starts them.
 
@@ -134,7 +123,7 @@ def plan(
         print(costs.as_text(experiment, found, machine, jobs))
 
 
-@app.command(cls=Command)
+@app.command(cls=options.Command)
 def schema() -> None:
     """Print the JSON schema of experiment files.
 
@@ -146,13 +135,13 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-@app.command(cls=Command)
+@app.command(cls=options.Command)
 def prepare(
-    config: Config,
+    config: options.Config,
     kind: Annotated[str, typer.Argument(help="model, tokenizer, corpus, instructions or task")],
     name: Annotated[str, typer.Argument(help="Name in the configuration.")],
     model: Annotated[str | None, typer.Argument(help="For a corpus: the model whose tokenizer it is for.")] = None,
-    change: Set = None,
+    change: options.Set = None,
 ) -> None:
     """Fetch, convert or tokenise one input; the only stage that uses the network.
 
@@ -167,15 +156,15 @@ def prepare(
     print(make(read(config, change), kind, name, model))
 
 
-@app.command(cls=Command)
+@app.command(cls=options.Command)
 def train(
-    config: Config,
-    run: RunOrNone = None,
-    compressor: CompressorOption = None,
-    seed: TrainingSeed = None,
-    processes: Processes = None,
-    change: Set = None,
-    as_json: Json = False,
+    config: options.Config,
+    run: options.RunOrNone = None,
+    compressor: options.CompressorOption = None,
+    seed: options.TrainingSeed = None,
+    processes: options.Processes = None,
+    change: options.Set = None,
+    as_json: options.Json = False,
 ) -> None:
     """Train a run, or resume it from its last checkpoint.
 
@@ -204,79 +193,35 @@ def train(
         show(result, as_json)
 
 
-def measure(stage: str, config: list[Path], change: list[str] | None, as_json: bool, job: dict[str, Any]) -> None:
-    """One job of a stage: its module computes, and says which of its numbers are printed."""
-    experiment = read(config, change)
-    for name, word in STAGES[stage].WORDS.items():
-        if word.known is not None:
-            check_choice(word.kind or name, job[name], list(word.known(experiment)), word.where)
-    offline()
-    module = import_module(f"{STAGES[stage].__name__}.run")
-    show(module.headline(getattr(module, stage)(experiment, **job)), as_json)
-
-
 def add_stage(name: str) -> None:
     """The subcommand of a stage, with its words as arguments and, where any number will do, as options."""
 
     def command(config: Any, change: Any, as_json: bool, **job: Any) -> None:
         measure(name, config, change, as_json, job)
 
-    parameters = [Parameter("config", Parameter.KEYWORD_ONLY, annotation=Config)]
+    parameters = [Parameter("config", Parameter.KEYWORD_ONLY, annotation=options.Config)]
     for word, about in STAGES[name].WORDS.items():
         kind: Any = Annotated[str, typer.Argument(help=about.help)]
         if about.known is None:
             kind = Annotated[int, typer.Option(min=0, help=about.help)]
         default = Parameter.empty if about.known is not None else 0
         parameters.append(Parameter(word, Parameter.KEYWORD_ONLY, annotation=kind, default=default))
-    parameters.append(Parameter("change", Parameter.KEYWORD_ONLY, annotation=Set, default=None))
-    parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=Json, default=False))
+    parameters.append(Parameter("change", Parameter.KEYWORD_ONLY, annotation=options.Set, default=None))
+    parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=options.Json, default=False))
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    app.command(name, cls=Command, help=STAGES[name].__doc__)(command)
+    app.command(name, cls=options.Command, help=STAGES[name].__doc__)(command)
 
 
-STAGES = subcommands()
 for stage in STAGES:
     if stage != "generate":  # which has a form without an experiment
         add_stage(stage)
+app.command(cls=options.Command, help=STAGES["generate"].__doc__)(generate)
+app.command(cls=options.Command)(compress)
+app.command(cls=options.Command)(convert)
 
 
-@app.command(cls=Command, help=STAGES["generate"].__doc__)
-def generate(
-    words: Words = None,
-    config: Annotated[
-        list[Path] | None, typer.Option("--config", "-c", metavar="FILE", help="Experiment file; see above.")
-    ] = None,
-    change: Set = None,
-    model: Annotated[str | None, typer.Option(help="Model folder or hub id that answers the questions.")] = None,
-    context: Annotated[Path | None, typer.Option(help="What it has read: a file of `synopsis compress`.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="One more question, the text of a file (- for standard input).")
-    ] = None,
-    max_new_tokens: MaxNewTokens = None,
-    base: Base = None,
-    dtype: Dtype = "float32",
-    as_json: Json = False,
-) -> None:
-    questions = {"--model": model, "--context": context, "--file": file, "--max-new-tokens": max_new_tokens}
-    if not config:
-        if model is None or change:
-            raise InputError("generate: expected --config FILE RUN SPLIT, or --model MODEL with questions")
-        answer_questions(words or [], model, context, file, max_new_tokens, base, dtype, as_json)
-        return
-    beside = [option for option, value in {**questions, "--base": base}.items() if value is not None]
-    if beside or len(words or []) != 2:
-        found = " ".join([*beside, *(words or [])]) or "nothing"
-        raise InputError(f"generate --config: expected RUN and SPLIT alone; found {found}")
-    run, split = words or []
-    measure("generate", config, change, as_json, {"run": run, "split": split})
-
-
-app.command(cls=Command)(compress)
-app.command(cls=Command)(convert)
-
-
-@app.command(cls=Command)
-def score(config: Config, change: Set = None, as_json: Json = False) -> None:
+@app.command(cls=options.Command)
+def score(config: options.Config, change: options.Set = None, as_json: options.Json = False) -> None:
     """Collect every result into scores.parquet and accuracy.json.
 
     \b
@@ -288,8 +233,8 @@ def score(config: Config, change: Set = None, as_json: Json = False) -> None:
     show({"rows": len(stage(experiment))}, as_json)
 
 
-@app.command(cls=Command)
-def report(config: Config, change: Set = None, as_json: Json = False) -> None:
+@app.command(cls=options.Command)
+def report(config: options.Config, change: options.Set = None, as_json: options.Json = False) -> None:
     """Draw the tables and figures, and print the main tables.
 
     \b
@@ -302,8 +247,8 @@ def report(config: Config, change: Set = None, as_json: Json = False) -> None:
     print(json.dumps(stage.headline(experiment)) if as_json else stage.main_tables(experiment))
 
 
-@app.command(cls=Command)
-def summary(config: Config, change: Set = None) -> None:
+@app.command(cls=options.Command)
+def summary(config: options.Config, change: options.Set = None) -> None:
     """Print the main tables of a finished experiment.
 
     \b
@@ -315,7 +260,7 @@ def summary(config: Config, change: Set = None) -> None:
     print(main_tables(experiment))
 
 
-@app.command(cls=Command)
+@app.command(cls=options.Command)
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of an experiment, or a part of them.")],
 ) -> None:

@@ -1,4 +1,4 @@
-"""The subcommands that need no experiment, only a model: compress, convert, and the questions of generate."""
+"""The subcommands that need no experiment, only a model: compress, convert, and generate with questions."""
 
 from __future__ import annotations
 
@@ -8,19 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from synopsis.cli_options import (
-    Base,
-    BaseOfDiff,
-    Dtype,
-    GistTokens,
-    Json,
-    MaxNewTokens,
-    SegmentLength,
-    Setting,
-    plain_logs,
-    show,
-    values_of,
-)
+from synopsis import cli_options as options
+from synopsis.cli_options import measure, plain_logs, show, values_of
 from synopsis.errors import DataError, InputError
 
 
@@ -35,12 +24,12 @@ def compress(
         str | None,
         typer.Option("--input", metavar="TEXT", help="Answer this, after the context and after the text itself."),
     ] = None,
-    max_new_tokens: MaxNewTokens = None,
-    segment_length: SegmentLength = None,
-    tokens: GistTokens = None,
-    base: Base = None,
-    dtype: Dtype = "float32",
-    as_json: Json = False,
+    max_new_tokens: options.MaxNewTokens = None,
+    segment_length: options.SegmentLength = None,
+    tokens: options.GistTokens = None,
+    base: options.Base = None,
+    dtype: options.Dtype = "float32",
+    as_json: options.Json = False,
 ) -> None:
     """Compress a text (AutoCompressor) or an instruction (gist model), for one --input or for `generate --context`.
 
@@ -112,22 +101,38 @@ def shortened(text: str, ends: int = 120) -> str:
     return text if len(text) <= 2 * ends else f"{text[:ends]} ... {text[-ends:]}"
 
 
-def answer_questions(
-    questions: list[str],
-    model: str,
-    context: Path | None,
-    file: Path | None,
-    max_new_tokens: int | None,
-    base: str | None,
-    dtype: str,
-    as_json: bool,
+def generate(
+    words: options.Words = None,
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", "-c", metavar="FILE", help="Experiment file; see above.")
+    ] = None,
+    change: options.Set = None,
+    model: Annotated[str | None, typer.Option(help="Model folder or hub id that answers the questions.")] = None,
+    context: Annotated[Path | None, typer.Option(help="What it has read: a file of `synopsis compress`.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="One more question, the text of a file (- for standard input).")
+    ] = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    base: options.Base = None,
+    dtype: options.Dtype = "float32",
+    as_json: options.Json = False,
 ) -> None:
-    """The form of `generate` that needs no experiment."""
+    given = {"model": model, "context": context, "file": file, "max-new-tokens": max_new_tokens, "base": base}
+    words = words or []
+    if config:
+        beside = [f"--{option}" for option, value in given.items() if value is not None]
+        if beside or len(words) != 2:
+            found = " ".join([*beside, *words]) or "nothing"
+            raise InputError(f"generate --config: expected RUN and SPLIT alone; found {found}")
+        measure("generate", config, change, as_json, {"run": words[0], "split": words[1]})
+        return
+    if model is None or change:
+        raise InputError("generate: expected --config FILE RUN SPLIT, or --model MODEL with questions")
     plain_logs()
     from synopsis.compressors.context import CompressedContext
     from synopsis.engine import texts as compressing
 
-    questions = [read_text(text, None, "the question") if text == "-" else text for text in questions]
+    questions = [read_text(text, None, "the question") if text == "-" else text for text in words]
     if file is not None:
         questions.append(read_text(None, file, "the question"))
     remembered = None if context is None else CompressedContext.load(context)
@@ -151,12 +156,12 @@ def convert(
         Path, typer.Argument(metavar="DESTINATION", help="Folder to write, which must not be there yet.")
     ],
     to: Annotated[str, typer.Option(help="synopsis, or published: what the published code reads.")] = "synopsis",
-    base: BaseOfDiff = None,
+    base: options.BaseOfDiff = None,
     checksum: Annotated[float | None, typer.Option(help="Sum of the weights that a diff must lead to.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")] = None,
     file_format: Annotated[str, typer.Option("--format", help="bin or safetensors, with --to published.")] = "bin",
-    setting: Setting = None,
-    as_json: Json = False,
+    setting: options.Setting = None,
+    as_json: options.Json = False,
 ) -> None:
     """Write a published checkpoint as a model folder of ours, or one of ours as published; weights to the bit.
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Collection
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from synopsis.errors import InputError
+from synopsis.stages import subcommands
 
 
 class Command(TyperCommand):
@@ -179,3 +181,17 @@ def plain_logs() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+STAGES = subcommands()
+
+
+def measure(stage: str, config: list[Path], change: list[str] | None, as_json: bool, job: dict[str, Any]) -> None:
+    """One job of a stage: its module computes, and says which of its numbers are printed."""
+    experiment = read(config, change)
+    for name, word in STAGES[stage].WORDS.items():
+        if word.known is not None:
+            check_choice(word.kind or name, job[name], list(word.known(experiment)), word.where)
+    offline()
+    module = import_module(f"{STAGES[stage].__name__}.run")
+    show(module.headline(getattr(module, stage)(experiment, **job)), as_json)

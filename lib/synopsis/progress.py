@@ -59,14 +59,14 @@ def track(items: Iterable[T], label: str, total: int | None = None, unit: str = 
     if sys.stderr.isatty():
         yield from tqdm(items, desc=label, total=total, unit=unit, dynamic_ncols=True)
         return
-    start = told = time.monotonic()
+    start = reported = time.monotonic()
     done = 0
     for item in items:
         yield item
         done += 1
         now = time.monotonic()
-        if now - told >= SECONDS_BETWEEN_LINES:
-            told = now
+        if now - reported >= SECONDS_BETWEEN_LINES:
+            reported = now
             say(_line(label, done, total, unit, now - start))
     say(_line(label, done, total, unit, time.monotonic() - start))
 
