@@ -138,7 +138,7 @@ def test_no_sequence_is_left_out_and_shares_follow_the_weights(sizes: list[int],
     if not isinstance(sequences, WeightedSequences):
         return
     lowest = min(by_name.values())
-    for size, weight, end, draws in zip(sizes, weights, sequences.ends, sequences.draws, strict=False):
+    for size, weight, end, draws in zip(sizes, weights, sequences.cumulative_sizes, sequences.draws, strict=False):
         times = Counter(drawn[end - draws : end])
         assert set(times) == set(range(size))
         assert max(times.values()) - min(times.values()) <= 1
