@@ -96,7 +96,7 @@ def test_faults_leave_nothing_behind(tmp_path: Path, texts: dict[str, list], mes
     assert not list(Layout(given).corpus("texts", "base").parent.iterdir())
 
 
-def test_a_missing_column_and_a_missing_file_are_told(tmp_path: Path) -> None:
+def test_a_missing_column_and_a_missing_file_are_reported(tmp_path: Path) -> None:
     texts = {split: ["a"] for split in ("train", "validation", "test")}
     other = {**domain(tmp_path, "bad", **texts), "text_column": "body"}
     with pytest.raises(DataError, match=r"row 0: found only text; expected text in the column 'body'"):
@@ -105,7 +105,7 @@ def test_a_missing_column_and_a_missing_file_are_told(tmp_path: Path) -> None:
         prepare_text_corpus(experiment(tmp_path, {"bad": {"files": {"train": "gone.jsonl"}}}), "texts", "base")
 
 
-def test_a_damaged_corpus_is_told(tmp_path: Path) -> None:
+def test_a_damaged_corpus_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"gone: holds no corpus .*'prepare' has not run"):
         load_corpus(tmp_path / "gone", "train")
     path = prepared(tmp_path)
@@ -121,7 +121,7 @@ def test_a_damaged_corpus_is_told(tmp_path: Path) -> None:
     load_corpus(path, "train")
 
 
-def test_a_damaged_corpus_of_an_earlier_version_is_told(tmp_path: Path) -> None:
+def test_a_damaged_corpus_of_an_earlier_version_is_reported(tmp_path: Path) -> None:
     path = prepared(tmp_path)
     (path / PROVENANCE).unlink()
     arrow = next((path / "train").glob("*.arrow"))

@@ -1,4 +1,4 @@
-"""Rows of local files: what comes back from each kind, and what is told when one is damaged."""
+"""Rows of local files: what comes back from each kind, and what is reported when one is damaged."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_faults_name_file_and_line(tmp_path: Path, name: str, content: bytes, me
         list(read_rows(tmp_path / name))
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
         list(read_rows(tmp_path / "gone.jsonl"))
     for kind in ("parquet", "arrow", "jsonl.zst"):
@@ -128,7 +128,7 @@ def test_tables_are_streamed(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "stream.arrow", "file.arrow"])
-def test_truncated_tables_are_told(tmp_path: Path, name: str) -> None:
+def test_truncated_tables_are_reported(tmp_path: Path, name: str) -> None:
     write_table(tmp_path / name, pyarrow.table({"input_ids": [list(range(50))] * 100}))
     whole = (tmp_path / name).read_bytes()
     for length in (4, len(whole) // 2, len(whole) - (1000 if name == "stream.arrow" else 5)):
@@ -137,7 +137,7 @@ def test_truncated_tables_are_told(tmp_path: Path, name: str) -> None:
             list(read_rows(tmp_path / name))
 
 
-def test_text_that_is_not_utf8_in_a_table_is_told(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_in_a_table_is_reported(tmp_path: Path) -> None:
     array = pyarrow.StringArray.from_buffers(
         1, pyarrow.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0])), pyarrow.py_buffer(b"\xff")
     )

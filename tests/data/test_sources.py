@@ -1,4 +1,4 @@
-"""Reading of local copies and of the hub: what comes back, and what is told when something is wrong."""
+"""Reading of local copies and of the hub: what comes back, and what is reported when something is wrong."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
 
 
-def test_an_unreachable_hub_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unreachable(monkeypatch)
     monkeypatch.chdir(tmp_path)
     started = time.monotonic()

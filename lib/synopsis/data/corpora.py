@@ -93,10 +93,10 @@ def prepare_text_corpus(
             raise
         inputs = [file for found in sources.values() for source in found.values() for file in source.files]
         provenance.inputs = [*inputs, *sorted(folder.glob("tokenizer*"))]
-        facts = {"splits": report, "token_hashes": hashes, "tokenization": TOKENIZATION, "processes": processes}
+        about = {"splits": report, "token_hashes": hashes, "tokenization": TOKENIZATION, "processes": processes}
         with atomic_directory(path) as temporary:
             DatasetDict(splits).save_to_disk(temporary, num_shards=files)
-            write_json(temporary / PROVENANCE, "corpus", facts, provenance.record(), [temporary])
+            write_json(temporary / PROVENANCE, "corpus", about, provenance.record(), [temporary])
     shutil.rmtree(work)
     return path
 

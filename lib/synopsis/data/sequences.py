@@ -1,8 +1,8 @@
 """Training sequences out of prepared artifacts, and their collators.
 
 A long document becomes sequences of a given length, laid end to end from its beginning. What is too short for another
-one is counted (`unused_tokens`), or, where documents are packed, goes on with the next document; `record()` says which.
-Nothing is copied into memory: a sequence is sliced out of the Arrow table when it is asked for.
+one is counted (`unused_tokens`), or, where documents are packed, joined to the next document; `record()` says which.
+Nothing is copied into memory: a sequence is sliced out of the Arrow table when it is read.
 
     sequences = training_sequences(load_corpus(folder, "train"), 6144, weights=domain_weights(corpus))
 """
