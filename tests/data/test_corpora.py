@@ -96,7 +96,7 @@ def test_faults_leave_nothing_behind(tmp_path: Path, texts: dict[str, list], mes
     assert not list(Layout(given).corpus("texts", "base").parent.iterdir())
 
 
-def test_a_missing_column_and_a_missing_file_are_told(tmp_path: Path) -> None:
+def test_a_missing_column_and_a_missing_file_are_reported(tmp_path: Path) -> None:
     texts = {split: ["a"] for split in ("train", "validation", "test")}
     other = {**domain(tmp_path, "bad", **texts), "text_column": "body"}
     with pytest.raises(DataError, match=r"row 0: found only text; expected text in the column 'body'"):
@@ -105,7 +105,7 @@ def test_a_missing_column_and_a_missing_file_are_told(tmp_path: Path) -> None:
         prepare_text_corpus(experiment(tmp_path, {"bad": {"files": {"train": "gone.jsonl"}}}), "texts", "base")
 
 
-def test_a_damaged_corpus_is_told(tmp_path: Path) -> None:
+def test_a_damaged_corpus_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"gone: holds no corpus .*'prepare' has not run"):
         load_corpus(tmp_path / "gone", "train")
     path = prepared(tmp_path)
@@ -121,7 +121,7 @@ def test_a_damaged_corpus_is_told(tmp_path: Path) -> None:
     load_corpus(path, "train")
 
 
-def test_a_damaged_corpus_of_an_earlier_version_is_told(tmp_path: Path) -> None:
+def test_a_damaged_corpus_of_an_earlier_version_is_reported(tmp_path: Path) -> None:
     path = prepared(tmp_path)
     (path / PROVENANCE).unlink()
     arrow = next((path / "train").glob("*.arrow"))
@@ -187,13 +187,10 @@ def test_ids_of_a_pretokenised_set_are_kept(tmp_path: Path) -> None:
             {"input_ids": [[1, 2], [3, 257]]},
             r"train\.parquet: row 1: found id 257 at token 1 of the column 'input_ids'; expected ids from 0 to 256",
         ),
-        ({"input_ids": [[1, 2], [3, -1]]}, "row 1: found id -1 at token 1"),
         ({"tokens": [[1, 2]]}, "row 0: found only tokens; expected a list of token ids in the column 'input_ids'"),
         ({"input_ids": ["abc"]}, "row 0: found 'abc'; expected a list of token ids"),
-        ({"input_ids": [[1.5]]}, r"row 0: found \[1.5\]; expected a list of token ids"),
         ({"input_ids": [[1], None]}, "row 1: found None; expected a list of token ids"),
         ({"input_ids": [[1, None]]}, r"row 0: found \[1.0, nan\]; expected a list of token ids"),
-        ({"input_ids": [[[1]]]}, "row 0: found .*; expected a list of token ids"),
         (
             {"input_ids": [[1, 2]], "attention_mask": [[1]]},
             r"row 0: found \[1\] as attention_mask; expected a 0 or 1 for each of the 2 tokens",
@@ -258,7 +255,7 @@ def test_what_was_fetched_is_kept_when_the_network_breaks_off(tmp_path: Path, mo
     monkeypatch.setattr("synopsis.data.sources.streamed_rows", streamed_rows)
     made = Experiment(**{**plain_experiment(tmp_path, {"a": {"hub": "some/texts"}}), "data_mirror": None})
     make_tokenizer(Layout(made).tokenizer("base"))
-    with pytest.raises(FetchError, match="reset by peer"):
+    with pytest.raises(FetchError, match=r"fetch hub data set 'some/texts', split 'validation': .*reset by peer"):
         prepare_text_corpus(made, "texts", "base")
     broken = False
     path = prepare_text_corpus(made, "texts", "base")

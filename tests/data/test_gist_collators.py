@@ -163,7 +163,7 @@ def test_correctness_check_leaves_out_what_tokenises_otherwise_in_one_piece(
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({**CITY, "output": None}, "row 1 of the batch: column 'output' is None; expected text"),
         ({**CITY, "input": 3, "id": "seen-7"}, "row seen-7: column 'input' is 3; expected text"),
@@ -172,9 +172,9 @@ def test_correctness_check_leaves_out_what_tokenises_otherwise_in_one_piece(
         ({**CITY, "output": "<GIST>", "id": "x"}, "row x: column 'output' holds the gist token <GIST> as text"),
     ],
 )
-def test_rows_are_refused_by_name(llama: LlamaTokenizer, t5: T5Tokenizer, row: dict[str, Any], told: str) -> None:
+def test_rows_are_refused_by_name(llama: LlamaTokenizer, t5: T5Tokenizer, row: dict[str, Any], message: str) -> None:
     for collator in (GistCollator(llama), GistSeq2SeqCollator(t5)):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             collator([CITY, row])
 
 
@@ -190,13 +190,13 @@ def test_batches_without_rows_are_refused(llama: LlamaTokenizer, t5: T5Tokenizer
 
 
 def test_arguments_are_refused(llama: LlamaTokenizer, t5: T5Tokenizer) -> None:
-    for wrong, told in (
+    for wrong, message in (
         ({"tokenization": "old"}, "tokenization 'old'; expected one of clean, published"),
         ({"gist_condition": "none"}, "gist_condition 'none'; expected one of gist, pos_control, neg_control"),
         ({"num_gist_tokens": 0}, "num_gist_tokens 0; expected 1 or more"),
         ({"masks": True}, "masks belong to tokenization='published'"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             GistCollator(llama, **wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="8 tokens of source hold no text beside 7 gist tokens and the end"):
         GistSeq2SeqCollator(t5, num_gist_tokens=7, max_source_length=8)

@@ -1,4 +1,4 @@
-"""Alpaca+: rows and splits of the artifact, and what is told about files that do not fit."""
+"""Alpaca+: rows and splits of the artifact, and what is reported about files that do not fit."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def test_splits_and_limits(tmp_path: Path) -> None:
         ([], r"train\.jsonl: has no usable rows"),
     ],
 )
-def test_rows_that_do_not_fit_are_told(tmp_path: Path, train: list[dict], message: str) -> None:
+def test_rows_that_do_not_fit_are_reported(tmp_path: Path, train: list[dict], message: str) -> None:
     given = experiment(tmp_path, **write(tmp_path, train, ROWS))
     with pytest.raises(DataError, match=message):
         prepare_alpaca_plus(given, "alpaca")
     assert not Layout(given).instructions("alpaca").exists()
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"alpaca_part_of_alpaca_plus_train\.jsonl\.gz: no such file"):
         prepare_alpaca_plus(experiment(tmp_path), "alpaca")
 
 
-def test_an_artifact_without_training_rows_is_told(tmp_path: Path) -> None:
+def test_an_artifact_without_training_rows_is_reported(tmp_path: Path) -> None:
     path = prepare_alpaca_plus(experiment(tmp_path, **write(tmp_path, ROWS, ROWS)), "alpaca")
     write_json(path, "instructions", {"splits": {"train": []}}, {})
     with pytest.raises(ArtifactError, match="has no training rows"):

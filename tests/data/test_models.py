@@ -172,7 +172,7 @@ def test_another_version_is_downloaded_without_its_requirements(
     assert "--no-deps" in commands[0] and commands[0][-1] == "tiny-gguf-test==2.0"
 
 
-def test_a_package_without_the_file_or_the_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_the_file_or_the_network_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     malformed = GgufSource(package="llm smollm2==", file="model.gguf")
     with pytest.raises(DataError, match=r"gguf\.package: 'llm smollm2==' is no requirement"), gguf_file(malformed):
         pass

@@ -138,14 +138,14 @@ def test_no_sequence_is_left_out_and_shares_follow_the_weights(sizes: list[int],
     if not isinstance(sequences, WeightedSequences):
         return
     lowest = min(by_name.values())
-    for size, weight, end, draws in zip(sizes, weights, sequences.ends, sequences.draws, strict=False):
+    for size, weight, end, draws in zip(sizes, weights, sequences.cumulative_sizes, sequences.draws, strict=False):
         times = Counter(drawn[end - draws : end])
         assert set(times) == set(range(size))
         assert max(times.values()) - min(times.values()) <= 1
         assert abs(draws - size * weight / lowest) <= 0.5 + 1e-6
 
 
-def test_a_domain_too_short_for_a_sequence_is_told() -> None:
+def test_a_domain_too_short_for_a_sequence_is_reported() -> None:
     with pytest.raises(DataError, match=r"domain 'b': no document holds a sequence of 5 .*or leave it out"):
         training_sequences(domains(), 5, weights={"b": 2.0})
     assert len(training_sequences(domains(), 5)) == 1

@@ -1,21 +1,19 @@
-"""Reading of local copies and of the hub: what comes back, and what is told when something is wrong."""
+"""Reading of local copies and of the hub: what comes back, and what is reported when something is wrong."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from synopsis.config.experiment import Experiment
 from synopsis.data import sources
-from synopsis.data.sources import FetchError, Source, find_source, mirror
+from synopsis.data.sources import find_source, mirror
 from synopsis.errors import DataError
 
 ROWS = [{"text": "one", "label": 0}, {"text": "zwei – 2", "label": 1}, {"text": "", "label": 2}]
@@ -72,14 +70,10 @@ def test_a_mirror_without_the_file_is_a_fault_even_beside_a_hub_data_set(tmp_pat
     assert "some/thing" in str(caught.value)
 
 
-def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub whose port is closed: what a machine without a network sees, on any machine."""
+def test_an_unreachable_hub_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # A hub whose port is closed: what a machine without a network sees, on any machine.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
-
-
-def test_an_unreachable_hub_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    unreachable(monkeypatch)
     monkeypatch.chdir(tmp_path)
     started = time.monotonic()
     with pytest.raises(DataError) as caught:
@@ -109,33 +103,3 @@ def test_hub_rows_stream_at_the_commit_that_was_found(monkeypatch: pytest.Monkey
     assert list(source.rows()) == ROWS
     assert calls == [(("some/thing", None), {"split": "test", "revision": "abc123", "streaming": True})]
     assert source.record()["revision"] == "abc123"
-
-
-def test_hub_rows_of_a_pretokenised_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Streamed by the library itself, out of a local file of the published kind."""
-    ids = [[number, number + 1] for number in range(200)]
-    columns = {"input_ids": ids, "attention_mask": [[1, 1]] * 200, "labels": ids}
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
-    stream = datasets.load_dataset(
-        "parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True, cache_dir=str(tmp_path)
-    )
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
-    source = Source("train", hub="some/thing")
-    rows = list(source.rows(["input_ids", "attention_mask", "id"]))
-    assert [row["input_ids"].tolist() for row in rows] == ids
-    assert list(rows[0]) == ["input_ids", "attention_mask"]
-    assert isinstance(rows[0]["input_ids"], np.ndarray)
-
-
-def test_a_connection_that_breaks_off_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Iterator[dict[str, object]]:
-        yield from ({"text": str(number)} for number in range(100))
-        raise ConnectionError("reset by peer")
-
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(broken))
-    rows = Source("train", hub="some/thing", revision="abc", remedy="Name a copy.").rows()
-    assert next(rows) == {"text": "0"}
-    with pytest.raises(
-        FetchError, match=r"cannot fetch hub data set 'some/thing', split 'train': .*reset by peer.*Name a copy"
-    ):
-        list(rows)

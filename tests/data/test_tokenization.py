@@ -103,15 +103,14 @@ def test_a_killed_preparation_resumes_and_ends_as_if_it_had_not_been_killed(tmp_
 
     settings = plain_experiment(tmp_path / "killed", domains, **limits)
     path = tmp_path / "killed" / "results" / "test" / "data" / "texts" / "base"
-    work = path.parent / ".base.unfinished"
     with subprocess.Popen(program(tmp_path, settings, 2, stall=documents[150])) as running:
-        until((work / "train-2.text").is_file)
+        until(lambda: bool(list(path.parent.glob(".base.*.unfinished/train-2.text"))))
         until(lambda: len(psutil.Process(running.pid).children()) >= 3)
         children = psutil.Process(running.pid).children(recursive=True)
         running.send_signal(signal.SIGKILL)
     until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
     assert not path.exists()
-    (damaged,) = work.glob("train-1_00001*.arrow")
+    (damaged,) = path.parent.glob(".base.*.unfinished/train-1_00001*.arrow")
     damaged.write_bytes(damaged.read_bytes()[:-200])
 
     again = subprocess.run(program(tmp_path, settings, 2), capture_output=True, text=True, check=False)
@@ -156,11 +155,12 @@ def test_a_change_of_the_files_starts_anew(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("synopsis.data.corpora.say", interrupt)
         prepare_text_corpus(given, "texts", "base")
-    assert (tmp_path / "results" / "test" / "data" / "texts" / ".base.unfinished" / "train-0.json").is_file()
+    assert list(tmp_path.glob("results/test/data/texts/.base.*.unfinished/train-0.json"))
     changed = domain(tmp_path, "a", train=["xyz", "abc"], validation=["a"], test=["b"])
     path = prepare_text_corpus(experiment(tmp_path, {"a": changed}), "texts", "base")
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
     assert [tokenizer.decode(ids) for ids in load_corpus(path, "train")["input_ids"]] == ["xyz", "abc"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["base"]
 
 
 def test_the_token_hash_sees_tokens_and_boundaries() -> None:

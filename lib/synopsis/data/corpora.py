@@ -31,7 +31,6 @@ from synopsis.artifacts import (
     package_versions,
     read_json,
     write_json,
-    write_text,
 )
 from synopsis.config.data import TextCorpus
 from synopsis.config.experiment import Experiment
@@ -76,8 +75,7 @@ def prepare_text_corpus(
     sources = {split: _sources(experiment, definition, split) for split in SPLITS}
     processes = processes or available_processes()
     tokenizer = load_tokenizer(folder)
-    work = path.parent / f".{path.name}.unfinished"
-    _keep_work_of(work, provenance.config, folder, sources)
+    work = _work_folder(path, provenance.config, folder, sources)
     splits, hashes, report, files = {}, {}, {}, {}
     with _quiet_datasets():
         try:
@@ -95,10 +93,10 @@ def prepare_text_corpus(
             raise
         inputs = [file for found in sources.values() for source in found.values() for file in source.files]
         provenance.inputs = [*inputs, *sorted(folder.glob("tokenizer*"))]
-        facts = {"splits": report, "token_hashes": hashes, "tokenization": TOKENIZATION, "processes": processes}
+        about = {"splits": report, "token_hashes": hashes, "tokenization": TOKENIZATION, "processes": processes}
         with atomic_directory(path) as temporary:
             DatasetDict(splits).save_to_disk(temporary, num_shards=files)
-            write_json(temporary / PROVENANCE, "corpus", facts, provenance.record(), [temporary])
+            write_json(temporary / PROVENANCE, "corpus", about, provenance.record(), [temporary])
     shutil.rmtree(work)
     return path
 
@@ -114,23 +112,23 @@ def _sources(experiment: Experiment, definition: TextCorpus, split: Split) -> di
     return found
 
 
-def _keep_work_of(work: Path, config: str, tokenizer: Path, sources: dict[Split, dict[str, Source]]) -> None:
-    """Empty the folder of finished domains when what it holds came from something else."""
+def _work_folder(path: Path, config: str, tokenizer: Path, sources: dict[Split, dict[str, Source]]) -> Path:
+    """The folder of finished domains, named after all that they follow from; others of the corpus are removed."""
     files = {file for found in sources.values() for source in found.values() for file in source.files}
-    plan = {
-        "config": config,
-        "tokenizers": package_versions()["tokenizers"],
-        "tokenizer": {file.name: file_hash(file) for file in sorted(tokenizer.glob("tokenizer*"))},
-        "sources": {
-            split: {name: source.record() for name, source in found.items()} for split, found in sources.items()
-        },
+    plan = [
+        config,
+        package_versions()["tokenizers"],
+        {file.name: file_hash(file) for file in sorted(tokenizer.glob("tokenizer*"))},
+        {split: {name: source.record() for name, source in found.items()} for split, found in sources.items()},
         # Hashes would take as long as reading does; make goes by time and size too.
-        "files": {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)},
-    }
-    text, file = json.dumps(plan, indent=2) + "\n", work / "plan.json"
-    if not file.is_file() or file.read_text(encoding="utf-8") != text:
-        shutil.rmtree(work, ignore_errors=True)
-        write_text(file, text)
+        {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)},
+    ]
+    work = path.parent / f".{path.name}.{hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]}.unfinished"
+    for other in path.parent.glob(f".{path.name}.*.unfinished"):
+        if other != work:
+            shutil.rmtree(other)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
 def _make_split(

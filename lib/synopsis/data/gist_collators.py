@@ -7,9 +7,9 @@
 
 There are two ways from text to ids, `tokenization=`:
 
-- "clean", the default: each part (instruction, input, output) is tokenised once by the tokenizer as it is, and the
-  gist ids are put between the parts as ids, so that a text has the same ids with and without gist tokens before it.
-  Gist tokens are never cut off, only "human" rows get the human lengths, and a text that was cut has no end token.
+- "clean", the default: instruction, input and output are tokenised each by itself, and the gist ids are put between
+  them, so that a text has the same ids with and without gist tokens before it. Gist tokens are never cut off, only
+  "human" rows get the human lengths, and a text that was cut has no end token.
 - "published": the ids of the published collators under transformers 4.28.1, quirks included, to repeat or continue a
   published run. The gist token is text and takes or leaves the white space around it as the tokenizers of 2023 did
   (`published_tokenization`). One "human" row gives the whole batch the human lengths. Decoders: a row whose prompt and

@@ -1,8 +1,8 @@
 """Training sequences out of prepared artifacts, and their collators.
 
 A long document becomes sequences of a given length, laid end to end from its beginning. What is too short for another
-one is counted (`unused_tokens`), or, where documents are packed, goes on with the next document; `record()` says which.
-Nothing is copied into memory: a sequence is sliced out of the Arrow table when it is asked for.
+one is counted (`unused_tokens`), or, where documents are packed, joined to the next document; `record()` says which.
+Nothing is copied into memory: a sequence is sliced out of the Arrow table when it is read.
 
     sequences = training_sequences(load_corpus(folder, "train"), 6144, weights=domain_weights(corpus))
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
 from synopsis.config.data import Corpus, WorldCorpus
@@ -78,7 +78,7 @@ class DocumentSequences(Dataset[dict[str, Tensor]]):
         }
 
 
-class WeightedSequences(Dataset[dict[str, Tensor]]):
+class WeightedSequences(ConcatDataset[dict[str, Tensor]]):
     """Sequences of several domains, drawn as often as the weights of their domains say.
 
     An epoch holds each sequence of the domain with the lowest weight once, and each sequence of a domain with k times
@@ -89,21 +89,15 @@ class WeightedSequences(Dataset[dict[str, Tensor]]):
     def __init__(self, domains: Mapping[str, DocumentSequences], weights: Mapping[str, float]):
         self.domains, self.weights = dict(domains), dict(weights)
         lowest = min(weights[name] for name in domains)
-        self.draws = [round(len(sequences) * weights[name] / lowest) for name, sequences in domains.items()]
-        self.ends = np.cumsum(self.draws)
+        self.draws, drawn = [], []
+        for name, sequences in domains.items():
+            count = len(sequences)
+            self.draws.append(round(count * weights[name] / lowest))
+            rounds, more = divmod(self.draws[-1], count)
+            spread = np.arange(more) * count // max(more, 1)
+            drawn.append(Subset(sequences, np.concatenate([np.tile(np.arange(count), rounds), spread])))  # type: ignore[arg-type]
+        super().__init__(drawn)
         self.unused_tokens = sum(sequences.unused_tokens for sequences in domains.values())
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        index = range(len(self))[index]
-        number = int(np.searchsorted(self.ends, index, side="right"))
-        draw = index - (int(self.ends[number - 1]) if number else 0)
-        sequences = list(self.domains.values())[number]
-        rounds, place = divmod(draw, len(sequences))
-        whole, more = divmod(self.draws[number], len(sequences))
-        return sequences[place if rounds < whole else place * len(sequences) // more]
 
     def record(self) -> dict[str, Any]:
         """What provenance says of the sequences, of all and by domain."""

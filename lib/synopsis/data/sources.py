@@ -15,7 +15,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +32,6 @@ class FetchError(DataError):
     """The hub did not give what was asked for; what it gave before is sound."""
 
 
-# ---------------------------------------------------------------------------------------------------- local files
-
-
 def mirror(experiment: Experiment) -> Path | None:
     """The folder of local copies, or None when none is named; DataError when it is named and does not exist."""
     from_environment = os.environ.get(MIRROR_VARIABLE)
@@ -46,9 +43,6 @@ def mirror(experiment: Experiment) -> Path | None:
         origin = f"the environment variable {MIRROR_VARIABLE}" if from_environment else "data_mirror of the experiment"
         raise DataError(f"{folder}: no such folder; {origin} should name the folder with local copies of the data sets")
     return folder
-
-
-# ---------------------------------------------------------------------------------------------------------- the hub
 
 
 def hub_revision(kind: Literal["dataset", "model"], name: str, wanted: str, remedy: str) -> str:
@@ -71,16 +65,9 @@ def hub_revision(kind: Literal["dataset", "model"], name: str, wanted: str, reme
     raise FetchError(f"cannot fetch {wanted}: {reason}. {remedy}")
 
 
-def describe_hub(dataset: str, config: str | None, split: str) -> str:
-    return f"hub data set '{dataset}'{f', configuration {config!r}' if config else ''}, split '{split}'"
-
-
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-# ------------------------------------------------------------------------------------------------------- either one
 
 
 @dataclass(frozen=True)
@@ -96,7 +83,8 @@ class Source:
 
     def __str__(self) -> str:
         if not self.files:
-            return describe_hub(self.hub or "", self.hub_config, self.split)
+            config = f", configuration {self.hub_config!r}" if self.hub_config else ""
+            return f"hub data set '{self.hub}'{config}, split '{self.split}'"
         return str(self.files[0]) if len(self.files) == 1 else f"{self.files[0]} to {self.files[-1].name}"
 
     @property
@@ -142,20 +130,16 @@ def find_source(
     for place in places:
         if found := _matches(place):
             return Source(split, files=found)
-    choice = " or ".join(files)
-    remedy = f"Put a copy at {choice} below a folder and name that folder with {MIRROR_VARIABLE} or data_mirror"
-    local_only = folder is not None or any(place.is_absolute() for place in places)
-    if hub is None or (places and local_only):
-        instead = (
-            f"; without {MIRROR_VARIABLE} and data_mirror, {describe_hub(hub, hub_config, split)} is read"
-            if hub
-            else ""
-        )
+    fetched = Source(split, hub=hub, hub_config=hub_config)
+    remedy = "No local file is configured for it."
+    if files:
+        choice = " or ".join(files)
+        remedy = f"Put a copy at {choice} below a folder and name that folder with {MIRROR_VARIABLE} or data_mirror."
+    if hub is None or (places and (folder is not None or any(place.is_absolute() for place in places))):
+        instead = f" Without {MIRROR_VARIABLE} and data_mirror, {fetched} is read." if hub else ""
         missing = " or ".join(map(str, places)) if places else f"split '{split}'"
-        raise DataError(f"{missing}: no such file. {remedy}{instead}.")
-    remedy = f"{remedy}." if files else "No local file is configured for it."
-    revision = hub_revision("dataset", hub, describe_hub(hub, hub_config, split), remedy)
-    return Source(split, (), hub, hub_config, revision, remedy)
+        raise DataError(f"{missing}: no such file. {remedy}{instead}")
+    return replace(fetched, revision=hub_revision("dataset", hub, str(fetched), remedy), remedy=remedy)
 
 
 def _matches(place: Path) -> tuple[Path, ...]:

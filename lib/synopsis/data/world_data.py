@@ -53,8 +53,8 @@ def prepare_world_corpus(experiment: Experiment, corpus: str, model: str) -> Pat
     settings = experiment.corpora[corpus]
     assert isinstance(settings, WorldCorpus)
     layout = Layout(experiment)
-    facts = prepare_fingerprint(experiment, "corpus", corpus)
-    provenance = Provenance(facts, inputs=[layout.tokenizer(model)], seed=settings.seed)
+    fingerprint = prepare_fingerprint(experiment, "corpus", corpus)
+    provenance = Provenance(fingerprint, inputs=[layout.tokenizer(model)], seed=settings.seed)
     vocabulary = load_tokenizer(layout.tokenizer(model)).get_vocab()
     columns = {"input_ids": List(Value("int32")), "kind": List(Value("int8"))}
     columns |= {"domain": Value("string"), "bytes": Value("int64"), "id": Value("string")}
