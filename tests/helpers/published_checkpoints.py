@@ -161,6 +161,7 @@ FORMS: dict[str, Callable[[Path, dict[str, Tensor]], None]] = {
     "bin-shards": _shards("pytorch_model", "bin", _bin),
     "safetensors-shards": _shards("model", "safetensors", _safetensors),
 }
+ROTARY = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 50000.0}
 SUMMARY_FIELDS = {"summary_length": SUMMARY, "accumulate_summary": True}
 RMT_FIELDS = {"summary_length": SUMMARY, "accumulate_summary": False}
 GIST_FIELDS = {"gist_token_id": WORDS - 1, "gist_condition": "gist", "gist_tokens": 1, "vocab_size": WORDS}
@@ -198,7 +199,7 @@ CHECKPOINTS = {
         {},
     ),
     "AutoCompressor-Llama": Published(
-        {**LLAMA_CONFIG, "architectures": ["LlamaAutoCompressorModel"], **SUMMARY_FIELDS},
+        {**LLAMA_CONFIG, "architectures": ["LlamaAutoCompressorModel"], **SUMMARY_FIELDS, **ROTARY},
         {**LLAMA, **SUMMARY_KEYS},
         "LlamaAutoCompressorModel",
         SUMMARY_FIELDS,
