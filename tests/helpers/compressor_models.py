@@ -14,38 +14,24 @@ VOCABULARY, GIST, PAD = 61, 60, 0
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
 
 
-MICRO = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "initializer_range",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "tie_word_embeddings",
-)
+MICRO: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": PAD,
+    "tie_word_embeddings": False,
+}
 
 
 def configuration(**fields: Any) -> LlamaConfig:
-    settings: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.3,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": PAD,
-        "tie_word_embeddings": False,
-    }
-    return LlamaConfig(**{**settings, **fields})
+    return LlamaConfig(**{**MICRO, **fields})
 
 
 def summary_model(seed: int = 0, **fields: Any) -> LlamaAutoCompressorModel:
@@ -75,9 +61,8 @@ OWN_FIELDS: dict[str, dict[str, Any]] = {
 
 def architecture_model(kind: str, architecture: str, seed: int = 0, **fields: Any) -> Any:
     """A small compressor (`summary` or `gist`) on an architecture, with fewer key and value heads where it can."""
-    shared = configuration(num_key_value_heads=2).to_dict()
-    kept = {key: shared[key] for key in MICRO}
-    config = AutoConfig.for_model(architecture, **{**kept, **OWN_FIELDS.get(architecture, {}), **fields})
+    settings = {**MICRO, "num_key_value_heads": 2, **OWN_FIELDS.get(architecture, {}), **fields}
+    config = AutoConfig.for_model(architecture, **settings)
     torch.manual_seed(seed)
     return compressor_class(kind, architecture)(config).eval()
 

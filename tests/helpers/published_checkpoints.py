@@ -161,68 +161,47 @@ FORMS: dict[str, Callable[[Path, dict[str, Tensor]], None]] = {
     "bin-shards": _shards("pytorch_model", "bin", _bin),
     "safetensors-shards": _shards("model", "safetensors", _safetensors),
 }
+ROTARY = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 50000.0}
 SUMMARY_FIELDS = {"summary_length": SUMMARY, "accumulate_summary": True}
 RMT_FIELDS = {"summary_length": SUMMARY, "accumulate_summary": False}
 GIST_FIELDS = {"gist_token_id": WORDS - 1, "gist_condition": "gist", "gist_tokens": 1, "vocab_size": WORDS}
 ADDED = {"added_tokens.json": {"<GIST>": WORDS - 1}, "tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}
 
+TOKENIZER = {
+    "tokenizer.json": {"added_tokens": [{"id": 3, "content": "<pad>"}, {"id": WORDS - 1, "content": "<GIST>"}]}
+}
+
+
+def _published(
+    config: dict[str, Any], keys: Any, cls: str, fields: Any, written: str = "", said: bool = True, **others: Any
+) -> Published:
+    """Its class is called `written`, if not `cls`; its configuration says the fields, or not."""
+    config = {**config, "architectures": [written or cls], **(fields if said else {})}
+    return Published(config, keys, cls, fields, **others)
+
+
+OURS, OLD, LLAMA_OURS = "OPTAutoCompressorModel", "AutoCompressorModel", "LlamaAutoCompressorModel"
+OPT_SUMMARY, LLAMA_SUMMARY, LLAMA_OLD = {**OPT, **SUMMARY_KEYS}, {**LLAMA, **SUMMARY_KEYS}, {**LLAMA, **FREQUENCIES}
+NO_SUMMARY = {"summary_length": 0, "accumulate_summary": False}
+NOT_LOADED = tuple(FREQUENCIES)
 CHECKPOINTS = {
-    "AutoCompressor-OPT": Published(
-        {**OPT_CONFIG, "architectures": ["OPTAutoCompressorModel"], **SUMMARY_FIELDS},
-        {**OPT, **SUMMARY_KEYS},
-        "OPTAutoCompressorModel",
-        SUMMARY_FIELDS,
+    "AutoCompressor-OPT": _published(OPT_CONFIG, OPT_SUMMARY, OURS, SUMMARY_FIELDS),
+    # neither class nor length: both follow from embed_summary
+    "AutoCompressor-OPT-unsaid": _published(OPT_CONFIG, OPT_SUMMARY, OURS, SUMMARY_FIELDS, "OPTForCausalLM", False),
+    "RMT-OPT": _published(OPT_CONFIG, OPT_SUMMARY, OURS, RMT_FIELDS, OLD),
+    "FullAttention-OPT": _published(OPT_CONFIG, OPT, OURS, NO_SUMMARY, OLD),
+    "FullAttention-OPT-unsaid": _published(OPT_CONFIG, {**OPT, "lm_head.weight": (WORDS, WIDTH)}, "OPTForCausalLM", {}),
+    "AutoCompressor-Llama": _published({**LLAMA_CONFIG, **ROTARY}, LLAMA_SUMMARY, LLAMA_OURS, SUMMARY_FIELDS),
+    "FullAttention-Llama": _published(LLAMA_CONFIG, LLAMA_OLD, "LlamaForCausalLM", {}, not_loaded=NOT_LOADED),
+    "gist-Llama": _published(
+        LLAMA_CONFIG, LLAMA_OLD, "GistLlamaForCausalLM", GIST_FIELDS, "", False, files=ADDED, not_loaded=NOT_LOADED
     ),
-    "AutoCompressor-OPT-untold": Published(  # neither class nor length: both follow from embed_summary
-        {**OPT_CONFIG, "architectures": ["OPTForCausalLM"]},
-        {**OPT, **SUMMARY_KEYS},
-        "OPTAutoCompressorModel",
-        SUMMARY_FIELDS,
-    ),
-    "RMT-OPT": Published(
-        {**OPT_CONFIG, "architectures": ["AutoCompressorModel"], **RMT_FIELDS},
-        {**OPT, **SUMMARY_KEYS},
-        "OPTAutoCompressorModel",
-        RMT_FIELDS,
-    ),
-    "FullAttention-OPT": Published(
-        {**OPT_CONFIG, "architectures": ["AutoCompressorModel"], "summary_length": 0, "accumulate_summary": False},
-        OPT,
-        "OPTAutoCompressorModel",
-        {"summary_length": 0},
-    ),
-    "FullAttention-OPT-untold": Published(
-        {**OPT_CONFIG, "architectures": ["OPTForCausalLM"]},
-        {**OPT, "lm_head.weight": (WORDS, WIDTH)},
-        "OPTForCausalLM",
-        {},
-    ),
-    "AutoCompressor-Llama": Published(
-        {**LLAMA_CONFIG, "architectures": ["LlamaAutoCompressorModel"], **SUMMARY_FIELDS},
-        {**LLAMA, **SUMMARY_KEYS},
-        "LlamaAutoCompressorModel",
-        SUMMARY_FIELDS,
-    ),
-    "FullAttention-Llama": Published(
-        {**LLAMA_CONFIG, "architectures": ["LlamaForCausalLM"]},
-        {**LLAMA, **FREQUENCIES},
-        "LlamaForCausalLM",
-        {},
-        not_loaded=tuple(FREQUENCIES),
-    ),
-    "gist-Llama": Published(
-        {**LLAMA_CONFIG, "architectures": ["GistLlamaForCausalLM"]},
-        {**LLAMA, **FREQUENCIES},
-        "GistLlamaForCausalLM",
-        GIST_FIELDS,
-        ADDED,
-        tuple(FREQUENCIES),
-    ),
-    "gist-T5": Published(
-        {**T5_CONFIG, "architectures": ["GistT5ForConditionalGeneration"]},
+    "gist-T5": _published(
+        T5_CONFIG,
         T5,
         "GistT5ForConditionalGeneration",
         {**GIST_FIELDS, "scale_decoder_outputs": False},
-        {"tokenizer.json": {"added_tokens": [{"id": 3, "content": "<pad>"}, {"id": WORDS - 1, "content": "<GIST>"}]}},
+        said=False,
+        files={"tokenizer.json": {"added_tokens": TOKENS}},
     ),
 }

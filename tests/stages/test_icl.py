@@ -169,18 +169,6 @@ def test_an_option_that_begins_another_is_scored_as_it_is_alone() -> None:
         assert row == pytest.approx([one[0] for one in alone], abs=1e-5)
 
 
-def test_calibration_subtracts_what_the_options_cost_without_content() -> None:
-    plain, by_set, by_example = (scores(calibration=kind) for kind in ("none", "dataset", "example"))
-    texts = Texts(task(), Characters())
-    free = texts.example({**TESTS[0], "text": "N/A"})
-    found, _ = classify(MODEL, read_prefix(MODEL, None, [1]), texts, [free], TESTS[0])
-    offsets = found[0].scores
-    for raw, less in zip(plain, by_set, strict=True):
-        assert less == pytest.approx([raw[0] - offsets[0], raw[1] - offsets[1]], abs=1e-5)
-    # This template shows nothing but the input, so that every example's own is the same.
-    assert [value for row in by_example for value in row] == pytest.approx([v for row in by_set for v in row], abs=1e-5)
-
-
 def test_equal_calibration_inputs_are_read_once() -> None:
     texts = {kind: Texts(task(calibration=kind), Characters()) for kind in ("none", "example")}
     costs = {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
 from synopsis.config.files import Task
 from synopsis.errors import DataError
-from synopsis.stages.icl.demonstrations import demonstrations, draw, fill, text_of
+from synopsis.stages.icl.demonstrations import demonstrations, fill, text_of
 from synopsis.stages.icl.section import Setting
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -26,26 +25,6 @@ def task(**fields: Any) -> Task:
 def encode(text: str) -> list[int]:
     """One token a character: lengths are easy to see."""
     return [ord(character) for character in text]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_balanced_draws_take_each_label_in_turn(seed: int) -> None:
-    drawn = draw(task(balanced=True), POOL, 6, random.Random(seed))
-    labels = [row["label"] for row in drawn]
-    assert sorted(labels) == [0, 0, 1, 1, 2, 2]
-    assert labels[:3] == labels[3:]  # in turn
-    everything = draw(task(balanced=True), POOL, 9, random.Random(seed))
-    assert [row["label"] for row in everything] == [0, 1, 2] * 3  # three rows have the rarest label
-    assert len({row["id"] for row in everything}) == 9
-    more = draw(task(balanced=True), POOL, 14, random.Random(seed))  # goes round again, as published
-    assert more[9:] == more[:5] and {row["id"] for row in more} == {row["id"] for row in everything}
-
-
-def test_the_order_of_the_pool_s_first_labels_does_not_matter() -> None:
-    """Labels come in their own order, whichever stands first in the pool."""
-    by_label = sorted(POOL, key=lambda row: row["label"])
-    drawn = [draw(task(balanced=True), pool, 6, random.Random(3)) for pool in (POOL, by_label)]
-    assert drawn[0] == drawn[1]
 
 
 def test_more_demonstrations_than_rows_are_told() -> None:

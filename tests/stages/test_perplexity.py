@@ -34,29 +34,27 @@ SCORED, STEP = 12, 10
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-MODELS: dict[str, Callable[[], Any]] = {
-    "base": lambda: plain("llama"),
-    "base on OPT": lambda: plain("opt"),
-    "base with sliding windows": lambda: plain("mistral"),
-    "base with mixed windows": lambda: plain("gemma2"),
-    "full_attention": lambda: summary_model(summary_length=0),
-    "full_attention on OPT": lambda: architecture_model("summary", "opt", summary_length=0),
-    "full_attention with sliding windows": lambda: architecture_model("summary", "mistral", summary_length=0),
-    "autocompressor": summary_model,
-    "rmt": lambda: summary_model(accumulate_summary=False),
-    "autocompressor on OPT": lambda: architecture_model("summary", "opt", summary_length=3),
-    "autocompressor with sliding windows": lambda: architecture_model("summary", "mistral", summary_length=3),
-}
-
-
 def plain(architecture: str) -> Any:
     """The class of transformers itself, not one of a compressor."""
     return plain_of(architecture_model("summary", architecture, summary_length=0))
 
 
-@pytest.fixture(scope="module", params=MODELS)
+METHODS: dict[str, Callable[[str], Any]] = {
+    "base": plain,
+    "full_attention": lambda name: architecture_model("summary", name, summary_length=0),
+    "autocompressor": lambda name: architecture_model("summary", name, summary_length=3),
+    "rmt": lambda name: architecture_model("summary", name, summary_length=3, accumulate_summary=False),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(method, name) for method in METHODS for name in ("llama", "opt", "mistral", "gemma2")],
+    ids="-".join,
+)
 def model(request: pytest.FixtureRequest) -> Any:
-    return MODELS[request.param]()
+    method, architecture = request.param
+    return METHODS[method](architecture)
 
 
 def reading_of(model: Any, context: int) -> Reading:
@@ -139,7 +137,9 @@ def test_positions_of_a_reading() -> None:
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
-def test_a_batch_that_does_not_fit_is_halved_and_told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_that_does_not_fit_is_halved_down_to_a_document(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
     sizes = []
 
     def needs_room(rows: Tensor) -> Tensor:
@@ -151,21 +151,17 @@ def test_a_batch_that_does_not_fit_is_halved_and_told(error: BaseException, caps
     batches, ids = Batches(8), texts(9)
     assert torch.equal(batches.measure(ids, needs_room, "6,144 tokens"), ids.sum(-1, keepdim=True).float())
     assert sizes == [8, 4, 2, 2, 2, 2, 1] and (batches.size, batches.halvings) == (2, 2)
-    told = capsys.readouterr().err
-    assert "out of memory with 8 documents in a batch (6,144 tokens); continuing with 4\n" in told
+    assert "out of memory with 8 documents in a batch (6,144 tokens); continuing with 4\n" in capsys.readouterr().err
+    for other, fault, message in (
+        (error, InputError, r"one document does not fit in memory \(6,144 tokens\)"),
+        (RuntimeError("shapes do not match"), RuntimeError, "shapes do not match"),
+    ):
 
+        def fails(rows: Tensor, other: BaseException = other) -> Tensor:
+            raise other
 
-def test_a_document_that_does_not_fit_and_other_errors_end_the_run() -> None:
-    def no_room(rows: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError
-
-    def broken(rows: Tensor) -> Tensor:
-        raise RuntimeError("shapes do not match")
-
-    with pytest.raises(InputError, match=r"one document does not fit in memory \(6,144 tokens\)"):
-        Batches(4).measure(texts(4), no_room, "6,144 tokens")
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        Batches(4).measure(texts(4), broken, "6,144 tokens")
+        with pytest.raises(fault, match=message):
+            Batches(4).measure(texts(4), fails, "6,144 tokens")
 
 
 def test_the_bootstrap_is_the_same_in_any_number_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,13 +176,6 @@ def test_the_bootstrap_is_the_same_in_any_number_of_draws(monkeypatch: pytest.Mo
 # -------------------------------------------------------------------------------------------------------------- bytes
 
 
-def pieces() -> PreTrainedTokenizerFast:
-    """Words that carry the space before them, which the decoder drops at the beginning, as SentencePiece does."""
-    tokenizer = Tokenizer(WordLevel({"▁old": 0, "▁fox": 1, "es": 2, "<unk>": 3}, unk_token="<unk>"))
-    tokenizer.decoder = decoders.Metaspace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-
-
 def test_bytes_are_those_of_the_text_after_the_first_token(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(tmp_path)
     text = "é 日本 🦊 !"
@@ -196,13 +185,13 @@ def test_bytes_are_those_of_the_text_after_the_first_token(tmp_path: Path) -> No
     assert abs(text_bytes(tokenizer, ids) - 15) <= 2, "the first token is half of é"
     assert abs(text_bytes(tokenizer, ids[2:13]) - 10) <= 2, "the last one is a part of the fox"
     assert text_bytes(tokenizer, ids[:1]) == 0
-
-
-def test_bytes_count_the_space_before_a_word_but_for_the_first_and_no_special_tokens(tmp_path: Path) -> None:
-    assert text_bytes(pieces(), np.array([0, 1, 2])) == len(" foxes")
-    tokenizer = make_tokenizer(tmp_path)
-    ids = [*tokenizer("a fox")["input_ids"], tokenizer.eos_token_id]
-    assert text_bytes(tokenizer, np.array(ids)) == len(" fox")
+    ids = np.array([*tokenizer("a fox")["input_ids"], tokenizer.eos_token_id])
+    assert text_bytes(tokenizer, ids) == len(" fox"), "special tokens have none"
+    # Words that carry the space before them, which the decoder drops at the beginning, as SentencePiece does.
+    inner = Tokenizer(WordLevel({"▁old": 0, "▁fox": 1, "es": 2, "<unk>": 3}, unk_token="<unk>"))
+    inner.decoder = decoders.Metaspace()
+    pieces = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    assert text_bytes(pieces, np.array([0, 1, 2])) == len(" foxes")
 
 
 # ---------------------------------------------------------------------------------------------------------- documents
@@ -211,12 +200,8 @@ def test_bytes_count_the_space_before_a_word_but_for_the_first_and_no_special_to
 def corpus(documents: list[tuple[str, int]], kinds: bool = False) -> Dataset:
     """Documents of (domain, tokens) with ids of their own."""
     rng = np.random.default_rng(0)
-    columns: dict[str, Any] = {
-        "input_ids": List(Value("int32")),
-        "domain": Value("string"),
-        "bytes": Value("int64"),
-        "id": Value("string"),
-    }
+    text, number = Value("string"), Value("int64")
+    columns: dict[str, Any] = {"input_ids": List(Value("int32")), "domain": text, "bytes": number, "id": text}
     rows = [
         {"input_ids": rng.integers(3, 60, length).tolist(), "domain": domain, "bytes": None, "id": str(number)}
         for number, (domain, length) in enumerate(documents)
@@ -244,15 +229,9 @@ DOCUMENTS = [("law", 60), ("books", 52), ("law", 47), ("books", 70), ("law", 100
 
 
 def experiment(folder: Path, **changes: Any) -> Experiment:
-    section = {
-        "corpus": "papers",
-        "context_lengths": [0, 15, 40],
-        "scored_tokens": SCORED,
-        "tokens_per_step": STEP,
-        "batch_size": 2,
-        **changes,
-    }
+    section = {"corpus": "papers", "context_lengths": [0, 15, 40], "scored_tokens": SCORED, "tokens_per_step": STEP}
     training = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "corpus": "papers", "sequence_length": 40}
+    auto = {"summary_length": 3, "training": {**training, "random_summary_length": True}}
     return Experiment.model_validate(
         {
             "name": "small",
@@ -260,23 +239,12 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
             "corpora": {"papers": {"source": "text", "domains": {"law": {"hub": "a"}, "books": {"hub": "b"}}}},
             "models": {"base": {"path": "nowhere", "type": "llama"}},
             "compressors": {
-                "auto": {
-                    "method": "autocompressor",
-                    "base": "base",
-                    "summary_length": 3,
-                    "training": {**training, "random_summary_length": True},
-                },
+                "auto": {"method": "autocompressor", "base": "base", **auto},
                 "full": {"method": "full_attention", "base": "base", "training": training},
             },
-            "perplexity": section,
+            "perplexity": {"batch_size": 2, **section, **changes},
         }
     )
-
-
-def words() -> PreTrainedTokenizerFast:
-    """61 words of three letters, joined by spaces."""
-    tokenizer = Tokenizer(WordLevel({f"w{number:02}": number for number in range(61)}, unk_token="w00"))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 def prepared(folder: Path, documents: list[tuple[str, int]] = DOCUMENTS, kinds: bool = False, **changes: Any) -> Any:
@@ -284,7 +252,8 @@ def prepared(folder: Path, documents: list[tuple[str, int]] = DOCUMENTS, kinds: 
     found = experiment(folder, **changes)
     layout = Layout(found)
     DatasetDict({"test": corpus(documents, kinds)}).save_to_disk(layout.corpus("papers", "base"))
-    words().save_pretrained(layout.tokenizer("base"))
+    words = Tokenizer(WordLevel({f"w{number:02}": number for number in range(61)}, unk_token="w00"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(layout.tokenizer("base"))
     torch.manual_seed(0)
     LlamaForCausalLM(configuration(max_position_embeddings=50)).save_pretrained(layout.model("base"))
     summary_model(random_summary_length=True).save_pretrained(layout.model("auto-s0"))
@@ -300,11 +269,8 @@ def by_row(result: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
 def test_the_stage_gives_the_losses_of_one_pass(tmp_path: Path) -> None:
     found = prepared(tmp_path)
     result, layout = stage.perplexity(found, "auto-s0"), Layout(found)
-    assert result == {
-        key: value
-        for key, value in json.loads(layout.perplexity("auto-s0").read_text()).items()
-        if key not in ("kind", "format", "provenance")
-    }
+    written = json.loads(layout.perplexity("auto-s0").read_text())
+    assert result == {key: written[key] for key in written if key not in ("kind", "format", "provenance")}
     rows = by_row(result)
     assert list(rows) == [(domain, length, None, "all") for length in (0, 15, 40) for domain in ("all", "books", "law")]
     dataset = corpus(DOCUMENTS)

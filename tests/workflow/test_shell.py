@@ -59,18 +59,8 @@ def test_a_text_that_the_shells_of_a_cluster_would_run_is_not_submitted(tmp_path
         program = programs / name
         program.write_text(f'#!/bin/sh\necho "$@" >> "{programs}/{name}.txt"\nexit {code}\n')
         program.chmod(0o755)
-    command = [
-        "snakemake",
-        "--profile",
-        "slurm",
-        "--retries",
-        "0",
-        "--slurm-init-seconds-before-status-checks",
-        "1",
-        "--configfile",
-        "config/micro.yaml",
-        "--config",
-    ]
+    options = "--profile slurm --retries 0 --slurm-init-seconds-before-status-checks 1"
+    command = ["snakemake", *options.split(), "--configfile", "config/micro.yaml", "--config"]
     path = f"{programs}:{environment()['PATH']}"
     done = project.run(*command, "results=r$(touch MARK)", PATH=path)
     assert done.returncode == 2
