@@ -47,6 +47,7 @@ ONE_FAULT = [
     ("    method: rmt\n", "", "compressors.rmt.method: found nothing; expected one of"),
     ("method: rmt", "method: rtm", "; did you mean 'rmt'?"),
     ("method: rmt", "method: {a: 1}", "compressors.rmt.method: found a section (a); expected one of"),
+    ("    summary_length: 4\n", "    sumary_length: 4\n", "sumary_length: found an unknown key; expected one of base,"),
     (STORIES, "{facts: 32}", "corpora.stories.source: found nothing; expected one of world, text"),
     ("  gist-1:\n", "  g:\n  gist-1:\n", "compressors.g: found nothing; expected a section of keys and values"),
     (STORIES, f"{STORIES}\n  a b: {STORIES}", "corpora.a b: found the name 'a b'; expected a name of letters, digits"),

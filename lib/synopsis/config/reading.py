@@ -159,6 +159,8 @@ def _problems(cls: type[BaseModel], fault: Any) -> Iterable[Problem]:
     kind, given, context = fault["type"], fault["input"], fault.get("ctx", {})
     if isinstance(context.get("error"), Problems):
         return [Problem((*key, *inner), *rest) for inner, *rest in context["error"].problems]
+    if kind == "missing" and isinstance(given, dict) and hint(key[-1], given.keys() - holders[0].model_fields.keys()):
+        return []  # reported as a misspelt key
     if kind == "extra_forbidden":
         fields = [name for found in holders for name, field in found.model_fields.items() if not field.exclude]
         return [Problem(key, "an unknown key", f"one of {', '.join(fields)}{hint(key[-1], fields)}")]
