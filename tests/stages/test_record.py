@@ -48,7 +48,7 @@ def fingerprints(folder: Path, **changes: object) -> dict[str, str]:
         ({"models__base__pretraining__learning_rate": 0.5}, ("train base",)),
         ({"models__base__architecture__hidden_size": 64}, ("train base",)),
         ({"corpora__stories__seed": 9}, ("prepare corpus",)),
-        ({"instructions__translations__seed": 9}, ("prepare instructions",)),
+        ({"instructions__translations__held_out": 9}, ("prepare instructions",)),
         ({"training_seeds": [0, 1, 2]}, ()),
         ({"evaluation_seeds": [0, 5]}, ("icl",)),
     ],

@@ -79,7 +79,7 @@ def test_a_second_run_runs_nothing(finished: Project) -> None:
 
 OTHER_SETTINGS = {
     "corpora.stories.seed": (1, "data/stories/base/provenance.json"),
-    "instructions.translations.seed": (1, "data/instructions/translations.json"),
+    "instructions.translations.held_out": (9, "data/instructions/translations.json"),
     "models.base.pretraining.learning_rate": (0.1, "models/base/provenance.json"),
     "compressors.autocompressor.training.steps": (13, "models/autocompressor-s0/provenance.json"),
     "perplexity.max_documents": (1, "perplexity/autocompressor-s0.json"),
@@ -213,8 +213,8 @@ def test_a_cluster_is_planned_from_the_root_with_a_gpu_for_each_stage_that_runs_
         (lambda c: c["icl"].update(max_exampels=3), ["icl.max_exampels", "did you mean 'max_examples'"]),
         (lambda c: c["icl"]["datasets"].append("world_eat"), ["icl.datasets.1", "did you mean 'world_eats'"]),
         (
-            lambda c: (c["generate"].update(instructions="nothing"), c.update(evaluation_seeds=[-1])),
-            ["generate.instructions", "evaluation_seeds.0"],
+            lambda c: (c["generate"].update(max_new_tokens=0), c.update(evaluation_seeds=[-1])),
+            ["generate.max_new_tokens", "evaluation_seeds.0"],
         ),
     ],
 )
