@@ -202,6 +202,6 @@ CHECKPOINTS = {
         "GistT5ForConditionalGeneration",
         {**GIST_FIELDS, "scale_decoder_outputs": False},
         said=False,
-        files={"tokenizer.json": {"added_tokens": TOKENS}},
+        files=TOKENIZER,
     ),
 }
