@@ -251,7 +251,7 @@ def test_too_many_errors_fail_the_stage_and_keep_the_store(tmp_path, service):
         (failing(429, code="insufficient_quota"), "quota is used up"),
     ],
 )
-def test_what_a_person_must_mend_ends_the_run_at_once(tmp_path, service, answer, expected, capsys):
+def test_what_a_person_must_fix_ends_the_run_at_once(tmp_path, service, answer, expected, capsys):
     service.answer = lambda prompt, earlier: answer if "do e1|" in prompt else choosing(2)
     experiment = make_experiment(tmp_path, service)
     with pytest.raises(SynopsisError, match=expected) as caught:

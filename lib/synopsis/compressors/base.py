@@ -1,4 +1,4 @@
-"""What every compressor shares: calls that go on from a CompressedContext, and a loss without needless logits."""
+"""What every compressor shares: calls that continue from a CompressedContext, and a loss without needless logits."""
 
 from __future__ import annotations
 
@@ -380,12 +380,12 @@ def check_prompts(mask: Tensor) -> None:
 
 
 def with_generation_config(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of generate, those of a `generation_config` among them told one by one."""
+    """Options of generate, those of a `generation_config` among them one by one."""
     given = options.get("generation_config")
     if given is None:
         return options
-    told = {name: value for name, value in given.to_diff_dict().items() if name != "transformers_version"}
-    return {**told, **{name: value for name, value in options.items() if name != "generation_config"}}
+    set_there = {name: value for name, value in given.to_diff_dict().items() if name != "transformers_version"}
+    return {**set_there, **{name: value for name, value in options.items() if name != "generation_config"}}
 
 
 def by_group(groups: Tensor, function: Any, pad: int = 0) -> Tensor:

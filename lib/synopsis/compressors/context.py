@@ -143,8 +143,8 @@ class CompressedContext:
     def save(self, path: str | Path) -> None:
         """One safetensors file; the fingerprint and a hash of the tensors stand in its header."""
         tensors = {key: tensor.contiguous().clone() for key, tensor in self._tensors().items()}
-        facts = {"format": FORMAT, "fingerprint": self.fingerprint, "sha256": _hash(tensors)}
-        content = save(tensors, metadata=facts)
+        metadata = {"format": FORMAT, "fingerprint": self.fingerprint, "sha256": _hash(tensors)}
+        content = save(tensors, metadata=metadata)
         with atomic_file(path) as temporary:
             temporary.write_bytes(content)  # the errors of safetensors' own writing hide that the disk is full
 

@@ -82,7 +82,7 @@ def load(
 
     base: of a LoRA adapter or a weight diff; an adapter's own is taken where none is given. checksum: the sum of the
     weights that a diff must lead to; those of the released LLaMA-7B diffs are known. revision: of a hub id. What a
-    published configuration leaves unsaid may be given: gist_condition (`gist` unless a released diff's sum tells it),
+    published configuration leaves unsaid may be given: gist_condition (`gist` unless a released diff's sum says it),
     gist_tokens (1), gist_token_id, accumulate_summary (True), max_position_embeddings (OPT's table is extended). Other
     options, such as attn_implementation, go to `from_pretrained`.
 
@@ -141,7 +141,7 @@ def build(
                 state_dict=checkpoint.weights,
                 dtype=dtype,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told below with their names
+                ignore_mismatched_sizes=True,  # reported below with their names
                 trust_remote_code=False,
                 **options,
             )
@@ -183,7 +183,7 @@ def default_device() -> torch.device:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' bars and reports of loading: what is wrong is told as an error."""
+    """Without transformers' bars and reports of loading: what is wrong is raised as an error."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -269,7 +269,7 @@ def _base_of_diff(folder: Path, base: str | Path | None) -> Path:
 def _recover(
     folder: Path, config: Any, diff: dict[str, Tensor], base: Path, checksum: float | None
 ) -> tuple[dict[str, Tensor], str | None]:
-    """The tuned weights of a diff, and what their sum agreed with; a released model's sum tells its condition."""
+    """The tuned weights of a diff, and what their sum agreed with; a released model's sum says its condition."""
     weights = weight_diff.recover(read_weights(base), diff, config.rope_parameters["rope_theta"])
     weight_diff.correct(folder, weights)
     given = {} if checksum is None else {"checksum": checksum}

@@ -97,8 +97,8 @@ def convert(
             form = _write_published(model, checkpoint, folder, file_format, against)
         precision = str(dtype).removeprefix("torch.")
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        facts = (form, checkpoint.kind, model.config.model_type, precision, len(checkpoint.weights), parameters)
-        result = Converted(str(source), str(destination), *facts, checkpoint.verified)
+        found = (form, checkpoint.kind, model.config.model_type, precision, len(checkpoint.weights), parameters)
+        result = Converted(str(source), str(destination), *found, checkpoint.verified)
         configuration = (folder / "config.json").read_bytes()
         provenance.config, provenance.dtype = hashlib.sha256(configuration).hexdigest(), precision
         write_json(folder / PROVENANCE, "model", asdict(result), provenance.record(), [folder])

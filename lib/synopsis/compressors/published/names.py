@@ -5,10 +5,10 @@ Their key names are those of transformers' classes, with these differences:
 AutoCompressor-*, RMT-*   `embed_summary.weight`, (summary_length, width of the words). config.json has summary_length
                           and accumulate_summary; its class is AutoCompressorModel or OPTAutoCompressorModel on OPT,
                           LlamaAutoCompressorModel on Llama.
-FullAttention-*           nothing more, and a longer table of positions on OPT. summary_length is 0 or is not told; the
+FullAttention-*           nothing more, and a longer table of positions on OPT. summary_length is 0 or missing; the
                           class is one of the above, or that of the base.
 llama-7b-*-1              differences to LLaMA-7B (`weight_diff`), and `layers.*.self_attn.rotary_emb.inv_freq`.
-                          GistLlamaForCausalLM; config.json tells no more than that the vocabulary grew by `<GIST>`.
+                          GistLlamaForCausalLM; config.json only shows that the vocabulary grew by `<GIST>`.
 flan-t5-xxl-*-1           GistT5ForConditionalGeneration; the vocabulary is that of the tokenizer and `<GIST>`.
 
 Nothing is ever taken from a checkpoint's name.
@@ -84,7 +84,7 @@ def kind_of(config: Any, weights: Mapping[str, Tensor] | None = None, folder: Pa
 
 
 def complete(config: Any, kind: str | None, weights: dict[str, Tensor], folder: Path) -> None:
-    """Give `config` the fields that the kind needs and that only the weights or the tokenizer tell; in place.
+    """Give `config` the fields that the kind needs and that only the weights or the tokenizer show; in place.
 
     Also takes out of `weights` what is computed, and extends OPT's table of positions to the length in `config`.
     """
@@ -121,17 +121,17 @@ def input_embeddings(weights: Mapping[str, Tensor]) -> Tensor | None:
 
 def _complete_summary(config: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
     rows = len(weights[SUMMARY_KEY]) if SUMMARY_KEY in weights else 0
-    told = getattr(config, "summary_length", None)
-    if told is None:
+    stated = getattr(config, "summary_length", None)
+    if stated is None:
         config.summary_length = rows
-    elif rows and told != rows:
-        raise refused(folder, f"config.json says summary_length {told}, but {SUMMARY_KEY} has {rows} rows")
+    elif rows and stated != rows:
+        raise refused(folder, f"config.json says summary_length {stated}, but {SUMMARY_KEY} has {rows} rows")
 
 
 def _complete_gist(config: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
     words = input_embeddings(weights)
     if words is None:
-        return  # told as a missing weight when the model is built
+        return  # reported as a missing weight when the model is built
     rows = len(words)
     config.vocab_size = rows
     if getattr(config, "gist_token_id", None) is None:

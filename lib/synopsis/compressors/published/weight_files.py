@@ -2,7 +2,7 @@
 
     weights = read_weights("models/run")        # {"model.embed_tokens.weight": Tensor, ...}
 
-Tensors are mapped from the files: nothing is read before it is used. Every fault is told with the name of its file.
+Tensors are mapped from the files: nothing is read before it is used. Every error names its file.
 """
 
 from __future__ import annotations

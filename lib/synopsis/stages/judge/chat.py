@@ -1,6 +1,6 @@
 """The judge behind an OpenAI-compatible chat service: a hosted one, or vLLM or llama.cpp on this machine.
 
-What passes by itself (rate limits, overload, timeouts) is asked again with growing pauses; what a person must mend
+What passes by itself (rate limits, overload, timeouts) is asked again with growing pauses; what a person must fix
 (a wrong key, an unknown model, an empty account) ends the run at once; the rest is an `api_error` of one judgement.
 The key is read from the environment and cut out of every text that a service sends back.
 """
@@ -86,7 +86,7 @@ class ChatJudge:
     def _raise_if_hopeless(self, error: Exception) -> None:
         service, model = self._client.base_url, self.definition.model
         place = f"judge '{self.name}' at {service}"
-        kept = "Judgements made so far are kept; mend this and run the stage again."
+        kept = "Judgements made so far are kept; fix this and run the stage again."
         if isinstance(error, openai.AuthenticationError):
             raise InputError(
                 f"{place}: the service refuses the key in {self.definition.api_key_env} (401). {kept}"

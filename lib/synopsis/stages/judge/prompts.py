@@ -13,7 +13,7 @@ NO_INPUT = "(none)"
 
 
 def text_for(definition: JudgeDefinition, question: Question) -> str:
-    """All that the judge gets to see of a question; its hash tells whether an old judgement still holds."""
+    """All that the judge gets to see of a question; its hash says whether an old judgement still holds."""
     if definition.kind == "reference":
         return json.dumps([question.first, question.second, question.pair.reference], ensure_ascii=False)
     return fill(definition.prompt or "", question)

@@ -1,4 +1,4 @@
-"""The needle stage: does the context, compressed or whole, still hold a fact that one of its sentences told?
+"""The needle stage: does the context, compressed or whole, still hold a fact that one of its sentences stated?
 
     synopsis needle --config config/demo.yaml autocompressor-s0
 
@@ -37,8 +37,8 @@ Cell = tuple[int, float]
 def needle(experiment: Experiment, run: str) -> dict[str, Any]:
     """Measure a run; writes rows by length and depth, and a record of each text, and returns what is in the result.
 
-    A cell that fails is told and kept with its reason; the others stand. DataError for texts that the run's tokenizer
-    cannot tell apart, for lengths that hold no needle, and when the model has positions for none of the lengths;
+    A cell that fails is reported and kept with its reason; the others stand. DataError for texts that the tokenizer
+    cannot distinguish, for lengths that hold no needle, and when the model has positions for none of the lengths;
     SynopsisError when every cell fails.
     """
     section = experiment.needle
@@ -111,7 +111,7 @@ class Reader:
         }
 
     def read(self, context: Sequence[int]) -> tuple[Prefix, int]:
-        """The prefix that a question goes on from, and how many vectors stand for the context."""
+        """The prefix that a question continues, and how many vectors stand for the context."""
         if not self.compresses:
             return read_prefix(self.model, None, context), 0
         ids = torch.tensor([list(context)], device=self.model.device)
@@ -126,7 +126,7 @@ class Reader:
     def greedy(self, prefix: Prefix, question: Sequence[int], key: Sequence[int]) -> list[int]:
         """What greedy decoding writes after the question, up to its first token that is not the key's.
 
-        Until then it reads the key's own tokens, so one pass over them tells all.
+        Until then it reads the key's own tokens, so one pass over them is enough.
         """
         ids = torch.tensor([[*question, *key[:-1]]], device=self.model.device)
         positions = prefix.next_position + torch.arange(ids.shape[1], device=self.model.device)[None]
@@ -144,7 +144,7 @@ class Reader:
 
 
 def _lengths(opened: OpenRun, run: str, section: Needle, texts: NeedleTexts) -> tuple[list[int], list[Record]]:
-    """The lengths that the model has positions for, and what is told of the others; DataError when none is left."""
+    """The lengths that the model has positions for, and a record of each of the others; DataError when none is left."""
     model, lengths = opened.model, sorted(section.lengths)
     positions, step = getattr(model.config, "max_position_embeddings", None), section.tokens_per_step
     keys = section.keys or texts.example(lengths[0], 0.0, 0).options
@@ -159,8 +159,8 @@ def _lengths(opened: OpenRun, run: str, section: Needle, texts: NeedleTexts) -> 
             f"pass with the question and a key; '{run}' has {positions}"
         )
     if left_out:
-        told = ", ".join(map(str, left_out))
-        say(f"{run} needle: {told} tokens left out, which need more than the model's {positions} positions")
+        lengths_left_out = ", ".join(map(str, left_out))
+        say(f"{run} needle: {lengths_left_out} tokens left out, which need more than the model's {positions} positions")
     return kept, [{"length": n, "positions": needed[n], "model_positions": positions} for n in left_out]
 
 
@@ -190,8 +190,8 @@ def _measure(reader: Reader, texts: NeedleTexts, lengths: Sequence[int], run: st
         )
     in_order = sorted(cells, key=lambda cell: (cell[0], section.depths.index(cell[1])))
     records = [record for cell in in_order if cell not in failed for record in found[cell]]
-    told = [{"length": cell[0], "depth": cell[1], "error": failed[cell]} for cell in in_order if cell in failed]
-    return records, told
+    failures = [{"length": cell[0], "depth": cell[1], "error": failed[cell]} for cell in in_order if cell in failed]
+    return records, failures
 
 
 def _rows(records: Sequence[Record]) -> Iterator[Record]:

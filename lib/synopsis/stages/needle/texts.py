@@ -1,4 +1,4 @@
-"""The texts of the needle stage: filler sentences around one that tells a key, of an exact number of tokens.
+"""The texts of the needle stage: filler sentences around one that states a key, of an exact number of tokens.
 
 Pure: the same section, tokenizer, length, depth and number give the same text, whatever else is measured.
 
@@ -22,7 +22,7 @@ from synopsis.stages.needle.section import KEY, Needle
 SMALLEST, NUMBERS = 10_000, 90_000
 """Drawn keys have five digits: from the smallest, so many."""
 DEPTHS = 10**6
-"""Depths are told apart by so many parts of the context."""
+"""Depths differ by so many parts of the context at least."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class NeedleExample:
 
 
 class NeedleTexts:
-    """Builds the texts of a section for one tokenizer; DataError for texts that this tokenizer cannot tell apart."""
+    """Builds the texts of a section for one tokenizer; DataError for texts that this tokenizer cannot distinguish."""
 
     def __init__(self, section: Needle, tokenizer: Any):
         self.section, self.tokenizer = section, tokenizer
@@ -53,7 +53,7 @@ class NeedleTexts:
         self.question = self._known(self._after(section.filler[-1], section.question.rstrip()), "question")
         if section.keys is not None:
             self._distinct(section.keys, [self.answer(key) for key in section.keys])
-        self.example(max(section.lengths), 0.0, 0)  # what is wrong with a text is told before a model is loaded
+        self.example(max(section.lengths), 0.0, 0)  # what is wrong with a text is reported before a model is loaded
         self._check_room(min(section.lengths), self.needle(section.keys[0] if section.keys else str(SMALLEST)))
 
     def example(self, length: int, depth: float, number: int) -> NeedleExample:
@@ -74,7 +74,7 @@ class NeedleTexts:
         return NeedleExample(context, len(self.beginning) + place, self.question, options, answers)
 
     def needle(self, key: str) -> list[int]:
-        """Token ids of the sentence that tells the key."""
+        """Token ids of the sentence that states the key."""
         text = self.section.needle.replace(KEY, key)
         return self._known(self._after(self.section.filler[-1], text), "needle", text)
 

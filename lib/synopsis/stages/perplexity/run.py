@@ -4,7 +4,7 @@
 
 All context lengths score the same tokens: the last `scored_tokens` of each document's first (longest context +
 scored) tokens, but for the first of them, which nothing predicts when there is no context (see `last_segment`).
-Lengths that need more positions than the model has are skipped, and told. Documents are read from disk a batch at a
+Lengths that need more positions than the model has are skipped and reported. Documents are read from disk a batch at a
 time, each once for all lengths; what is kept of a document is the sum of its losses by class of tokens.
 """
 
@@ -72,7 +72,7 @@ def perplexity(experiment: Experiment, run: str) -> dict[str, Any]:
     ]
     if len(measured.not_finite) == len(documents) * len(readings):
         first = measured.not_finite[0]
-        raise InputError(f"run '{run}': {_told(first)}, and so in every document; the model gives no usable numbers")
+        raise InputError(f"run '{run}': {_fault(first)}, and so in every document; the model gives no usable numbers")
     payload = {
         "run": run,
         "corpus": section.corpus,
@@ -106,8 +106,8 @@ def _readings(opened: OpenRun, run: str, section: Perplexity) -> tuple[list[Read
             if limit is None or positions <= limit:
                 readings.append(reading)
             else:
-                told = {"context_length": length, "summary_length": summary_length, "positions": positions}
-                skipped.append({**told, "model_positions": limit})
+                record = {"context_length": length, "summary_length": summary_length, "positions": positions}
+                skipped.append({**record, "model_positions": limit})
     if not readings:
         least = min(record["positions"] for record in skipped)
         raise InputError(
@@ -173,7 +173,7 @@ def _measure(
             for row in np.flatnonzero(~np.isfinite(values).all(-1)):
                 record = _not_finite(documents, start + int(row), reading, values[row])
                 if not found.not_finite:
-                    say(f"{run}: {_told(record)}; this is told once, and the result lists all")
+                    say(f"{run}: {_fault(record)}; this is reported once, and the result lists all")
                 found.not_finite.append(record)
     seconds = time.perf_counter() - started
     read = count * sum(reading.context + scored for reading in readings)
@@ -207,7 +207,7 @@ def _not_finite(documents: Documents, document: int, reading: Reading, losses: n
     }
 
 
-def _told(record: dict[str, Any]) -> str:
+def _fault(record: dict[str, Any]) -> str:
     return (
         f"document {record['document']} of the split (domain {record['domain']}): {record['tokens']} of its losses "
         f"after {record['context_length']} tokens of context are not finite"
