@@ -12,7 +12,7 @@ import pytest
 import torch
 from laws import gist_by_hand
 from published import Case, close
-from synopsis.compressors import compressor_class
+from synopsis.compressors import attention, compressor_class
 from synopsis.compressors.masks import CONDITIONS, gist_span, seen
 from synopsis.compressors.published.gist import GistActivations, remove_gist
 from torch import Tensor
