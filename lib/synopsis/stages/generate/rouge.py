@@ -80,7 +80,7 @@ def score_rouge(
     """ROUGE of (prediction, truth) pairs, as they are written.
 
     `types`, in their order: a type's bootstrap does not depend on the types after it. DataError names the row of what
-    is not text, and tells of an empty sequence.
+    is not text; an empty sequence is one too.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -128,7 +128,7 @@ def _row(scores: Mapping[str, Any]) -> dict[str, Score]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """NumPy's global generator begins at `seed`, and afterwards goes on from where it was."""
+    """NumPy's global generator begins at `seed`, and afterwards continues from where it was."""
     import numpy
 
     before = numpy.random.get_state()
