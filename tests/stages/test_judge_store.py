@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
 
 import pytest
 from synopsis.errors import ArtifactError, SynopsisError
-from synopsis.stages.judge.records import Judgement
+from synopsis.stages.judge.pairs import Pair, Question
+from synopsis.stages.judge.records import Judgement, Reply
 from synopsis.stages.judge.store import JudgementStore
 
-RECORD = Judgement("e1", "ab", "A", "text ü\u2028", None, 1, "m", "prompt", "judge", "2026-01-01T00:00:00Z")
-SECOND = dataclasses.replace(RECORD, order="ba", state="parse_error")
+QUESTION = Question(Pair("e1", "", "", "", "", ""), "ab")
+RECORD = Judgement.of(QUESTION, Reply(0, "text ü\u2028", model="m"), "prompt", "judge")
+SECOND = RECORD.model_copy(update={"order": "ba", "state": "parse_error"})
 
 
 def fill_store(path, *judgements):
@@ -35,7 +36,7 @@ def test_what_was_appended_is_found_again(tmp_path):
 
 def test_a_later_line_supersedes_an_earlier_one(tmp_path):
     path = tmp_path / "store.jsonl"
-    fill_store(path, dataclasses.replace(RECORD, state="api_error", error="503"), RECORD)
+    fill_store(path, RECORD.model_copy(update={"state": "api_error", "error": "503"}), RECORD)
     with JudgementStore(path) as store:
         assert store.find("e1", "ab", "judge", "prompt") == RECORD
     assert len(path.read_text().splitlines()) == 2, "append-only"
@@ -69,14 +70,20 @@ def test_a_last_line_of_nothing_after_a_power_cut_is_cut_off(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[]", json.dumps({**RECORD.record(), "state": "C"}), json.dumps({**RECORD.record(), "id": [1]}), "{}"],
+    [
+        "{",
+        "[]",
+        json.dumps({**RECORD.model_dump(), "state": "C"}),
+        json.dumps({**RECORD.model_dump(), "id": [1]}),
+        "{}",
+    ],
 )
 def test_damage_in_the_middle_is_told_with_its_line(tmp_path, line):
     path = tmp_path / "store.jsonl"
     fill_store(path, RECORD, SECOND)
     first, second = path.read_text().splitlines()
     path.write_text("\n".join([first, line, second, ""]))
-    with pytest.raises(ArtifactError, match=r"store\.jsonl: line 2 is damaged"), JudgementStore(path):
+    with pytest.raises(ArtifactError, match=r"store\.jsonl: line 2 is no judgement"), JudgementStore(path):
         pass
     assert path.read_text().splitlines()[2] == second, "nothing was thrown away"
 
@@ -87,7 +94,7 @@ def test_each_line_is_on_disk_before_append_returns(tmp_path, monkeypatch):
     synchronise = os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: (synchronise(number), sizes.append(path.stat().st_size)))
     fill_store(path, RECORD, SECOND)
-    line = len(json.dumps(RECORD.record())) + 1
+    line = len(json.dumps(RECORD.model_dump())) + 1
     assert len(sizes) == 2 and sizes[0] == line and sizes[1] == path.stat().st_size
 
 

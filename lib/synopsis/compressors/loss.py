@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ from torch.nn.functional import cross_entropy
 IGNORED = -100
 LOGITS_AT_ONCE = 2**25
 """Numbers in one slice of logits: 128 MiB in float32."""
+
+
+def perplexity(loss: float) -> float:
+    """Of a loss in nats per token; infinite where it is no float."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def next_token_loss(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from synopsis.compressors.architectures import DECODERS, LEARNED_POSITIONS
 from synopsis.compressors.section import Subject, TrainedCompressor, sections
-from synopsis.config.data import TextCorpus, WorldCorpus, WorldInstructions
+from synopsis.config.data import SPLITS, TextCorpus, WorldCorpus, WorldInstructions
 from synopsis.config.training import LanguageModelTraining
 from synopsis.config.types import Key, Problem
 from synopsis.stages.record import stages
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
 """Names of corpora that would mix their files with other data (see `synopsis.artifacts.Layout`)."""
-
-SPLITS = ("train", "validation", "test")
 
 
 def check_experiment(experiment: Experiment) -> list[Problem]:

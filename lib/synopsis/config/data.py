@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from synopsis.config.types import Name, PositiveInt, Problem, Seed, Share, Strict
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 WORLD_VERSION = 5
 """Version of the generated language; results made from another one are made again."""

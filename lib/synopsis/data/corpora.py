@@ -19,7 +19,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from synopsis.artifacts import (
     PROVENANCE,
@@ -32,7 +32,7 @@ from synopsis.artifacts import (
     read_json,
     write_json,
 )
-from synopsis.config.data import TextCorpus
+from synopsis.config.data import SPLITS, Split, TextCorpus
 from synopsis.config.experiment import Experiment
 from synopsis.data.documents import Documents
 from synopsis.data.prepare import prepare_fingerprint
@@ -44,8 +44,6 @@ from synopsis.progress import say
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 COLUMNS = ["input_ids", "domain", "bytes", "id"]
 TOKENIZATION = "each document by itself, no special tokens added, text that looks like one kept as text"
 FILE_TOKENS = 2**27

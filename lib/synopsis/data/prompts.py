@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from synopsis.compressors.published.names import GIST_TOKEN
 from synopsis.errors import DataError
 
-GIST_TOKEN = "<GIST>"
 COLUMNS = ("instruction", "input", "output")
 
 

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
+from synopsis.compressors.loss import IGNORED
 from synopsis.config.data import Corpus, WorldCorpus
 from synopsis.data.prompts import input_part, instruction_part
 from synopsis.errors import DataError
-
-IGNORED = -100
 
 
 class DocumentSequences(Dataset[dict[str, Tensor]]):

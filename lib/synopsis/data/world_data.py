@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from synopsis.artifacts import PROVENANCE, Layout, Provenance, atomic_directory, write_json
-from synopsis.config.data import WorldCorpus, WorldInstructions
+from synopsis.config.data import SPLITS, WorldCorpus, WorldInstructions
 from synopsis.config.experiment import Experiment
 from synopsis.data.prepare import prepare_fingerprint
 from synopsis.data.prompts import input_part, instruction_part
 from synopsis.data.world import ATTRIBUTES, World
 from synopsis.errors import DataError
 
-SPLITS = ("train", "validation", "test")
 TRIPLES_PER_DOCUMENT = 12
 
 

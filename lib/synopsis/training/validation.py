@@ -19,9 +19,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from synopsis.compressors.base import ContextMixin
-from synopsis.compressors.loss import IGNORED
-
-MAX_EXPONENT = 700  # e to more than this is no float
+from synopsis.compressors.loss import IGNORED, perplexity
 
 
 def segment_sums(call: Any, inputs: dict[str, Tensor], lengths: list[int]) -> Tensor:
@@ -54,7 +52,7 @@ def metrics_of(prediction: EvalPrediction) -> dict[str, float]:
         metrics[f"loss/segment={index + 1}"] = _mean(sums, counts, chosen)
     for context in np.unique(before[real]):
         loss = _mean(sums, counts, real & (before == context))
-        metrics[f"perplexity/context={int(context)}"] = math.exp(loss) if loss < MAX_EXPONENT else math.inf
+        metrics[f"perplexity/context={int(context)}"] = perplexity(loss)
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""The benchmark stage: what a compressed context saves when a model continues from it.
+"""The benchmark stage: what a compressed context saves when a model continues after it.
 
     synopsis benchmark --config config/demo.yaml gist-1-s0
 
@@ -63,8 +63,8 @@ def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
     path = layout.benchmark(run)
     write_csv(path, rows, COLUMNS)
-    record = {"run": run, "threads": torch.get_num_threads()}
-    write_json(path.with_suffix(".json"), "benchmark", record, provenance.record(), [path])
+    payload = {"run": run, "threads": torch.get_num_threads()}
+    write_json(path.with_suffix(".json"), STAGE.kind, payload, provenance.record(), [path])
     return rows
 
 

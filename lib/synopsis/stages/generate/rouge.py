@@ -80,7 +80,7 @@ def score_rouge(
     """ROUGE of (prediction, truth) pairs, as they are written.
 
     `types`, in their order: a type's bootstrap does not depend on the types after it. DataError names the row of what
-    is not text, and reports an empty sequence.
+    is not text; an empty sequence is one too.
     """
     from rouge_score.rouge_scorer import RougeScorer
 

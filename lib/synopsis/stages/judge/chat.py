@@ -1,6 +1,6 @@
 """The judge behind an OpenAI-compatible chat service: a hosted one, or vLLM or llama.cpp on this machine.
 
-What passes by itself (rate limits, overload, timeouts) is asked again with growing pauses; what a person must fix
+What passes by itself (rate limits, overload, timeouts) is asked again with growing pauses; what a person must correct
 (a wrong key, an unknown model, an empty account) ends the run at once; the rest is an `api_error` of one judgement.
 The key is read from the environment and cut out of every text that a service sends back.
 """
@@ -84,24 +84,19 @@ class ChatJudge:
             raise SynopsisError(f"judge '{self.name}': stopped while waiting for the service")
 
     def _raise_if_hopeless(self, error: Exception) -> None:
-        service, model = self._client.base_url, self.definition.model
-        place = f"judge '{self.name}' at {service}"
-        kept = "Judgements made so far are kept; fix this and run the stage again."
-        if isinstance(error, openai.AuthenticationError):
-            raise InputError(
-                f"{place}: the service refuses the key in {self.definition.api_key_env} (401). {kept}"
-            ) from None
-        if isinstance(error, openai.PermissionDeniedError):
-            raise InputError(
-                f"{place}: the key in {self.definition.api_key_env} may not use the model '{model}' (403): "
-                f"{self._redacted(str(error))}. {kept}"
-            ) from None
-        if isinstance(error, openai.NotFoundError):
-            raise InputError(
-                f"{place}: no model '{model}' there, or no chat service (404): {self._redacted(str(error))}. {kept}"
-            ) from None
+        model, key, said = self.definition.model, self.definition.api_key_env, self._redacted(str(error))
+        reasons: dict[type[Exception], str] = {
+            openai.AuthenticationError: f"the service refuses the key in {key} (401)",
+            openai.PermissionDeniedError: f"the key in {key} may not use the model '{model}' (403): {said}",
+            openai.NotFoundError: f"no model '{model}' there, or no chat service (404): {said}",
+        }
+        reason, kind = reasons.get(type(error)), InputError if type(error) in reasons else SynopsisError
         if _account_is_empty(error):
-            raise SynopsisError(f"{place}: the account's quota is used up (429). {kept}") from None
+            reason = "the account's quota is used up (429)"
+        if reason is not None:
+            place = f"judge '{self.name}' at {self._client.base_url}"
+            kept = "Judgements made so far are kept; correct this and run the stage again."
+            raise kind(f"{place}: {reason}. {kept}") from None
 
     def _redacted(self, text: str) -> str:
         return self._without_key(text)[:ERROR_CHARACTERS]

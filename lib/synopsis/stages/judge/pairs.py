@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from synopsis.artifacts import Layout, check_outputs, read_csv, read_json
 from synopsis.config.experiment import Experiment
-from synopsis.errors import ArtifactError, DataError, InputError
+from synopsis.errors import ArtifactError, DataError
 
 Order = Literal["ab", "ba"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -56,7 +56,12 @@ def read_pairs(
     layout = Layout(experiment)
     path_a, path_b = layout.generations(a, split), layout.generations(b, split)
     rows_a, rows_b = _rows_by_id(path_a), _rows_by_id(path_b)
-    _same_examples(path_a, rows_a, path_b, rows_b)
+    for id in {**rows_a, **rows_b}:
+        if id not in rows_a or id not in rows_b or rows_a[id]["y_true"] != rows_b[id]["y_true"]:
+            raise ArtifactError(
+                f"{path_a} and {path_b}: the id {id!r} is not in both, or its y_true differs; expected the same "
+                "examples. Run `generate` again for the older of the two."
+            )
     paths = [path_a, path_b]
     texts: dict[str, tuple[str, str]] = {}
     if with_instructions:
@@ -87,28 +92,9 @@ def _rows_by_id(path: Path) -> dict[str, dict[str, str]]:
     return by_id
 
 
-def _same_examples(
-    path_a: Path, rows_a: dict[str, dict[str, str]], path_b: Path, rows_b: dict[str, dict[str, str]]
-) -> None:
-    for here, there, present, absent in ((rows_a, rows_b, path_a, path_b), (rows_b, rows_a, path_b, path_a)):
-        alone = [id for id in here if id not in there]
-        if alone:
-            raise ArtifactError(
-                f"{absent}: lacks {len(alone)} of the ids of {present} (first: {alone[0]!r}); expected the same "
-                "examples in both. Run `generate` again for the older of the two."
-            )
-    for id, row in rows_a.items():
-        if row["y_true"] != rows_b[id]["y_true"]:
-            raise ArtifactError(
-                f"{path_b}: id {id!r}: y_true differs from that in {path_a}; expected the same examples in both. "
-                "Run `generate` again for the older of the two."
-            )
-
-
 def _instructions(experiment: Experiment, split: str) -> tuple[dict[str, tuple[str, str]], Path]:
     """Id -> (instruction, input) of a split, and the file they come from."""
-    if experiment.generate is None:
-        raise InputError(f"experiment '{experiment.name}': no section 'generate', which names the instructions judged")
+    assert experiment.generate is not None
     path = Layout(experiment).instructions(experiment.generate.instructions)
     splits = read_json(path, "instructions").get("splits", {})
     if split not in splits:

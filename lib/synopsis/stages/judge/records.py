@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol
 
-from synopsis.stages.judge.pairs import ORDERS, Order, Question
+import pydantic
+
+from synopsis.stages.judge.pairs import Order, Question
 
 State = Literal["A", "B", "tie", "parse_error", "api_error"]
-STATES: tuple[State, ...] = get_args(State)
 """`A`, `B`: the run that won, whatever the order; `parse_error`: an answer without a choice; `api_error`: no answer."""
 
 
@@ -59,8 +59,7 @@ def state_of(reply: Reply, order: Order) -> State:
     return "A" if (reply.choice == 0) == (order == "ab") else "B"
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(pydantic.BaseModel, frozen=True, extra="forbid"):
     """A line of the store. `prompt_hash` and `judge_hash` say for what text and what judge the state holds."""
 
     id: str
@@ -82,9 +81,6 @@ class Judgement:
     def first_won(self) -> bool:
         return self.state == ("A" if self.order == "ab" else "B")
 
-    def record(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
     @classmethod
     def of(cls, question: Question, reply: Reply, prompt_hash: str, judge_hash: str) -> Judgement:
         return cls(
@@ -99,18 +95,6 @@ class Judgement:
             judge_hash=judge_hash,
             time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
-
-    @classmethod
-    def from_record(cls, record: Any) -> Judgement:
-        """Read a line of the store; ValueError when it is no judgement."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(record, dict) or set(record) != names:
-            raise ValueError(f"expected an object with the keys {', '.join(sorted(names))}")
-        if not all(isinstance(record[name], str) for name in ("id", "judge_hash", "prompt_hash")):
-            raise ValueError("expected texts as id, judge_hash and prompt_hash")
-        if record["state"] not in STATES or record["order"] not in ORDERS:
-            raise ValueError(f"state {record['state']!r} or order {record['order']!r} is unknown")
-        return cls(**record)
 
 
 def text_hash(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from synopsis.artifacts import Layout, Provenance, write_json
 from synopsis.config.experiment import Experiment
 from synopsis.config.files import JudgeDefinition
-from synopsis.errors import InputError, SynopsisError
+from synopsis.errors import SynopsisError
 from synopsis.progress import say, track
 from synopsis.stages.judge.pairs import ORDERS, Pair, Question, read_pairs
 from synopsis.stages.judge.prompts import text_for
@@ -37,11 +37,10 @@ def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dic
     """Judge the outputs of runs `a` and `b` for a split, write the summary beside the store and return it.
 
     Judgements in the store that this judge made of the same texts are used again; those that ended in an `api_error`
-    are asked again. Raises InputError (unknown judge, missing key, refused key), DataError or ArtifactError (outputs
+    are asked again. Raises InputError (missing key, refused key), DataError or ArtifactError (outputs
     that cannot be compared), and SynopsisError when too many judgements have no answer.
     """
-    definition = _definition(experiment, judge)
-    layout = Layout(experiment)
+    definition, layout = experiment.judges[judge], Layout(experiment)
     path = layout.judgements(judge, a, b, split)
     judge_hash = experiment.fingerprint(definition.model_dump(mode="json", include=set(ANSWER_FIELDS)))
     provenance = Provenance(config=STAGE.fingerprint(experiment, judge=judge, a=a, b=b, split=split))
@@ -83,13 +82,6 @@ def summarise(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> dict[st
     }
 
 
-def _definition(experiment: Experiment, name: str) -> JudgeDefinition:
-    if name not in experiment.judges:
-        known = ", ".join(experiment.judges) or "none"
-        raise InputError(f"experiment '{experiment.name}': no judge '{name}'; expected one of judge.judges ({known})")
-    return experiment.judges[name]
-
-
 def _judge_all(
     name: str, definition: JudgeDefinition, questions: Sequence[Question], judge_hash: str, store: JudgementStore
 ) -> list[Judgement]:
@@ -117,7 +109,12 @@ def _judge_all(
             errors += 1
             if errors > MAX_ERROR_SHARE * len(questions):
                 # Sure to fail by now; asking on would cost hours of retries at a service that is down.
-                raise SynopsisError(_too_many_errors(name, errors, len(questions), reply, store))
+                raise SynopsisError(
+                    f"judge '{name}': {errors} of {len(questions)} judgements have no answer, more than "
+                    f"{MAX_ERROR_SHARE:.0%} (the last: {reply.error}). No summary was written. The judgements made so "
+                    f"far are kept in {store.path}: run the stage again when the service answers, and only the missing "
+                    "ones are asked."
+                )
 
     if open_questions:  # else no judge is made, so that a finished store is summarised without a key
         with contextlib.closing(_replies(name, definition, open_questions)) as replies:
@@ -171,14 +168,6 @@ def _make_judge(name: str, definition: JudgeDefinition) -> AnyJudge:
     from synopsis.stages.judge.chat import ChatJudge
 
     return ChatJudge(name, definition)
-
-
-def _too_many_errors(name: str, errors: int, total: int, reply: Reply, store: JudgementStore) -> str:
-    return (
-        f"judge '{name}': {errors} of {total} judgements have no answer, more than {MAX_ERROR_SHARE:.0%} "
-        f"(the last: {reply.error}). No summary was written. The judgements made so far are kept in {store.path}: "
-        "run the stage again when the service answers, and only the missing ones are asked."
-    )
 
 
 def headline(result: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from synopsis.artifacts import atomic_file, report_full_disk
@@ -35,9 +34,7 @@ class JudgementStore:
         self._latest = {judgement.key: judgement for judgement in judgements}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._stream is not None:
             self._stream.close()
 
@@ -49,7 +46,7 @@ class JudgementStore:
         """Add a line and wait until it is on disk."""
         assert self._stream is not None, "the store is not open"
         with report_full_disk(self.path):
-            line = json.dumps(judgement.record()).encode() + b"\n"
+            line = json.dumps(judgement.model_dump()).encode() + b"\n"
             while line:
                 line = line[self._stream.write(line) :]
             os.fsync(self._stream.fileno())
@@ -66,20 +63,15 @@ class JudgementStore:
         judgements = []
         for number, line in enumerate(lines, start=1):
             try:
-                judgements.append(Judgement.from_record(json.loads(line)))
-            except ValueError as error:
+                judgements.append(Judgement.model_validate_json(line))
+            except ValueError:
                 if number < len(lines) or tail:
-                    raise ArtifactError(
-                        f"{self.path}: line {number} is damaged ({error}). Delete that line: its judgement is asked "
-                        "again, the others are kept."
-                    ) from None
+                    again = "Delete that line: its judgement is asked again, the others are kept."
+                    raise ArtifactError(f"{self.path}: line {number} is no judgement. {again}") from None
                 # After a power cut the last block of a file may be of the right length and hold nothing.
                 lines, tail = lines[:-1], line
         if tail:
-            self._cut(lines)
+            say(f"{self.path}: warning: the last line is truncated (a run was killed); it is dropped and asked again")
+            with atomic_file(self.path) as temporary:
+                temporary.write_bytes(b"".join(line + b"\n" for line in lines))
         return judgements
-
-    def _cut(self, whole_lines: list[bytes]) -> None:
-        say(f"{self.path}: warning: the last line is truncated (a run was killed); it is dropped and asked again")
-        with atomic_file(self.path) as temporary:
-            temporary.write_bytes(b"".join(line + b"\n" for line in whole_lines))

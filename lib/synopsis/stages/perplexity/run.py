@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from synopsis.artifacts import Layout, Provenance, write_json
+from synopsis.compressors.loss import perplexity as perplexity_of
 from synopsis.config.experiment import Experiment
 from synopsis.data.corpora import load_corpus
 from synopsis.engine.last_segment import (
@@ -38,7 +39,6 @@ from synopsis.stages.perplexity.section import STAGE, Perplexity
 BOOTSTRAP_SAMPLES = 1000
 DRAWN_AT_ONCE = 2**20
 """Documents drawn in one go of the bootstrap, over its samples."""
-MAX_EXPONENT = 700  # e to more than this is no float
 
 
 def perplexity(experiment: Experiment, run: str) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def _estimates(sums: np.ndarray, counts: np.ndarray, size: int | None) -> dict[s
     loss = total / int(counts.sum())
     return {
         "loss": loss,
-        "perplexity": math.exp(loss) if loss < MAX_EXPONENT else math.inf,
+        "perplexity": perplexity_of(loss),
         "bits_per_byte": total / math.log(2) / size if size else None,
         "loss_low": low,
         "loss_high": high,
