@@ -1,4 +1,4 @@
-"""Published checkpoints load as what they are, whatever they are called; what cannot be loaded is told by its name."""
+"""Published checkpoints load as what they are, whatever they are called; what cannot be loaded is named."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("left", [0, 5, 1500, -1])
-def test_damaged_files_are_told_by_their_name(form: str, file: str, left: int, tmp_path: Path) -> None:
+def test_damaged_files_are_reported_by_their_name(form: str, file: str, left: int, tmp_path: Path) -> None:
     CHECKPOINTS["AutoCompressor-Llama"].write(tmp_path / "m", form)
     path = tmp_path / "m" / file
     path.write_bytes(path.read_bytes()[:left])
@@ -287,7 +287,7 @@ def test_damaged_files_are_told_by_their_name(form: str, file: str, left: int, t
     assert str(caught.value).startswith(f"{tmp_path}/m: cannot be loaded as a model: {file} is truncated or damaged (")
 
 
-def test_shards_that_are_missing_are_told(tmp_path: Path) -> None:
+def test_shards_that_are_missing_are_reported(tmp_path: Path) -> None:
     CHECKPOINTS["RMT-OPT"].write(tmp_path / "m", "bin-shards")
     (tmp_path / "m" / "pytorch_model-00002-of-00002.bin").unlink()
     refused(r"index\.json names pytorch_model-00002-of-00002\.bin, which are not there", tmp_path / "m")
@@ -305,9 +305,11 @@ def test_keys_that_do_not_fit_are_named_and_counted(tmp_path: Path) -> None:
     write_folder(tmp_path / "m", CHECKPOINTS["RMT-OPT"].config, weights)
     with pytest.raises(ArtifactError) as caught:
         load(tmp_path / "m", "cpu")
-    told = str(caught.value)
-    assert "the weights lack model.decoder.layers.0.fc1.bias, " in told and "and 5 more (8 in all)" in told
-    assert "no place for head.extra" in told and f"model.decoder.final_layer_norm.bias (7,) for ({WIDTH},)" in told
+    message = str(caught.value)
+    assert "the weights lack model.decoder.layers.0.fc1.bias, " in message and "and 5 more (8 in all)" in message
+    assert (
+        "no place for head.extra" in message and f"model.decoder.final_layer_norm.bias (7,) for ({WIDTH},)" in message
+    )
     write_folder(tmp_path / "rows", {**CHECKPOINTS["RMT-OPT"].config, "summary_length": 9}, whole)
     refused(f"summary_length 9, but embed_summary.weight has {SUMMARY} rows", tmp_path / "rows")
     write_folder(tmp_path / "none", {**OPT_CONFIG, "summary_length": 2}, {name: whole[name] for name in OPT})
@@ -347,7 +349,7 @@ def test_hub_ids_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "*.bin" not in asked[0][2] and "*.bin" in asked[1][2]
 
 
-def test_hub_ids_that_cannot_be_fetched_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_ids_that_cannot_be_fetched_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
