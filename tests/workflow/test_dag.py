@@ -33,7 +33,7 @@ JOBS = {
     "report": 1,
 }
 SUMMED_UP = {"score": 1, "report": 1}
-KINDS = "benchmark corpus icl instructions judgement_summary model needle perplexity report rouge scores task"
+KINDS = "benchmark corpus icl instructions judgement_summary model needle perplexity report rouge scores task tokenizer"
 
 
 # ------------------------------------------------------------------------------------------------- what is there
