@@ -18,7 +18,7 @@ def context() -> CompressedContext:
     return summary_model().compress(torch.tensor([[5, 6, 7], [8, 9, 10]]))
 
 
-def test_damaged_contexts_are_told(context: CompressedContext, tmp_path: Path) -> None:
+def test_damaged_contexts_are_reported(context: CompressedContext, tmp_path: Path) -> None:
     path = tmp_path / "context.safetensors"
     with pytest.raises(ArtifactError, match="no such file"):
         CompressedContext.load(path)
@@ -34,7 +34,7 @@ def test_damaged_contexts_are_told(context: CompressedContext, tmp_path: Path) -
         CompressedContext.load(path)
 
 
-def test_every_change_of_a_context_is_told(context: CompressedContext, tmp_path: Path) -> None:
+def test_every_change_of_a_context_is_reported(context: CompressedContext, tmp_path: Path) -> None:
     path = tmp_path / "context.safetensors"
     context.save(path)
     whole = path.read_bytes()
@@ -63,7 +63,7 @@ def test_a_dtype_applies_to_activations_alone(context: CompressedContext) -> Non
     assert moved.next_position.dtype == torch.long and moved.nbytes == context.nbytes - 2 * 2 * 3 * 32
 
 
-def test_incomplete_models_are_told(tmp_path: Path) -> None:
+def test_incomplete_models_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such folder"):
         load(tmp_path / "models" / "run", "cpu")
     (tmp_path / "empty").mkdir()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from compressor_models import GIST, OWN_FIELDS, architecture_model, configuration, gist_model, summary_model, tokens
+from compressor_models import configuration, summary_model, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synopsis.compressors import CompressedContext
+from laws import LAWS
 from synopsis.engine import likelihood
 from synopsis.engine.likelihood import plain_forward, read_prefix, score_options, token_losses
 from torch import Tensor
@@ -21,26 +20,11 @@ Forward = Callable[[Tensor], Tensor]
 
 torch.manual_seed(0)
 PLAIN = LlamaForCausalLM(configuration(num_key_value_heads=2)).eval()
-SUMMARY = summary_model(num_key_value_heads=2)
-GIST_MODEL = gist_model(num_key_value_heads=2)
-MODELS: dict[str, Callable[[], Any]] = {
-    "plain": lambda: PLAIN,
-    "summary": lambda: SUMMARY,
-    "rmt": lambda: summary_model(accumulate_summary=False),
-    "full_attention": lambda: summary_model(summary_length=0),
-    "gist": lambda: GIST_MODEL,
-    "pos_control": lambda: gist_model("pos_control"),
-    "neg_control": lambda: gist_model("neg_control"),
-    **{
-        f"{kind} {name}": lambda kind=kind, name=name: architecture_model(
-            kind, name, **({"summary_length": 3} if kind == "summary" else {"gist_token_id": GIST})
-        )
-        for name in OWN_FIELDS
-        for kind in ("summary", "gist")
-    },
-}
-model_of = cache(lambda name: MODELS[name]())
-FEW = settings(max_examples=4, deadline=None, derandomize=True, database=None)
+SUMMARY, GIST_MODEL = LAWS["autocompressor"].model("llama"), LAWS["gist"].model("llama")
+MODELS = {f"{name} {architecture}": law for name, law in LAWS.items() for architecture in law.architectures}
+MODELS = {name: law for name, law in MODELS.items() if "t5" not in name}
+"""Every method on every decoder; beside them a plain model and full attention."""
+FEW = settings(max_examples=3, deadline=None, derandomize=True, database=None)
 # Of a query: its first tokens are those of the others, then its own; of each option: its length.
 ROWS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 4), st.lists(st.integers(1, 4), min_size=1, max_size=3)),
@@ -49,16 +33,8 @@ ROWS = st.lists(
 )
 
 
-def context_of(name: str, generator: torch.Generator) -> tuple[CompressedContext | None, Forward]:
-    """A context of one row, and the function that gives the logits of ids after it in one pass, without a cache."""
-    model, before = model_of(name), tokens(generator, 7)
-    if name in ("plain", "full_attention"):
-        return None, lambda ids: plain_forward(model, input_ids=ids).logits
-    if "gist" in name or "control" in name:
-        prompt = torch.tensor([[*before, GIST, GIST]])
-        return model.compress(prompt), lambda ids: model(torch.cat([prompt, ids], 1)).logits[:, prompt.shape[1] :]
-    context = model.compress(torch.tensor([before]), segment_lengths=4)
-    return context, lambda ids: model(ids, softprompt=context.summary_vectors).logits
+def plainly(model: Any) -> Forward:
+    return lambda ids: plain_forward(model, input_ids=ids).logits
 
 
 @torch.no_grad()
@@ -81,25 +57,37 @@ def pairs_of(
     return pairs
 
 
-@pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 @FEW
 @given(plain=st.integers(0, 9), rows=ROWS)
-def test_options_score_as_in_one_plain_pass_each(
-    name: str, compressed: bool, plain: int, rows: list[tuple[int, int, list[int]]]
-) -> None:
-    """Whatever shares a pass."""
-    model, generator = model_of(name), torch.Generator().manual_seed(len(rows))
-    context, forward = context_of(name, generator)
-    if not compressed:
-        context, forward = None, lambda ids: plain_forward(model, input_ids=ids).logits
+def test_options_score_as_in_one_plain_pass_each(name: str, plain: int, rows: list[tuple[int, int, list[int]]]) -> None:
+    """Whatever shares a pass, after a compressed context and without one."""
+    law, generator = MODELS[name], torch.Generator().manual_seed(len(rows))
+    model = law.model(name.split()[1])
+    context = model.compress(torch.tensor([law.prompt(generator, 9)]), **law.options)
     ids = tokens(generator, plain)
-    prefix = read_prefix(model, context, ids)
     pairs = pairs_of(rows, generator, at_least=0 if plain else 1)
-    expected = [naive(forward, ids, query, option) for query, option in pairs]
-    for budget in (1, 9, 512):
-        scores = score_options(model, prefix, pairs, budget)
-        assert scores.means == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    ways: list[tuple[Any, Forward]] = [
+        (context, lambda row: model.continue_from(context, row).logits),
+        (None, plainly(model)),
+    ]
+    for before, forward in ways:
+        prefix = read_prefix(model, before, ids)
+        expected = [naive(forward, ids, query, option) for query, option in pairs]
+        for budget in (1, 9, 512):
+            assert score_options(model, prefix, pairs, budget).means == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@FEW
+@given(plain=st.integers(1, 9), rows=ROWS)
+def test_plain_models_score_as_in_one_pass_each(plain: int, rows: list[tuple[int, int, list[int]]]) -> None:
+    generator = torch.Generator().manual_seed(len(rows))
+    ids, pairs = tokens(generator, plain), pairs_of(rows, generator, at_least=0)
+    for model in (PLAIN, summary_model(summary_length=0)):
+        expected = [naive(plainly(model), ids, query, option) for query, option in pairs]
+        for budget in (1, 9, 512):
+            scores = score_options(model, read_prefix(model, None, ids), pairs, budget)
+            assert scores.means == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_predictions_do_not_depend_on_the_budget() -> None:
@@ -168,7 +156,8 @@ def test_a_padded_context_counts_its_own_vectors_only() -> None:
     """One row of a batch of contexts: the padding before its vectors is not seen."""
     rows = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 0, 0, 0]])
     mask = torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
-    for model in (SUMMARY, model_of("summary mistral"), model_of("summary gemma2"), model_of("summary opt")):
+    for architecture in ("llama", "mistral", "gemma2", "opt"):
+        model = LAWS["autocompressor"].model(architecture)
         both = model.compress(rows, mask, segment_lengths=3)
         alone = model.compress(rows[1:, :3], segment_lengths=3)
         pairs = [([20, 21], [22, 23]), ([20], [24])]

@@ -5,40 +5,25 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from synopsis.engine.packing import Pack, pack
+from synopsis.engine.packing import pack
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=6).map(tuple), min_size=1, max_size=12, unique=True)
-
-
-def contents(packed: Pack) -> dict[int, tuple[int, ...]]:
-    return {
-        member: tuple(packed.ids[place] for place in path)
-        for member, path in zip(packed.members, packed.paths, strict=True)
-    }
 
 
 @given(sequences=SEQUENCES, budget=st.integers(1, 20))
 def test_every_sequence_is_in_one_pack_and_sees_itself_alone(sequences: list[tuple[int, ...]], budget: int) -> None:
     packs = pack(sequences, budget)
-    found = [member for packed in packs for member in packed.members]
-    assert sorted(found) == list(range(len(sequences)))
+    assert sorted(member for packed in packs for member in packed.members) == list(range(len(sequences)))
     for packed in packs:
         sees = packed.sees()
-        for member, tokens in contents(packed).items():
-            assert tokens == sequences[member]
-        for path in packed.paths:
+        for member, path in zip(packed.members, packed.paths, strict=True):
+            assert tuple(packed.ids[place] for place in path) == sequences[member]
             for depth, place in enumerate(path):
-                assert np.flatnonzero(sees[place]).tolist() == path[: depth + 1]
-                assert packed.depths[place] == depth
+                assert np.flatnonzero(sees[place]).tolist() == path[: depth + 1] and packed.depths[place] == depth
     sizes = [len(packed.ids) for packed in packs]
     assert sizes == sorted(sizes, reverse=True)
-
-
-@given(sequences=SEQUENCES)
-def test_one_pack_holds_each_beginning_once(sequences: list[tuple[int, ...]]) -> None:
-    (packed,) = pack(sequences, 1000)
-    beginnings = {tokens[: end + 1] for tokens in sequences for end in range(len(tokens))}
-    assert len(packed.ids) == len(beginnings)
+    (whole,) = pack(sequences, 1000)
+    assert len(whole.ids) == len({tokens[: end + 1] for tokens in sequences for end in range(len(tokens))})
 
 
 def test_budgets() -> None:
@@ -47,5 +32,4 @@ def test_budgets() -> None:
     assert [len(packed.ids) for packed in pack([(1,) * 30], 7)] == [30]
     # Questions about one long text stay with it, up to twice the budget; then it is read again.
     text = tuple(range(100, 110))
-    questions = [(*text, number) for number in range(14)]
-    assert [len(packed.ids) for packed in pack(questions, 10)] == [20, 14]
+    assert [len(packed.ids) for packed in pack([(*text, number) for number in range(14)], 10)] == [20, 14]

@@ -165,11 +165,8 @@ ROTARY = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 50000
 SUMMARY_FIELDS = {"summary_length": SUMMARY, "accumulate_summary": True}
 RMT_FIELDS = {"summary_length": SUMMARY, "accumulate_summary": False}
 GIST_FIELDS = {"gist_token_id": WORDS - 1, "gist_condition": "gist", "gist_tokens": 1, "vocab_size": WORDS}
+TOKENS = [{"id": 3, "content": "<pad>"}, {"id": WORDS - 1, "content": "<GIST>"}]
 ADDED = {"added_tokens.json": {"<GIST>": WORDS - 1}, "tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}
-
-TOKENIZER = {
-    "tokenizer.json": {"added_tokens": [{"id": 3, "content": "<pad>"}, {"id": WORDS - 1, "content": "<GIST>"}]}
-}
 
 
 def _published(

@@ -62,7 +62,7 @@ def _real(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _published_reads_padding(model: Any, case: Case) -> bool:
-    """Published Llama takes padding for text with a cache, which it makes unless it is told not to."""
+    """Published Llama takes padding for text with a cache, which it makes unless use_cache is False."""
     arguments = case.arguments()
     mask = arguments.get("attention_mask")
     padded = mask is not None and not bool(mask.all())

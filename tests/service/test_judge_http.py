@@ -9,16 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pytest_httpserver import HTTPServer
 from synopsis.artifacts import Layout, read_json, write_csv, write_json
 from synopsis.config.experiment import Experiment, load_experiment
 from synopsis.errors import InputError, SynopsisError
 from synopsis.stages.judge.run import judge
+from werkzeug import Request, Response
 
 A, B, SPLIT, KEY = "gist-s0", "control-s0", "seen", "sk-very-secret-0123456789"
 COLUMNS = ["id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens"]
@@ -44,57 +45,36 @@ def failing(status: int, code: str = "some_code", message: str = "not now") -> A
 class ChatService:
     """Answers every request with `answer(prompt, earlier requests with this prompt)` and remembers the requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: HTTPServer) -> None:
         self.answer: Callable[[str, int], Answer] = lambda prompt, earlier: choosing(2)
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
         self.busy = self.most_busy = 0
+        self.url = server.url_for("/v1")
         self._lock = threading.Lock()
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                service._respond(self, body)
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
+        server.expect_request("/v1/chat/completions", method="POST").respond_with_handler(self._respond)
 
     @property
     def prompts(self) -> list[str]:
         return [request["messages"][0]["content"] for request in self.requests]
 
-    def _respond(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    def _respond(self, request: Request) -> Response:
+        body = request.get_json()
         prompt = body["messages"][0]["content"]
         with self._lock:
             earlier = self.prompts.count(prompt)
             self.requests.append(body)
-            self.keys.add(handler.headers.get("Authorization"))
+            self.keys.add(request.headers.get("Authorization"))
             self.busy += 1
             self.most_busy = max(self.most_busy, self.busy)
         try:
             status, content, *headers = self.answer(prompt, earlier)
-            if handler.path != "/v1/chat/completions":
-                status, content = failing(404, message=f"no {handler.path}")[:2]
         finally:
             with self._lock:
                 self.busy -= 1
-        payload = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "text/html" if isinstance(content, str) else "application/json")
-        handler.send_header("Content-Length", str(len(payload)))
-        for name, value in (headers[0] if headers else {}).items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(payload)
+        if isinstance(content, str):
+            return Response(content, status, *headers, mimetype="text/html")
+        return Response(json.dumps(content), status, *headers, mimetype="application/json")
 
 
 @pytest.fixture
@@ -104,11 +84,9 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatService]:
     monkeypatch.setattr(chat, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(chat, "LONGEST_PAUSE_SECONDS", 0.5)
     monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    service = ChatService()
-    yield service
-    service.server.shutdown()
-    service.server.server_close()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    with HTTPServer(threaded=True) as server:
+        yield ChatService(server)
 
 
 def make_experiment(folder: Path, service: ChatService, examples: int = 2, **definition: Any) -> Experiment:
@@ -172,10 +150,9 @@ def test_each_pair_is_asked_in_both_orders(tmp_path, service):
     written = read_json(store_path(experiment).with_suffix(".json"), "judgement_summary")
     assert written["provenance"]["judge_models"] == ["served-model"]
 
-
-def test_a_judge_that_likes_the_first_position_decides_nothing(tmp_path, service):
+    # A judge that likes the first position decides nothing.
     service.answer = lambda prompt, earlier: choosing(0)
-    summary = run_judge(make_experiment(tmp_path, service))
+    summary = run_judge(make_experiment(tmp_path, service, model="another"))
     assert (summary["win"], summary["lose"], summary["win_rate"]) == (2, 2, 0.5)
     assert (summary["consistent"], summary["first_position_wins"]) == (0, 4)
 
@@ -196,18 +173,15 @@ def test_at_most_so_many_requests_at_once_as_the_judge_allows(tmp_path, service)
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_what_passes_by_itself_is_asked_again(tmp_path, service, status):
-    service.answer = lambda prompt, earlier: failing(status) if earlier < 2 else choosing(0)
+    """After the pause that the service asks for, where it asks for one."""
+    pause = {"Retry-After": "0.3"} if status == 429 else {}
+    service.answer = lambda prompt, earlier: (*failing(status), pause) if earlier < 2 else choosing(0)
     experiment = make_experiment(tmp_path, service, examples=1)
+    start = time.monotonic()
     summary = run_judge(experiment)
+    assert not pause or 1.2 <= time.monotonic() - start < 9
     assert (summary["win"], summary["lose"], summary["api_error"]) == (1, 1, 0)
     assert [record["attempts"] for record in records(experiment)] == [3, 3]
-
-
-def test_a_pause_that_the_service_asks_for_is_kept(tmp_path, service):
-    service.answer = lambda prompt, earlier: (*failing(429), {"Retry-After": "0.3"}) if not earlier else choosing(2)
-    start = time.monotonic()
-    run_judge(make_experiment(tmp_path, service, examples=1))
-    assert 0.6 <= time.monotonic() - start < 5
 
 
 def test_a_few_errors_are_counted_and_asked_again_by_the_next_run(tmp_path, service, capsys):
@@ -251,7 +225,7 @@ def test_too_many_errors_fail_the_stage_and_keep_the_store(tmp_path, service):
         (failing(429, code="insufficient_quota"), "quota is used up"),
     ],
 )
-def test_what_a_person_must_fix_ends_the_run_at_once(tmp_path, service, answer, expected, capsys):
+def test_what_a_person_must_correct_ends_the_run_at_once(tmp_path, service, answer, expected, capsys):
     service.answer = lambda prompt, earlier: answer if "do e1|" in prompt else choosing(2)
     experiment = make_experiment(tmp_path, service)
     with pytest.raises(SynopsisError, match=expected) as caught:
@@ -363,7 +337,7 @@ def test_only_what_still_holds_is_used_again(tmp_path, service, monkeypatch):
     assert len(records(experiment)) == 10, "superseded, not overwritten"
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path, service):
+def test_a_killed_run_resumes_where_it_stopped(tmp_path, service):
     hanging, freed = threading.Event(), threading.Event()
 
     def hang_at_the_fifth(prompt: str, earlier: int) -> Answer:

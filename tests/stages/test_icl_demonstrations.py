@@ -27,7 +27,7 @@ def encode(text: str) -> list[int]:
     return [ord(character) for character in text]
 
 
-def test_more_demonstrations_than_rows_are_told() -> None:
+def test_more_demonstrations_than_rows_are_reported() -> None:
     setting = Setting(compressed_tokens=[100], plain_tokens=50)
     with pytest.raises(DataError, match=r"15 demonstrations are asked for; the split 'train' has 14 rows to draw from"):
         demonstrations(task(tokens_per_demonstration=10), POOL, setting, 0, encode, repeat=True)

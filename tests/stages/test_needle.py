@@ -160,20 +160,20 @@ def test_texts_are_checked_before_the_model_is_read(experiment: Experiment, tmp_
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("plain", r"length 12, depth 1: example 0: the loss of the key '\w+' is nan, no finite number"),
         ("summary", "length 12, depth 1: example 0: row 0 of the summary vectors: 6 of 6 hold numbers that are not"),
     ],
 )
-def test_numbers_that_are_not_finite(experiment: Experiment, tmp_path: Path, kind: str, told: str) -> None:
+def test_numbers_that_are_not_finite(experiment: Experiment, tmp_path: Path, kind: str, message: str) -> None:
     moved = experiment.model_copy(update={"results": str(tmp_path)})
     run, model = ("base", LlamaForCausalLM(configuration(**FIELDS))) if kind == "plain" else ("auto-s0", None)
     model = summary_model(**FIELDS) if model is None else model
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     write_folder(model, Layout(moved).model(run))
     world_tokenizer(gist=False).save_pretrained(Layout(moved).tokenizer("base"))
-    with pytest.raises(SynopsisError, match=f"{run} needle: no cell could be measured; {told}"):
+    with pytest.raises(SynopsisError, match=f"{run} needle: no cell could be measured; {message}"):
         needle(moved, run)
     assert not Layout(moved).needle(run).exists()
 

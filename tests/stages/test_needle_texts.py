@@ -1,4 +1,4 @@
-"""The texts of the needle stage: exact lengths, the needle where it belongs, and keys that can be told apart."""
+"""The texts of the needle stage: exact lengths, the needle where it belongs, and keys that can be distinguished."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_text_follows_from_its_cell_and_number_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"lengths": [40, 5]}, "lengths: 5 tokens hold no needle and filler.* takes 5 tokens; expected 6 or more"),
         ({"filler": ["old fox eats cake\n\n"]}, "needle.filler: this tokenizer does not know all words of 'old fox"),
@@ -141,6 +141,6 @@ def test_a_text_follows_from_its_cell_and_number_alone() -> None:
         ({"keys": ["map", "drum", " map"]}, "needle.keys: 'map' and ' map' have the same tokens after the question"),
     ],
 )
-def test_texts_that_the_tokenizer_cannot_tell_apart(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_texts_that_the_tokenizer_cannot_distinguish(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         texts(**fields)

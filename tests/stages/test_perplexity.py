@@ -1,4 +1,4 @@
-"""Perplexity: any reading in pieces equals one pass, batches do not matter, and what is left out is told."""
+"""Perplexity: any reading in pieces equals one pass, batches do not matter, and what is left out is counted."""
 
 from __future__ import annotations
 
@@ -362,7 +362,7 @@ def test_classes_of_tokens_of_the_generated_language(tmp_path: Path) -> None:
     assert sum(part["loss"] * part["n_tokens"] for part in parts) == pytest.approx(whole["loss"] * whole["n_tokens"])
 
 
-def test_losses_that_are_not_finite_are_told_with_document_and_domain(
+def test_losses_that_are_not_finite_are_reported_with_document_and_domain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = prepared(tmp_path)

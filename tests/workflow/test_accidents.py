@@ -116,7 +116,6 @@ def checkpoints(project: Project) -> list[Path]:
 
 
 def training_without_a_usable_checkpoint_starts_anew(project: Project) -> None:
-    project.experiment(longer, "micro")
     code, output = stopped_training(project, signal.SIGINT)
     assert code == 130
     assert "the same command resumes there" in output and "Traceback" not in output
@@ -128,8 +127,7 @@ def training_without_a_usable_checkpoint_starts_anew(project: Project) -> None:
     assert "resumes from" not in said
 
 
-def killed_training_goes_on_from_its_last_checkpoint(project: Project) -> None:
-    project.experiment(longer, "micro")
+def killed_training_resumes_from_its_last_checkpoint(project: Project) -> None:
     code, _ = stopped_training(project, signal.SIGKILL)
     assert code == -signal.SIGKILL
     whole = [path for path in checkpoints(project) if (path / "manifest.json").exists()]
@@ -138,7 +136,6 @@ def killed_training_goes_on_from_its_last_checkpoint(project: Project) -> None:
 
 
 def stopped_training_saves_first_and_a_damaged_checkpoint_is_passed_over(project: Project) -> None:
-    project.experiment(longer, "micro")
     code, output = stopped_training(project, signal.SIGTERM)
     assert code == 143
     assert "SIGTERM received: saving a checkpoint after this step" in output
@@ -153,8 +150,7 @@ def stopped_training_saves_first_and_a_damaged_checkpoint_is_passed_over(project
     assert f"{RUN}: resumes from {older.relative_to(project.folder)}\n" in said
 
 
-def ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_goes_on(project: Project) -> None:
-    project.experiment(longer, "micro")
+def ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_resumes(project: Project) -> None:
     process = snakemake_in_training(project)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to Snakemake and its jobs alike
     output, _ = process.communicate(timeout=60)
@@ -170,7 +166,6 @@ def ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_goes_on(project: Pr
 
 def killed_snakemake_says_how_to_unlock_and_plans_the_rest(project: Project) -> None:
     """As after a power loss: nobody could tidy up."""
-    project.experiment(longer, "micro")
     process = snakemake_in_training(project)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -192,7 +187,6 @@ def killed_snakemake_says_how_to_unlock_and_plans_the_rest(project: Project) -> 
 
 def second_training_waits_and_takes_the_finished_model(project: Project) -> None:
     """As after a kill of Snakemake alone: its job runs on, and the next Snakemake starts the same run again."""
-    project.experiment(longer, "micro")
     owner, second, said = two_trainings(project, "snakemake", "--cores", "1", TARGET, "--configfile", CONFIG)
     output, _ = owner.communicate(timeout=WAIT_SECONDS)
     assert owner.returncode == 0, output
@@ -205,7 +199,6 @@ def second_training_waits_and_takes_the_finished_model(project: Project) -> None
 
 
 def second_training_takes_over_when_the_first_is_killed(project: Project) -> None:
-    project.experiment(longer, "micro")
     owner, second, said = two_trainings(project, "synopsis", "train", "--config", CONFIG, RUN)
     assert stopped(owner, signal.SIGKILL)[0] == -signal.SIGKILL
     whole = [path for path in checkpoints(project) if (path / "manifest.json").exists()]
@@ -229,9 +222,9 @@ def stopped_evaluation_keeps_what_is_finished(project: Project) -> None:
 
 ANEW = training_without_a_usable_checkpoint_starts_anew
 RESUMED = (
-    killed_training_goes_on_from_its_last_checkpoint,
+    killed_training_resumes_from_its_last_checkpoint,
     stopped_training_saves_first_and_a_damaged_checkpoint_is_passed_over,
-    ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_goes_on,
+    ctrl_c_in_snakemake_saves_a_checkpoint_and_the_next_call_resumes,
     second_training_waits_and_takes_the_finished_model,
     second_training_takes_over_when_the_first_is_killed,
 )
@@ -259,6 +252,7 @@ def stories(
 
 def prepared(finished: Project, folder: Path) -> Project:
     project = finished.copy(folder)
+    project.experiment(longer, "micro")
     for path in [*project.results.iterdir(), *(project.results / "models").iterdir()]:
         if path.name not in {"data", "models", "base"}:
             remove(path)
@@ -275,8 +269,8 @@ def test_a_training_with_a_stop_in_it_learns_what_one_without_learns(
     stories: dict[Story, tuple[Project, Future[None]]], story: Story
 ) -> None:
     """The same losses and the same weights to the last bit, and nothing left of the way there."""
-    for _, told in (stories[story], stories[ANEW]):
-        told.result()
+    for _, outcome in (stories[story], stories[ANEW]):
+        outcome.result()
     project, whole = (stories[which][0] for which in (story, ANEW))
     expected = metrics(whole.folder / TARGET)
     assert [row["step"] for row in expected if "loss" in row] == list(range(3, STEPS + 1, 3))

@@ -1,4 +1,4 @@
-"""A disk that fills up: a message, nothing half-written, and the same command goes on once there is room.
+"""A disk that fills up: a message, nothing half-written, and the same command resumes once there is room.
 
 And folders that cannot be written at all.
 """
@@ -56,7 +56,7 @@ def resize(disk: Path, kilobytes: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(disk)], check=True)
 
 
-def test_a_full_disk_is_told_and_the_same_command_goes_on_once_there_is_room(small_disk: Project) -> None:
+def test_a_full_disk_is_reported_and_the_same_command_resumes_once_there_is_room(small_disk: Project) -> None:
     disk, log = small_disk.folder / "results", "results/micro/logs/training.log"
     train = ("synopsis", "--log", log, "train", "--config", "config/longer.yaml", RUN)
     prepare = ("synopsis", "prepare", "--config", "config/longer.yaml", "corpus", "many", "base")
@@ -111,7 +111,7 @@ def refused(project: Project, config: str) -> str:
     return message
 
 
-def test_read_only_results_are_told_before_the_first_job(copied: Project) -> None:
+def test_read_only_results_are_reported_before_the_first_job(copied: Project) -> None:
     for part in ("tables", "figures"):
         shutil.rmtree(copied.results / part)
     new = copied.experiment(lambda content: content.update(name="new"), "new")
@@ -125,7 +125,7 @@ def test_read_only_results_are_told_before_the_first_job(copied: Project) -> Non
         assert copied.plan() == {"report": 1}, "a dry run writes no results"
 
 
-def test_a_read_only_working_folder_is_told(tmp_path: Path) -> None:
+def test_a_read_only_working_folder_is_reported(tmp_path: Path) -> None:
     project = Project.new(tmp_path)
     with read_only(tmp_path):
         message = ".snakemake/locks: its folder cannot be made: Read-only file system (.snakemake)"
