@@ -213,28 +213,19 @@ def as_terminal_text(table: Table, width: int) -> str:
 
 
 def _blocks(table: Table, shown: Sequence[int], width: int) -> list[list[int]]:
-    """The columns of each block: the keys, and as many of the `shown` ones as `width` characters hold."""
+    """The columns of each block: the keys, and as many of the `shown` ones as `width` characters hold.
+
+    As few blocks as that needs, of about as many columns each; a block has one number's column at least.
+    """
     lines = [table.names, *table.texts()]
     widths = [max(len(line[i]) for line in lines) + GAP for i in range(len(table.columns))]
     keys = [i for i in shown if table.columns[i].key]
     numbers = [i for i in shown if i not in keys]
-    blocks = _filled(keys, numbers, widths, width + GAP)
-    for narrower in range(width, 0, -1):
-        # As many blocks in less width: even ones, and no last one of a single column.
-        even = _filled(keys, numbers, widths, narrower)
-        if len(even) > len(blocks):
+    found, blocks = None, [keys]
+    for size in range(len(numbers), 0, -1):
+        blocks = [[*keys, *numbers[start : start + size]] for start in range(0, len(numbers), size)]
+        if found and len(blocks) > len(found):
             break
-        blocks = even
-    return blocks
-
-
-def _filled(keys: list[int], numbers: Sequence[int], widths: Sequence[int], width: int) -> list[list[int]]:
-    """Blocks filled one after the other, each with at least one of the numbers' columns."""
-    blocks: list[list[int]] = [keys.copy()]
-    for number in numbers:
-        wider = [*blocks[-1], number]
-        if blocks[-1] != keys and sum(widths[i] for i in wider) > width:
-            wider = [*keys, number]
-            blocks.append(wider)
-        blocks[-1] = wider
-    return blocks
+        if all(sum(widths[i] for i in block) <= width + GAP for block in blocks):
+            found = blocks
+    return found or blocks
