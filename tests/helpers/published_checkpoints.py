@@ -199,6 +199,6 @@ CHECKPOINTS = {
         "GistT5ForConditionalGeneration",
         {**GIST_FIELDS, "scale_decoder_outputs": False},
         said=False,
-        files=TOKENIZER,
+        files={"tokenizer.json": {"added_tokens": TOKENS}},
     ),
 }
