@@ -285,7 +285,7 @@ class ContextMixin(Model):
         attention_mask: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        """`generate` of transformers, going on after `context`; returns (batch, prompt + new) ids, left padding kept.
+        """`generate` of transformers, continuing after `context`; returns (batch, prompt + new) ids, left padding kept.
 
         Prompts of unequal length are padded on the left. Each row needs at least one prompt token. Each row has one
         continuation: no beams and no `num_return_sequences`.

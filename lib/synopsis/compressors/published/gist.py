@@ -170,7 +170,7 @@ def shown_of(mask_gist: Tensor, ids: Tensor) -> Tensor:
     return mask_gist.bool()
 
 
-# ---------------------------------------------------------------------------------------------- going on from a cache
+# ---------------------------------------------------------------------------------------------- continuing from a cache
 
 
 def goes_on(past: Cache | KeysAndValues | None, mask_gist: Tensor | None, offset: Tensor | int | None) -> bool:

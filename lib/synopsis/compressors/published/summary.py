@@ -51,7 +51,7 @@ class SegmentCache(DynamicCache):
 
 
 class AutoCompressorMixin(AutoCompressor):
-    """An `AutoCompressor` that also goes on from the cache of an unfinished segment, and writes in segments."""
+    """An `AutoCompressor` that also continues from the cache of an unfinished segment, and writes in segments."""
 
     def forward(  # type: ignore[override]
         self,
@@ -68,7 +68,7 @@ class AutoCompressorMixin(AutoCompressor):
     ) -> Any:
         """As `AutoCompressor.forward`, also of embeddings, and in several calls.
 
-        use_cache gives `past_key_values` that the next call goes on from, in the same segment; with one number as
+        use_cache gives `past_key_values` that the next call continues, in the same segment; with one number as
         segment_lengths a segment that has become that long is compressed. A cache that is given is not changed.
         attention_mask may then cover earlier tokens too.
         """
