@@ -102,3 +102,14 @@ def test_how_often_a_domain_is_drawn_is_the_business_of_training(tmp_path):
         prepared = PREPARE["corpus"].fingerprint(experiment, corpus="novels", model="opt")
         changed.append((prepared, TRAIN.fingerprint(experiment, run="reader-s0")))
     assert changed[0][0] == changed[1][0] and changed[0][1] != changed[1][1]
+
+
+def test_jobs_of_a_compressor_without_training_read_its_base_and_follow_its_settings(tmp_path):
+    found = []
+    for budget in (8, 16):
+        compressor = f"compressors:\n  last: {{method: truncation, base: base, budget: {budget}}}\n"
+        experiment = load_experiment(write(tmp_path, spoilt(("compressors:\n", compressor))))
+        job = stages()["perplexity"].job(experiment, run="last")
+        assert job.inputs[0] == Path("results/small/models/base")
+        found.append(job.fingerprint)
+    assert found[0] != found[1]
