@@ -72,12 +72,6 @@ def test_another_model_has_no_size() -> None:
     assert model_size({"model_type": "mamba"}) is None and known("someone/unheard-of") is None
 
 
-def test_a_longer_table_of_positions_has_more_weights() -> None:
-    longer = model_size(configuration("opt"), positions=300)
-    assert longer is not None and longer.parameters == size_of(configuration("opt")).parameters + 44 * 48
-    assert model_size(configuration("llama"), positions=300) == size_of(configuration("llama"))
-
-
 @pytest.mark.parametrize(
     ("kind", "targets"),
     [

@@ -243,16 +243,7 @@ def as_text(experiment: Experiment, costs: Sequence[RunCost], machine: Machine, 
     """What `synopsis plan` prints: two tables, and what a reader must know about them."""
     parts = [f"{experiment.name}: {experiment.title}".removesuffix(": ")]
     if costs:
-        work, memory = [_work(costs, machine)], []
-        device = find_device(machine.device)
-        room = float("inf") if device is None else device.memory
-        for cost in costs:
-            numbers = [(cost.memory_bytes or {}).get(part) for part in PARTS]
-            too_much = " (too much)" if (numbers[-1] or 0) > room else ""
-            memory.append([cost.run, *map(gigabytes, numbers[:-1]), gigabytes(numbers[-1]) + too_much])
-        heads = ["GB on each device", *PARTS[:-1], "all"]
-        fits = not any(row[-1].endswith(")") for row in memory)
-        parts += [*work, _table(heads, memory), "\n".join(_notes(costs, machine, fits))]
+        parts += [_work(costs, machine), _memory(costs, machine), "\n".join(_notes(costs, machine))]
     else:
         parts += ["Nothing is trained."]
     counted = ", ".join(f"{count} {stage}" for stage, count in jobs.items() if count)
@@ -272,7 +263,20 @@ def _work(costs: Sequence[RunCost], machine: Machine) -> str:
     return _table(heads, rows)
 
 
-def _notes(costs: Sequence[RunCost], machine: Machine, fits: bool) -> list[str]:
+def _memory(costs: Sequence[RunCost], machine: Machine) -> str:
+    rows = []
+    for cost in costs:
+        *parts, whole = (gigabytes((cost.memory_bytes or {}).get(part)) for part in PARTS)
+        rows.append([cost.run, *parts, whole + (" (too much)" if _too_much(cost, machine) else "")])
+    return _table(["GB on each device", *PARTS[:-1], "all"], rows)
+
+
+def _too_much(cost: RunCost, machine: Machine) -> bool:
+    device = find_device(machine.device)
+    return device is not None and (cost.memory_bytes or {"total": 0})["total"] > device.memory
+
+
+def _notes(costs: Sequence[RunCost], machine: Machine) -> list[str]:
     devices = f"{machine.processes} x {machine.device}" if machine.processes > 1 else f"one {machine.device}"
     notes = [f"On {devices} at {100 * machine.mfu:.3g} % of the peak in each run's dtype."]
     spent, moved = totals(costs)["gpu_hours"], max(cost.host_bytes for cost in costs)
@@ -282,7 +286,7 @@ def _notes(costs: Sequence[RunCost], machine: Machine, fits: bool) -> list[str]:
         notes.append("FLOPs with what gradient checkpointing computes again.")
     if moved:
         notes.append(f"Of the largest run {gigabytes(moved)} GB for each process lie in the machine's own memory.")
-    if not fits:
+    if any(_too_much(cost, machine) for cost in costs):
         more = "more --processes with deepspeed or fsdp, gradient_checkpointing, or lora"
         notes.append(f"Too much for the device: {more}.")
     notes += [
@@ -297,9 +301,8 @@ def _notes(costs: Sequence[RunCost], machine: Machine, fits: bool) -> list[str]:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned, the first to the left."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = []
-    for row in (heads, *rows):
-        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
-    return "\n".join(lines)
+    import tabulate
+
+    tabulate.MIN_PADDING = 0  # headers of its own width
+    sides = ["left", *["right"] * (len(heads) - 1)]
+    return tabulate.tabulate(rows, heads, tablefmt="plain", disable_numparse=True, colalign=sides)
