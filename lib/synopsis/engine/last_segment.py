@@ -74,7 +74,7 @@ def scored_losses(model: Any, reading: Reading, ids: Tensor) -> Tensor:
 
 
 def _losses(model: Any, last: Tensor, cache: DynamicCache, start: int | None) -> Tensor:
-    """Losses of last[:, 1:]; `start`: the position of last[:, 0] where the cache does not tell it."""
+    """Losses of last[:, 1:]; `start`: the position of last[:, 0] where the cache does not say it."""
     rows = len(last)
     at_once = max(1, min(LOGITS_AT_ONCE // model.config.vocab_size, TOKENS_AT_ONCE) // rows)
     inputs, targets = last[:, :-1], last[:, 1:]

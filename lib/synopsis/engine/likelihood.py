@@ -39,7 +39,7 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True)
 class Prefix:
-    """What every query goes on from: one row of keys and values, and the position of the next token."""
+    """What every query continues: one row of keys and values, and the position of the next token."""
 
     cache: DynamicCache
     length: int
@@ -91,7 +91,7 @@ def read_prefix(model: Any, context: CompressedContext | None, ids: Sequence[int
     ValueError when the context has more than one row or another model made it, and for encoder-decoders.
     """
     if model.config.is_encoder_decoder:
-        raise ValueError("an encoder-decoder has no prefix that queries go on from; give a decoder")
+        raise ValueError("an encoder-decoder has no prefix that queries continue; give a decoder")
     cache, start = DynamicCache(), 0
     visible, positions = torch.ones(0, dtype=torch.bool), torch.arange(0)
     if context is not None:
@@ -135,7 +135,7 @@ def score_options(
     """Negative log-likelihood of each option after the prefix and its query; pairs of query ids and option ids.
 
     batch_tokens: tokens in one pass, None for `BATCH_TOKENS` of the device; halved, with a message, when memory does
-    not suffice. label: of the progress, which None leaves untold. A query without tokens goes on from the prefix's last
+    not suffice. label: of the progress, None: no progress is shown. A query without tokens continues the prefix's last
     token. Numbers that are not finite are given as they are. ValueError for an option without tokens, and for an empty
     query where the prefix has no plain token that could predict the option; MemoryError when a single option does not
     fit.
