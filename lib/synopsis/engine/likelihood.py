@@ -91,7 +91,7 @@ def read_prefix(model: Any, context: CompressedContext | None, ids: Sequence[int
     ValueError when the context has more than one row or another model made it, and for encoder-decoders.
     """
     if model.config.is_encoder_decoder:
-        raise ValueError("an encoder-decoder has no prefix that queries go on from; give a decoder")
+        raise ValueError("an encoder-decoder has no prefix that queries continue; give a decoder")
     cache, start = DynamicCache(), 0
     visible, positions = torch.ones(0, dtype=torch.bool), torch.arange(0)
     if context is not None:
