@@ -88,7 +88,8 @@ class AutoCompressorMixin(AutoCompressor):
             empty = past_key_values is None or past_key_values.get_seq_length() == 0
             if embeds is not None and empty and options.get("context") is None:
                 mask_of(embeds, attention_mask, may_be_empty=bool(use_cache))
-            plain: dict[str, Any] = {} if segmented else {"past_key_values": past_key_values, "use_cache": use_cache}
+            own = segmented or options.get("context") is not None  # these bring a cache of their own
+            plain: dict[str, Any] = {} if own else {"past_key_values": past_key_values, "use_cache": use_cache}
             given: dict[str, Any] = {"inputs_embeds": inputs_embeds} if inputs_embeds is not None else {}
             return super().forward(input_ids, attention_mask, labels, **cut, **plain, **given, **options)
         embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
