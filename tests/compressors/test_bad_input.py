@@ -158,45 +158,26 @@ def test_going_on_and_writing_beyond_the_positions(architecture: str) -> None:
 
 
 @EACH
-def test_rows_of_padding_only(architecture: str) -> None:
-    model, mask = model_of(architecture), torch.ones_like(IDS)
-    context, mask[1] = model.compress(IDS), 0
+def test_rows_without_tokens_padding_at_the_end_and_masks_of_another_shape(architecture: str) -> None:
+    model = model_of(architecture)
+    context, empty, no_tokens = model.compress(IDS), ids_of(2, 0), "no tokens|at least one prompt token"
+    padding, right, shape = torch.ones_like(IDS), torch.ones_like(IDS), torch.ones(2, 7, dtype=torch.long)
+    padding[1], right[1, 5:] = 0, 0
+    at_the_end = "row 1 ends with padding; prompts of unequal length are padded on the left"
+    wrong_shape = "attention_mask has shape (2, 7); expected (2, 8)"
     for calls, options in (
         (("forward", "compress", "generate"), {}),
         (("forward", "generate"), {"segment_lengths": 4}),
-        (("forward",), {"output_softprompt": True}),
         (("continue_from", "generate"), {"context": context}),
         (("generate",), {"softprompt": SOFT}),
     ):
-        refused(r"row 1 .*padding only", model, calls, IDS, attention_mask=mask, pattern=True, **options)
-
-
-@EACH
-def test_empty_prompts(architecture: str) -> None:
-    model = model_of(architecture)
-    context, empty, message = model.compress(IDS), ids_of(2, 0), "no tokens|at least one prompt token"
-    for calls, options in (
-        (("forward", "compress", "generate"), {}),
-        (("forward", "generate"), {"segment_lengths": 4}),
-        (("continue_from", "generate"), {"context": context}),
-    ):
-        refused(message, model, calls, empty, pattern=True, **options)
-    refused(message, model, ("generate",), context=context, pattern=True)
-
-
-@EACH
-def test_prompts_padded_on_the_right_and_masks_of_another_shape(architecture: str) -> None:
-    model, mask, wrong = model_of(architecture), torch.ones_like(IDS), torch.ones(2, 7, dtype=torch.long)
-    context, mask[1, 5:] = model.compress(IDS), 0
-    message = "row 1 ends with padding; prompts of unequal length are padded on the left"
-    for options in ({"context": context}, {"segment_lengths": 4}, {"softprompt": SOFT}):
-        refused(message, model, ("generate",), IDS, attention_mask=mask, **options)
-    for calls, options in (
-        (("forward", "generate"), {"segment_lengths": 4}),
-        (("compress",), {}),
-        (("continue_from", "generate"), {"context": context}),
-    ):
-        refused("attention_mask has shape (2, 7); expected (2, 8)", model, calls, IDS, attention_mask=wrong, **options)
+        refused(r"row 1 .*padding only", model, calls, IDS, attention_mask=padding, pattern=True, **options)
+        refused(no_tokens, model, calls, empty, pattern=True, **options)
+        if options:
+            refused(at_the_end, model, ("generate",), IDS, attention_mask=right, **options)
+            refused(wrong_shape, model, calls, IDS, attention_mask=shape, **options)
+    refused(no_tokens, model, ("generate",), context=context, pattern=True)
+    refused(wrong_shape, model, ("compress",), IDS, shape)
 
 
 # ------------------------------------------------------------------------------------------------------------ contexts

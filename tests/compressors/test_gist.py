@@ -184,7 +184,9 @@ def test_padding_leaves_gradients_as_they_are(condition: str, side: str) -> None
         torch.testing.assert_close(found[name], weight.grad, **TOLERANCE)
 
 
-def test_a_context_counts_its_bytes() -> None:
+def test_a_context_counts_its_bytes_and_generate_the_prompt() -> None:
+    ids = torch.tensor([[5, 6, GIST, 8, 9], [4, GIST, 5, 8, 9]])
+    assert MODEL.generate(ids, **{**GREEDY, "max_new_tokens": None, "max_length": 9}).shape == (2, 9)
     context = MODEL.compress(torch.tensor([[5, 6, GIST]]))
     assert context.nbytes == 2 * 2 * 4 * 8 * 4 + 2 * 8  # layers, K and V, heads, width, bytes; two numbers a row
 
@@ -245,6 +247,9 @@ def test_wrong_uses_are_refused() -> None:
     for other in others:
         with pytest.raises(ValueError, match="another model"):
             other.continue_from(context, ids)
+    for model in (MODEL, T5):
+        with pytest.raises(ValueError, match="in one piece, not after another context"):
+            model.compress(ids, context=context)
     for make in (gist_model, t5_model):
         with pytest.raises(ValueError, match="no gist token yet"):
             make(gist_token_id=None).compress(ids)

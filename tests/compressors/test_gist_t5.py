@@ -1,4 +1,4 @@
-"""What is T5's own in gist tokens: the published interface, whole masks, attention, training, refusals."""
+"""What is T5's own in gist tokens: the published interface, whole masks, training, refusals."""
 
 from __future__ import annotations
 
@@ -115,24 +115,7 @@ def test_whole_masks_of_the_caller_are_taken_as_they_are(condition: str) -> None
         torch.testing.assert_close(out.logits, expected, **TOLERANCE)
 
 
-# --------------------------------------------------------------------------------------- attention, training, numbers
-
-
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_attention_implementations_agree(condition: str) -> None:
-    rows = drawn(3, (3, 2, 5), (8, 2, 2), (2, 2, 0))
-    logits = {}
-    for implementation in ("eager", "sdpa"):
-        model = t5_model(condition)
-        model.set_attn_implementation(implementation)
-        assert model.encoder.config._attn_implementation == implementation
-        logits[implementation] = model(*padded(rows, "left"), decoder_input_ids=answers(3)).logits
-        if condition != "pos_control":
-            context = model.compress(*padded([rows[0][:5], rows[1][:10], rows[2][:4]], "right"))
-            rest, rest_mask = padded([rows[0][5:], rows[1][10:], []], "right")
-            after = model.continue_from(context, rest, rest_mask, decoder_input_ids=answers(3)).logits
-            torch.testing.assert_close(after, logits[implementation], **TOLERANCE)
-    torch.testing.assert_close(logits["eager"], logits["sdpa"], **TOLERANCE)
+# ----------------------------------------------------------------------------------------------- training, plain T5
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

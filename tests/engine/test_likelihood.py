@@ -150,6 +150,7 @@ def test_the_cache_of_the_prefix_is_shared_and_not_changed() -> None:
     assert prefix.cache.get_seq_length() == prefix.length == prefix.next_position == 3
     assert all(before is layer.keys for before, layer in zip(keys, prefix.cache.layers, strict=True))
     assert score_options(PLAIN, prefix, pairs).sums == first
+    assert score_options(PLAIN, prefix, pairs[1:]).sums == pytest.approx(first[1:]), "the prefix alone predicts it"
 
 
 def test_a_padded_context_counts_its_own_vectors_only() -> None:

@@ -79,15 +79,17 @@ class AutoCompressorMixin(AutoCompressor):
             "output_softprompt": output_softprompt,
         }
         segmented = softprompt is not None or segment_lengths is not None or output_softprompt
-        starts = bool(use_cache) and past_key_values is None and self.compresses and options.get("context") is None
+        fresh = past_key_values is None and options.get("context") is None
+        starts = bool(use_cache) and fresh and (self.compresses or segmented)
         if past is None and past_key_values is not None and segmented:
             raise ValueError("softprompt, segment_lengths and output_softprompt go on from a cache of a segment only")
         if past is None and not starts:
             embeds = input_ids if inputs_embeds is None else inputs_embeds
-            fresh = past_key_values is None or past_key_values.get_seq_length() == 0
-            if embeds is not None and fresh and options.get("context") is None:
+            empty = past_key_values is None or past_key_values.get_seq_length() == 0
+            if embeds is not None and empty and options.get("context") is None:
                 mask_of(embeds, attention_mask, may_be_empty=bool(use_cache))
-            plain: dict[str, Any] = {} if segmented else {"past_key_values": past_key_values, "use_cache": use_cache}
+            own = segmented or options.get("context") is not None  # these bring a cache of their own
+            plain: dict[str, Any] = {} if own else {"past_key_values": past_key_values, "use_cache": use_cache}
             given: dict[str, Any] = {"inputs_embeds": inputs_embeds} if inputs_embeds is not None else {}
             return super().forward(input_ids, attention_mask, labels, **cut, **plain, **given, **options)
         embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, E)
