@@ -28,7 +28,7 @@ PROGRAMS = Path(sys.executable).parent
 WAIT_SECONDS = 120.0
 CONFIG = "config/micro.yaml"
 TRAINING_SECONDS = re.compile(r"(runtime|_per_second)$")
-"""Columns of metrics.jsonl that tell how fast the machine is."""
+"""Columns of metrics.jsonl that show how fast the machine is."""
 
 
 def environment(**changes: str) -> dict[str, str]:

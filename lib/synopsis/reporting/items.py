@@ -33,7 +33,7 @@ SHOWN = {"table": ".html", "figure": ".svg"}
 
 @dataclass(frozen=True)
 class Item:
-    """A table or figure. label: what tells it apart in its category; when: whether an experiment has it."""
+    """A table or figure. label: what distinguishes it in its category; when: whether an experiment has it."""
 
     kind: str
     name: str

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from synopsis.config.experiment import Experiment
 
-# The palette of Okabe and Ito (2008), which people with any common colour blindness can tell apart.
+# The palette of Okabe and Ito (2008), which people with any common colour blindness can distinguish.
 BLUE, VERMILION, GREEN, SKY, PINK, ORANGE = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#cc79a7", "#e69f00"
 COLOURS = (VERMILION, BLUE, GREEN, PINK, SKY, ORANGE)
 MARKERS = ("o", "^", "D", "v", "P", "X")

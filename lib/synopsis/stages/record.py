@@ -49,7 +49,7 @@ class Job:
 class Jobs:
     """Jobs of one kind.
 
-    kind: of the JSON document that a job writes. wildcards: what tells its jobs apart. folder: its output is a folder,
+    kind: of the JSON document that a job writes. wildcards: what names its jobs. folder: its output is a folder,
     with the document in it. The functions take the experiment (`outputs` its layout, and wildcards may be patterns
     such as `{run}`) and the wildcards by name:
 
