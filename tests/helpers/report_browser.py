@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 FLAGS = (
     "--headless",
     "--no-sandbox",
