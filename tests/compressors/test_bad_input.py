@@ -240,8 +240,8 @@ def test_arguments_that_exclude_each_other() -> None:
     for message, call, options in (
         ("segment_lengths [4, 4]: with a cache it is one number", "forward", {"segment_lengths": [4, 4], **past}),
         ("the cache holds a soft prompt already", "forward", {"softprompt": SOFT, **past}),
-        ("go on from a cache of a segment only", "forward", {"segment_lengths": 4, **of_context}),
-        ("go on from a cache of a segment only", "forward", {"softprompt": SOFT, **of_context}),
+        ("continue from a cache of a segment only", "forward", {"segment_lengths": 4, **of_context}),
+        ("continue from a cache of a segment only", "forward", {"softprompt": SOFT, **of_context}),
         ("a softprompt or a context, not both", "generate", {"context": context, "softprompt": SOFT}),
         (beams, "generate", {"context": context, "num_beams": 2}),
         (beams, "generate", {"segment_lengths": 4, "num_beams": 2}),

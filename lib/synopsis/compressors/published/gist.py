@@ -174,7 +174,7 @@ def shown_of(mask_gist: Tensor, ids: Tensor) -> Tensor:
 
 
 def goes_on(past: Cache | KeysAndValues | None, mask_gist: Tensor | None, offset: Tensor | int | None) -> bool:
-    """Whether these arguments are the published way to go on from cached tokens."""
+    """Whether these arguments are the published way to continue from cached tokens."""
     if past is None:
         if offset is not None:
             raise ValueError("gist_offset says where cached gist tokens stand; it needs past_key_values")
