@@ -123,7 +123,9 @@ def test_saving_loading_and_pickling_change_nothing(law: Law, architecture: str,
     for again in (load(tmp_path / "model", "cpu"), pickle.loads(pickle.dumps(model))):
         assert type(again) is type(model)
         weights = again.state_dict()
-        assert all(torch.equal(weights.pop(name), weight) for name, weight in model.state_dict().items()) and not weights
+        assert (
+            all(torch.equal(weights.pop(name), weight) for name, weight in model.state_dict().items()) and not weights
+        )
         # Where in memory the weights lie decides which kernel multiplies them, and that the last bits.
         for found, wanted in zip(law.after(again, loaded, rests), expected, strict=True):
             law.close(found, wanted)

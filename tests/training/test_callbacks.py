@@ -124,6 +124,18 @@ def test_a_signal_to_any_process_stops_all(received: int | None, monkeypatch: py
     assert stop.received == received
 
 
+def test_a_signal_during_the_exchange_stops_after_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = StopOnSignal()
+
+    def interrupted(number: int) -> list[int]:
+        stop.received = stop.received or signal.SIGUSR1
+        return [number]
+
+    monkeypatch.setattr(distributed, "gathered", interrupted)
+    assert [bool(stop_after(stop).should_training_stop) for _ in range(2)] == [False, True]
+    assert stop.received == signal.SIGUSR1
+
+
 def test_of_several_processes_none_dies_of_a_second_signal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

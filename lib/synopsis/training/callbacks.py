@@ -171,8 +171,9 @@ class StopOnSignal(TrainerCallback):
             self.before[number] = signal.signal(number, self._handle)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        self.received = max(distributed.gathered(self.received or 0)) or None
-        if self.received is not None:
+        agreed = max(distributed.gathered(self.received or 0))
+        if agreed:  # a signal that arrived during the exchange is agreed on after the next step
+            self.received = agreed
             control.should_save = control.should_training_stop = True
         return control
 

@@ -82,7 +82,9 @@ class AutoCompressorMixin(AutoCompressor):
         fresh = past_key_values is None and options.get("context") is None
         starts = bool(use_cache) and fresh and (self.compresses or segmented)
         if past is None and past_key_values is not None and segmented:
-            raise ValueError("softprompt, segment_lengths and output_softprompt continue from a cache of a segment only")
+            raise ValueError(
+                "softprompt, segment_lengths and output_softprompt continue from a cache of a segment only"
+            )
         if past is None and not starts:
             embeds = input_ids if inputs_embeds is None else inputs_embeds
             empty = past_key_values is None or past_key_values.get_seq_length() == 0
