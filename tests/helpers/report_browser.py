@@ -64,6 +64,11 @@ def opened(browser: Any, report: Path) -> None:
     until(lambda: browser.find_elements("css selector", "#app nav"), "the menu of the report")
 
 
+def click(browser: Any, element: Any) -> None:
+    """Wherever the menu, which moves as it opens, has brought the element just then."""
+    browser.execute_script("arguments[0].click()", element)
+
+
 def look_at(browser: Any, report: Path, screenshots: Path) -> dict[tuple[str, str], str | int]:
     """(category, label) of each result -> the text of a table, or the width of a figure's picture.
 
@@ -75,11 +80,11 @@ def look_at(browser: Any, report: Path, screenshots: Path) -> dict[tuple[str, st
     shown: dict[tuple[str, str], str | int] = {}
     for category in browser.execute_script("return Object.keys(categories)"):
         opened(browser, report)
-        until(lambda: browser.find_elements("link text", category), category)[0].click()  # noqa: B023
+        click(browser, until(lambda: browser.find_elements("link text", category), category)[0])  # noqa: B023
         for eye in until(lambda: browser.find_elements("css selector", "a[iconname=eye]"), category):
             label = eye.find_element("xpath", "./ancestor::tr").text.strip()
             assert not eye.get_attribute("href").startswith("data:"), f"{label}: can be downloaded only"
-            eye.click()
+            click(browser, eye)
             selector = "img[src*='filename']:not(nav *), iframe"
             view = until(lambda: browser.find_elements("css selector", selector), label)[-1]  # noqa: B023
             shown[category, label] = _content(browser, view)
