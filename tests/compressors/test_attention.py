@@ -110,7 +110,7 @@ NOT_THERE = {("gemma2", "sdpa"), ("tied", "flex_attention"), ("untied", "flex_at
 @pytest.mark.parametrize(("name", "architecture"), AGREEING)
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_implementations_agree(name: str, architecture: str) -> None:
-    """One pass under the mask, and what goes on from a compressed context; flex attention uncompiled."""
+    """One pass under the mask, and what continues from a compressed context; flex attention uncompiled."""
     law, generator = LAWS[name], torch.Generator().manual_seed(3)
     assert isinstance(law, Gist)
     model = copy.deepcopy(law.model(architecture))
