@@ -58,7 +58,8 @@ class ChatJudge:
         except (openai.OpenAIError, _NoCompletion) as error:
             self._raise_if_hopeless(error)
             return Reply(error=self._redacted(f"{type(error).__name__.lstrip('_')}: {error}"), attempts=attempts)
-        return Reply(parse_choice(text), self._without_key(text), attempts=attempts, model=model)
+        choice = parse_choice(text, self.definition.parser)
+        return Reply(choice, self._without_key(text), attempts=attempts, model=model)
 
     def stop(self) -> None:
         """Wake threads that wait for their next try; they end without an answer."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -25,13 +24,15 @@ from synopsis.progress import say, track
 from synopsis.stages.judge.pairs import ORDERS, Pair, Question, read_pairs
 from synopsis.stages.judge.prompts import text_for
 from synopsis.stages.judge.records import AnyJudge, Judgement, Reply, text_hash
+from synopsis.stages.judge.replay import replay
 from synopsis.stages.judge.section import STAGE
+from synopsis.stages.judge.statistics import summarise
 from synopsis.stages.judge.store import JudgementStore
 
 MAX_ERROR_SHARE = 0.2
 """With more judgements than this without an answer, a win rate would say more about the service than about the runs."""
 
-ANSWER_FIELDS = ("kind", "model", "base_url", "prompt", "temperature", "max_tokens", "tie_margin")
+ANSWER_FIELDS = ("kind", "model", "base_url", "prompt", "temperature", "max_tokens", "tie_margin", "judgements")
 """Fields of a judge that its answers depend on; more patience or threads must not make paid judgements void."""
 
 
@@ -46,11 +47,12 @@ def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dic
     path = layout.judgements(judge, a, b, split)
     judge_hash = hash_of(definition)
     provenance = Provenance(config=STAGE.fingerprint(experiment, judge=judge, a=a, b=b, split=split))
-    pairs, inputs = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
+    pairs, inputs, unmatched = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
     judgements = judge_pairs(judge, definition, pairs, path, judge_hash)
     provenance.inputs = [*inputs, path]
     models = sorted({judgement.model for judgement in judgements if judgement.model})
-    summary = {"judge": judge, "a": a, "b": b, "split": split, **summarise(pairs, judgements), "judge_hash": judge_hash}
+    place = {"judge": judge, "a": a, "b": b, "split": split, "unmatched": unmatched}
+    summary = {**place, **summarise(pairs, judgements), "judge_hash": judge_hash}
     write_json(path.with_suffix(".json"), "judgement_summary", summary, provenance.record(judge_models=models))
     return summary
 
@@ -68,36 +70,11 @@ def judge_pairs(
     name: of the judge, for messages. Raises InputError (missing or refused key), ArtifactError (a damaged store) and
     SynopsisError when too many judgements have no answer.
     """
+    if definition.kind == "replay":
+        return replay(definition, pairs, path, judge_hash)
     questions = [Question(pair, order) for pair in pairs for order in ORDERS]
     with JudgementStore(path) as store:
         return _judge_all(name, definition, questions, judge_hash, store)
-
-
-def summarise(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Counts over the judgements of all pairs in both orders, from the side of run a.
-
-    `win_rate` counts ties half and leaves errors out; None when every judgement is an error. `consistent` counts
-    examples whose two judgements are valid and agree.
-    """
-    states = Counter(judgement.state for judgement in judgements)
-    valid = states["A"] + states["B"] + states["tie"]
-    by_example: dict[str, list[str]] = {}
-    for judgement in judgements:
-        by_example.setdefault(judgement.id, []).append(judgement.state)
-    agreeing = [found for found in by_example.values() if len(found) == len(ORDERS) and len(set(found)) == 1]
-    return {
-        "n": len(pairs),
-        "judgements": len(judgements),
-        "win": states["A"],
-        "lose": states["B"],
-        "tie": states["tie"],
-        "parse_error": states["parse_error"],
-        "api_error": states["api_error"],
-        "win_rate": (states["A"] + states["tie"] / 2) / valid if valid else None,
-        "consistent": sum(found[0] in ("A", "B", "tie") for found in agreeing),
-        "first_position_wins": sum(judgement.first_won for judgement in judgements),
-        "identical": sum(pair.answer_a == pair.answer_b for pair in pairs),
-    }
 
 
 def _judge_all(
