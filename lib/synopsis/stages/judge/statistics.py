@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from synopsis.stages.judge.pairs import Pair
 from synopsis.stages.judge.records import Judgement
 
-if TYPE_CHECKING:
-    import numpy as np
-
 POINTS = {"A": 1.0, "tie": 0.5, "B": 0.0}
 SAMPLES = 10_000
 RIDGE = 1e-3
-"""Weight of the squared slope of length: where length alone decides, there is no finite slope without it."""
+"""Penalty on the slope of length: where length alone decides, there is no finite slope without it."""
 
 
 def summarise(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> dict[str, Any]:
@@ -123,10 +120,9 @@ def clopper_pearson(successes: float, trials: int) -> tuple[float, float] | None
     """
     if not trials:
         return None
-    from scipy.stats import beta
+    from statsmodels.stats.proportion import proportion_confint
 
-    low = beta.ppf(0.025, successes, trials - successes + 1) if successes > 0 else 0.0
-    high = beta.ppf(0.975, successes + 1, trials - successes) if successes < trials else 1.0
+    low, high = proportion_confint(successes, trials, method="beta")
     return float(low), float(high)
 
 
@@ -157,21 +153,12 @@ def length_controlled(scores: Sequence[float], differences: Sequence[int]) -> fl
     found, lengths = np.array(scores), np.array(differences, float)
     if not lengths.any() or found.min() == found.max():
         return float(found.mean())
-    from scipy.special import expit
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
 
-    return float(expit(_regression(found, np.tanh(lengths / lengths.std()))[0]))
-
-
-def _regression(labels: np.ndarray, feature: np.ndarray) -> np.ndarray:
-    """Intercept and slope of a logistic regression; labels, feature: (examples,)."""
-    import numpy as np
-    from scipy.optimize import minimize
-
-    def loss(at: np.ndarray) -> float:
-        logits = at[0] + at[1] * feature
-        return float(np.mean(np.logaddexp(0, logits) - labels * logits) + RIDGE * at[1] ** 2)
-
-    return np.asarray(minimize(loss, np.zeros(2)).x)
+    inputs = np.column_stack([np.ones(len(scores)), np.tanh(lengths / lengths.std())])
+    fitted = GLM(found, inputs, family=Binomial()).fit_regularized(alpha=np.array([0.0, RIDGE]), L1_wt=0.0)
+    return float(1 / (1 + np.exp(-fitted.params[0])))
 
 
 def agreement(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, Any]:
