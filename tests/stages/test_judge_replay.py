@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from synopsis.artifacts import read_json, write_json_lines
 from synopsis.config.files import JudgeDefinition
-from synopsis.errors import DataError
+from synopsis.errors import ArtifactError, DataError
 from synopsis.stages.judge.pairs import Pair
 from synopsis.stages.judge.prompts import parse_choice
 from synopsis.stages.judge.replay import read_released, recount
@@ -109,11 +109,11 @@ def test_recorded_judgements_are_a_judge(tmp_path):
 def test_the_last_judgement_with_an_answer_counts(tmp_path):
     pairs = read_released(written(tmp_path, content())).pairs()[:1]
     one = read_released(tmp_path / "new-vs-old-human.json").judgements()[0].model_dump()
-    lines = [one, one | {"state": "A"}, one | {"state": "api_error"}]
+    lines = [one, one | {"state": "A", "judge_hash": "new"}, one | {"state": "api_error", "judge_hash": "newer"}]
     write_json_lines(tmp_path / "a-vs-b" / "seen.jsonl", lines)
     assert [it.state for it in replayed(tmp_path, pairs, tmp_path / "j" / "a-vs-b" / "seen.jsonl")] == ["A"]
     write_json_lines(tmp_path / "bad.jsonl", [one | {"state": "C"}])
-    with pytest.raises(DataError, match=r"bad\.jsonl: line 1 is no judgement"):
+    with pytest.raises(ArtifactError, match=r"bad\.jsonl: line 1 is no judgement"):
         replayed(tmp_path / "bad.jsonl", pairs, tmp_path / "again.jsonl")
 
 

@@ -19,11 +19,11 @@ from typing import Any, Literal
 from synopsis.artifacts import Provenance, write_json, write_json_lines
 from synopsis.config.files import JudgeDefinition
 from synopsis.errors import DataError
-from synopsis.reporting.reading import json_lines
 from synopsis.reporting.rendering import Column, Table
-from synopsis.stages.judge.pairs import Pair
+from synopsis.stages.judge.pairs import ORDERS, Pair
 from synopsis.stages.judge.records import Judgement
 from synopsis.stages.judge.statistics import summarise
+from synopsis.stages.judge.store import read_judgements
 
 Choice = Literal["A", "B", "tie", "parse_error"]
 TEXTS = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
@@ -162,16 +162,10 @@ def replay(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path, judge
 
 
 def _from_store(path: Path, pairs: Sequence[Pair]) -> list[Judgement]:
-    latest: dict[tuple[str, str], Judgement] = {}
-    for number, record in enumerate(json_lines(path, ("id", "order", "state"), "judge"), start=1):
-        try:
-            one = Judgement.model_validate(record)
-        except ValueError:
-            raise DataError(f"{path}: line {number} is no judgement; expected a store of judgements") from None
-        if one.state != "api_error":
-            latest[one.id, one.order] = one
-    orders = [(pair.id, order) for pair in pairs for order in ("ab", "ba")]
-    missing = next((pair.id for pair in pairs if not {(pair.id, "ab"), (pair.id, "ba")} & latest.keys()), None)
+    recorded = sorted(read_judgements(path), key=lambda one: one.time)
+    latest = {(one.id, one.order): one for one in recorded if one.state != "api_error"}
+    orders = [(pair.id, order) for pair in pairs for order in ORDERS]
+    missing = next((pair.id for pair in pairs if not {(pair.id, order) for order in ORDERS} & latest.keys()), None)
     if missing is not None:
         raise DataError(f"{path}: holds no judgement of example {missing!r}; expected one of each pair")
     return [latest[key] for key in orders if key in latest]
