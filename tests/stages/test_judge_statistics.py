@@ -118,7 +118,7 @@ def test_length_control_is_a_logistic_regression():
 
 @pytest.mark.parametrize(
     ("scores", "differences", "expected"),
-    [([1.0] * 5, [1, 2, 3, 4, 5], 1.0), ([0.5] * 5, [1, -2, 3, 4, 5], 0.5), ([0.0, 1.0, 1.0], [0, 0, 0], 2 / 3)],
+    [([1.0] * 5, [1, 2, 3, 4, 5], 1.0), ([0.5] * 5, [1, -2, 3, 4, 5], 0.5), ([0.0, 1.0, 1.0], [7, 7, 7], 2 / 3)],
 )
 def test_length_control_where_there_is_nothing_to_fit(scores, differences, expected):
     assert length_controlled(scores, differences) == pytest.approx(expected)

@@ -151,7 +151,7 @@ def length_controlled(scores: Sequence[float], differences: Sequence[int]) -> fl
     import numpy as np
 
     found, lengths = np.array(scores), np.array(differences, float)
-    if not lengths.any() or found.min() == found.max():
+    if lengths.min() == lengths.max() or found.min() == found.max():
         return float(found.mean())
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
