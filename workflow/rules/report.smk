@@ -5,7 +5,12 @@ rule report:
     input:
         LAYOUT.scores,
     output:
-        [shown(path) for path in REPORT_FILES["tables"] + REPORT_FILES["figures"]],
+        [
+            shown(path)
+            for path in REPORT_FILES["tables"]
+            + REPORT_FILES["figures"]
+            + REPORT_FILES["pages"]
+        ],
     log:
         LOGS / "report" / "report.log",
     benchmark:

@@ -1,4 +1,4 @@
-"""The report stage: tables and figures of an experiment, from its scores alone.
+"""The report stage: tables and figures of an experiment, from its scores alone, and pages to read its judgements.
 
     synopsis report --config config/demo.yaml
 
@@ -24,7 +24,7 @@ WIDTH_WITHOUT_TERMINAL = 110
 
 
 def report(experiment: Experiment) -> dict[str, list[Path]]:
-    """Write every table and figure of `experiment` and return their paths as `report_files` names them.
+    """Write every table, figure and page of `experiment` and return their paths as `report_files` names them.
 
     Raises ArtifactError when the scores are missing, damaged or lack a stage of the experiment.
     """
@@ -41,10 +41,13 @@ def report(experiment: Experiment) -> dict[str, list[Path]]:
         with drawing():
             figure = item.make(experiment, scores)
         save_figure(figure, item.files(experiment))
+    for _, item in items(experiment, "page"):
+        write_text(item.files(experiment)[0], item.make(experiment, scores))
     files = report_files(experiment)
     outputs = [path for paths in files.values() for path in paths]
     write_json(layout.root / "report.provenance.json", "report", {}, provenance.record(), outputs)
-    say(f"{layout.root}: {len(files['tables'])} tables and {len(files['figures'])} figures written")
+    written = ", ".join(f"{len(paths)} {kind}" for kind, paths in files.items())
+    say(f"{layout.root}: {written} written")
     return files
 
 
