@@ -191,5 +191,5 @@ def test_shipped_judges_are_valid(path):
     assert JudgeDefinition.model_validate(yaml.safe_load(path.read_text()))
 
 
-def test_there_are_shipped_judges_of_both_kinds():
-    assert {yaml.safe_load(path.read_text())["kind"] for path in SHIPPED} == {"reference", "openai"}
+def test_there_are_shipped_judges_of_every_kind():
+    assert {yaml.safe_load(path.read_text())["kind"] for path in SHIPPED} == {"reference", "openai", "replay"}

@@ -44,9 +44,9 @@ def test_one_command_makes_every_table_and_figure(finished: Project) -> None:
     project = finished
     files = report_files(load_experiment(project.folder / CONFIG))
     assert len(files["tables"]) == 8 * 4 and len(files["figures"]) == 8 * 3
-    for path in files["tables"] + files["figures"]:
+    for path in [*files["tables"], *files["figures"], *files["pages"]]:
         assert (project.folder / path).stat().st_size > 100, f"{path} is all but empty"
-    assert "24 figures written" in finished.output
+    assert "24 figures, 1 pages written" in finished.output
     logs = finished.results / "logs"
     assert len(list(logs.rglob("*.log"))) == len(list(logs.rglob("*.tsv"))) == sum(JOBS.values())
     assert "step 12/12" in (logs / "train" / "autocompressor-s0.log").read_text()

@@ -198,7 +198,7 @@ def pages(experiment: Experiment) -> Iterator[Item]:
     several = len(experiment.judge.judges) > 1
     for job in STAGE.jobs(experiment):
         judge, a, b, split = job.wildcards.values()
-        label = f"{f'{judge}: ' if several else ''}{a} against {b}, {split}"
+        label = f"judgements{f' of {judge}' if several else ''}: {a} against {b}, {split}"
         yield page(f"{judge}-{a}-vs-{b}-{split}", label)(_page_of(judge, a, b, split))
 
 
