@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
 from synopsis.errors import DataError
@@ -126,7 +127,7 @@ def _words(use_stemmer: bool) -> Callable[[str], list[str]]:
 
 def _score(kind: str, prediction: list[list[str]], truth: list[list[str]]) -> Score:
     """Of two texts, given as the words of each line."""
-    said, wanted = (sum(lines, []) for lines in (prediction, truth))
+    said, wanted = ([*chain.from_iterable(lines)] for lines in (prediction, truth))
     if kind == "rougeLsum" and max(len(prediction), len(truth)) > 1:
         return _shares(_summary_hits(prediction, truth), len(said), len(wanted))
     if kind in ("rougeL", "rougeLsum"):
