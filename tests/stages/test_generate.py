@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +9,10 @@ import torch
 from compressor_models import architecture_model, configuration, gist_model, summary_model
 from experiment_text import spoilt, write
 from laws import Eviction, Truncation, gist_greedy, greedy_in_segments
-from model_folders import FIELDS, GIST_FIELDS, WORDS, ids_of, world_tokenizer, write_folder
-from synopsis.artifacts import Layout, read_csv, read_json, write_json
+from model_folders import FIELDS, GIST_FIELDS, ids_of, world_tokenizer, write_folder
+from synopsis.artifacts import Layout, read_csv, write_json
 from synopsis.compressors.loading import load
 from synopsis.config.experiment import Experiment, load_experiment
-from synopsis.engine import memory
-from synopsis.errors import ArtifactError, DataError
-from synopsis.stages.generate import run as stage
 from synopsis.stages.generate.run import COLUMNS, generate
 from t5_models import t5_greedy, t5_model
 from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
