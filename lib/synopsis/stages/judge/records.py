@@ -60,7 +60,12 @@ def state_of(reply: Reply, order: Order) -> State:
 
 
 class Judgement(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """A line of the store. `prompt_hash` and `judge_hash` say for what text and what judge the state holds."""
+    """A line of the store. `prompt_hash` and `judge_hash` say for what text and what judge the state holds.
+
+    answer: as it came; attempts: requests made, 0 where none was needed; model: as named by the service; tokens: as
+    counted by it, None where it does not say; price: in the currency of the judge's file, None where that names no
+    price; seconds: from the first request to the answer; identical: a tie without a call, as both answers are equal.
+    """
 
     id: str
     order: Order
@@ -69,6 +74,11 @@ class Judgement(pydantic.BaseModel, frozen=True, extra="forbid"):
     error: str | None
     attempts: int
     model: str | None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    price: float | None = None
+    seconds: float | None = None
+    identical: bool = False
     prompt_hash: str
     judge_hash: str
     time: str

@@ -10,9 +10,11 @@ Both orders are judged because judges prefer a position: averaged over the two, 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 from synopsis.artifacts import Layout, Provenance, write_json
@@ -42,17 +44,33 @@ def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dic
     """
     definition, layout = experiment.judges[judge], Layout(experiment)
     path = layout.judgements(judge, a, b, split)
-    judge_hash = experiment.fingerprint(definition.model_dump(mode="json", include=set(ANSWER_FIELDS)))
+    judge_hash = hash_of(definition)
     provenance = Provenance(config=STAGE.fingerprint(experiment, judge=judge, a=a, b=b, split=split))
     pairs, inputs = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
-    questions = [Question(pair, order) for pair in pairs for order in ORDERS]
-    with JudgementStore(path) as store:
-        judgements = _judge_all(judge, definition, questions, judge_hash, store)
+    judgements = judge_pairs(judge, definition, pairs, path, judge_hash)
     provenance.inputs = [*inputs, path]
     models = sorted({judgement.model for judgement in judgements if judgement.model})
     summary = {"judge": judge, "a": a, "b": b, "split": split, **summarise(pairs, judgements), "judge_hash": judge_hash}
     write_json(path.with_suffix(".json"), "judgement_summary", summary, provenance.record(judge_models=models))
     return summary
+
+
+def hash_of(definition: JudgeDefinition) -> str:
+    """The hash of what a judge's answers depend on; its parser, limits and prices are not part of it."""
+    return text_hash(json.dumps([definition.model_dump(mode="json", include=set(ANSWER_FIELDS))], sort_keys=True))
+
+
+def judge_pairs(
+    name: str, definition: JudgeDefinition, pairs: Sequence[Pair], path: Path, judge_hash: str
+) -> list[Judgement]:
+    """A judgement of each pair in both orders, `ab` before `ba`, with the store at `path`, which is made where none is.
+
+    name: of the judge, for messages. Raises InputError (missing or refused key), ArtifactError (a damaged store) and
+    SynopsisError when too many judgements have no answer.
+    """
+    questions = [Question(pair, order) for pair in pairs for order in ORDERS]
+    with JudgementStore(path) as store:
+        return _judge_all(name, definition, questions, judge_hash, store)
 
 
 def summarise(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> dict[str, Any]:
