@@ -98,9 +98,7 @@ def test_what_failed_is_missing_or_does_not_belong_together_is_named(tmp_path: P
 def test_an_experiment_without_results_has_a_page_that_says_so(tmp_path: Path) -> None:
     subject = artifacts.experiment(tmp_path)
     layout = Layout(subject)
-    with pytest.raises(
-        ArtifactError, match=r"scores\.parquet: no such file; .*report\.html says which"
-    ):
+    with pytest.raises(ArtifactError, match=r"scores\.parquet: no such file; .*report\.html says which"):
         report(subject)
     assert [path.name for path in layout.root.iterdir()] == ["report.html"]
     text = text_of(subject)
