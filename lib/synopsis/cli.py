@@ -184,7 +184,7 @@ def train(
     offline()
     from synopsis.training.launch import launch
 
-    code = launch(command_line("train", run, config, change, as_json), processes)
+    code = launch(command_line("train", config, change, as_json, run), processes)
     if code is not None:
         sys.exit(code)
     from synopsis.training.stage import train as stage
@@ -239,15 +239,17 @@ def score(config: options.Config, change: options.Set = None, as_json: options.J
 
 @app.command(cls=options.Command)
 def report(config: options.Config, change: options.Set = None, as_json: options.Json = False) -> None:
-    """Draw the tables and figures, and print the main tables.
+    """Write the tables, the figures and report.html, and print the main tables.
 
     \b
       synopsis report --config config/demo.yaml
+
+    Before anything is scored, report.html says which results are missing.
     """
     experiment = read(config, change)
     from synopsis.reporting import report as stage
 
-    stage.report(experiment)
+    stage.report(experiment, command_line("report", config, change)[1:])
     print(json.dumps(stage.headline(experiment)) if as_json else stage.main_tables(experiment))
 
 

@@ -118,6 +118,7 @@ def _write_training(subject: Experiment, run: str) -> None:
     lines = [f'{{"step": {step}, "loss": {loss}, "learning_rate": 0.001}}' for step, loss in enumerate(losses, 1)]
     text = "\n".join([*lines, '{"step": 40, "eval_loss": 1.7}']) + "\n"
     write_text(Layout(subject).model(run) / "metrics.jsonl", text)
+    write_json(Layout(subject).model(run) / "provenance.json", "model", {}, {})
 
 
 def _write_perplexity(subject: Experiment, run: str) -> None:
