@@ -21,9 +21,12 @@ def fill(cells: list[Cell], release: Release) -> None:
     work = [(model, *kind) for model in release.about["models"] for kind in release.kinds]
     released = release.rouge()
     _benchmarks(of, release)
-    # What is read fast is checked before the slow part begins.
     judged = {run: _win_rates(of, release, *run) for run in work if run[1] != "pos_control"}
-    scored = {run: _rouge(of, release, released, *run) for run in track(work, "ROUGE", unit="runs")}
+    # Everything is read, and so checked, before the slow part begins.
+    outputs = {run: {split: release.outputs(*run, split) for split in release.examples} for run in work}
+    scored = {
+        run: _rouge(of, outputs[run], released, row_of(release, *run), run) for run in track(work, "ROUGE", unit="runs")
+    }
     for model, (name, _) in release.about["models"].items():
         runs = [(model, "pos_control", 1), (model, "gist", 1), (model, "neg_control", 1)]
         half = dict.fromkeys(release.examples, (50.0, None))  # the positive control against itself, by definition
@@ -49,16 +52,15 @@ def row_of(release: Release, model: str, condition: str, tokens: int) -> str:
     return f"{name} gist {tokens}" if condition == "gist" else f"{name} {condition}"
 
 
-def _rouge(of: Any, release: Release, released: Any, model: str, condition: str, tokens: int) -> Numbers:
+def _rouge(of: Any, outputs: Any, released: Any, row: str, run: tuple[str, str, int]) -> Numbers:
     """ROUGE-L of a run by the published recipe, and beside that of rouge.csv."""
     from synopsis.stages.generate.rouge import ROUGE_TYPES, score_rouge
 
     found = {}
-    for split in release.examples:
-        pairs = release.outputs(model, condition, tokens, split)
+    for split, pairs in outputs.items():
         bootstrap = score_rouge(pairs, types=ROUGE_TYPES[:3]).published()["rougeL"]
         found[split] = bootstrap.mid, (bootstrap.low, bootstrap.high)
-        cell = of["gist_tokens_rouge", row_of(release, model, condition, tokens), split]
+        cell, (model, condition, tokens) = of["gist_tokens_rouge", row, split], run
         cell.published = f"{released[model, condition, str(tokens), split]:.4f}"
         cell.put(*found[split])
     return found
