@@ -236,7 +236,7 @@ def test_runs_of_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         *(row("base", value, **accuracy, seed=seed) for seed, value in enumerate((0.5, 0.75, 1.0))),
         row("gist-1-s0", 0.625, **win, against="pos_control-s0"),
         row("gist-1-s0", 0.99, **win, against="neg_control-s0"),
-        row("neg_control-s0", 20.0, stage="generate", metric="rougeL", split="human"),
+        row("neg_control-s0", 20.0, stage="generate", metric="rougeL_published", split="human"),
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seed": "Int64", "summary_length": "Int64"})
     monkeypatch.setattr(runs, "read_scores", lambda path: frame)
