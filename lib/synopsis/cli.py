@@ -45,7 +45,8 @@ a model by its name, a trained compressor as <compressor>-s<seed>.
   synopsis train --config config/demo.yaml autocompressor-s0
   synopsis icl --config config/demo.yaml autocompressor-s0 world_eats --seed 1 --json
 
-Three subcommands need no experiment, only a model: compress, generate --model and convert. verify needs only results.
+Three subcommands need no experiment, only a model: compress, generate --model and convert. verify needs only results,
+and paper the released data of the gist paper.
 
 \b
   synopsis compress MODEL --file story.txt --out story.safetensors
@@ -287,6 +288,42 @@ def verify(
     if faults:
         raise ArtifactError(f"{folder}: {len(faults)} of {checked} files have changed or are missing{without}")
     print(f"{folder}: {checked} files are as they were written{without}")
+
+
+@app.command(cls=options.Command)
+def paper(
+    release: Annotated[
+        Path, typer.Option(metavar="DIR", help="Released data of the gist paper: the folder data of its repository.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tables and the figure here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every cell here.")] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", "-c", metavar="FILE", help="An experiment with scores, whose runs stand beside."),
+    ] = None,
+    change: options.Set = None,
+) -> None:
+    """Regenerate the tables of the gist paper from its released data; print them beside the published numbers.
+
+    \b
+      git clone https://github.com/jayelm/gisting
+      synopsis paper --release gisting/data --out results/paper
+      synopsis paper --release gisting/data --config config/demo.yaml --json cells.json
+
+    The tables of the AutoCompressor paper stand below, with the runs of the experiment where there is one. Ends with 1
+    and names the cells where a number that should agree does not, or a file is not the released one; with 2 where a
+    file or a row is missing.
+    """
+    from synopsis.paper.run import regenerate
+
+    made = regenerate(release, read(config, change) if config else None)
+    if out is not None:
+        made.write(out)
+    if json_file is not None:
+        made.write_json(json_file)
+    print(made.markdown())
+    if made.failed:
+        raise SynopsisError("\n  ".join([f"{release}: {len(made.failed)} do not agree:", *made.failed]))
 
 
 class Stopped(SystemExit):
