@@ -1,4 +1,4 @@
-"""Tokenisation of corpora: equal for any number of processes and after kills, in memory that does not grow."""
+"""Tokenisation of corpora: equal for any number of threads and after kills, in memory that does not grow."""
 
 from __future__ import annotations
 
@@ -8,32 +8,29 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from datasets import Dataset
 from synopsis.artifacts import read_json
 from synopsis.data import tokenization
 from synopsis.data.corpora import load_corpus, prepare_text_corpus, token_hash
-from synopsis.data.tokenization import available_processes, encode_text
-from synopsis.errors import InputError, SynopsisError
+from synopsis.data.tokenization import available_threads, encode_texts
+from synopsis.errors import InputError
 from text_corpora import END, domain, experiment, make_tokenizer, plain_experiment
 
-SMALL = {"SMALL_BYTES": 1000, "DOCUMENTS_AT_ONCE": 2}
+SMALL = {"DOCUMENTS_AT_ONCE": 2}
 PROGRAM = """
 import json, sys, threading, time
 from synopsis.config.experiment import Experiment
 from synopsis.data import corpora, tokenization
 
-def stalled(tokenizer, text, encode=tokenization.encode_text):
-    if text == given["stall"]:
+def stalled(tokenizer, texts, encode=tokenization.encode_texts):
+    if given["stall"] in texts:
+        print("stalled", flush=True)
         time.sleep(600)
-    return encode(tokenizer, text)
+    return encode(tokenizer, texts)
 
 def watch():
     # Memory of its own: pages of mapped files go when others need the room.
@@ -46,11 +43,11 @@ if __name__ == "__main__":
     peak = [0]
     threading.Thread(target=watch, daemon=True).start()
     given = json.loads(sys.argv[1])
-    tokenization.encode_text = stalled
+    tokenization.encode_texts = stalled
     for name, value in given["sizes"].items():
         setattr(tokenization, name, value)
     for name in given["corpora"]:
-        corpora.prepare_text_corpus(Experiment(**given["experiment"]), name, "base", given["processes"])
+        corpora.prepare_text_corpus(Experiment(**given["experiment"]), name, "base", given["threads"])
         print(name, peak[0] * 1024, flush=True)
 """
 
@@ -73,18 +70,11 @@ def files_of(path: Path) -> dict[str, bytes]:
     return found
 
 
-def program(tmp_path: Path, settings: dict, processes: int, **more: object) -> list[str]:
-    given = {"experiment": settings, "corpora": ["texts"], "processes": processes, "stall": "", "sizes": SMALL, **more}
+def program(tmp_path: Path, settings: dict, threads: int, **more: object) -> list[str]:
+    given = {"experiment": settings, "corpora": ["texts"], "threads": threads, "stall": "", "sizes": SMALL, **more}
     file = tmp_path / "program.py"
     file.write_text(PROGRAM)
     return [sys.executable, str(file), json.dumps(given)]
-
-
-def until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -99,18 +89,16 @@ def test_a_killed_preparation_resumes_and_ends_as_if_it_had_not_been_killed(tmp_
         }
         experiment(place, domains)
     limits = {"max_documents": {"train": 120}}
-    whole = prepare_text_corpus(experiment(tmp_path / "whole", domains, **limits), "texts", "base", processes=1)
+    whole = prepare_text_corpus(experiment(tmp_path / "whole", domains, **limits), "texts", "base", threads=1)
 
     settings = plain_experiment(tmp_path / "killed", domains, **limits)
     path = tmp_path / "killed" / "results" / "test" / "data" / "texts" / "base"
-    with subprocess.Popen(program(tmp_path, settings, 2, stall=documents[150])) as running:
-        until(lambda: bool(list(path.parent.glob(".base.*.unfinished/train-2.text"))))
-        until(lambda: len(psutil.Process(running.pid).children()) >= 3)
-        children = psutil.Process(running.pid).children(recursive=True)
+    # The text stands in no other domain: the third one is being tokenised, the first two are finished.
+    with subprocess.Popen(program(tmp_path, settings, 2, stall=documents[150]), stdout=subprocess.PIPE) as running:
+        assert running.stdout and running.stdout.readline() == b"stalled\n"
         running.send_signal(signal.SIGKILL)
-    until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
     assert not path.exists()
-    (damaged,) = path.parent.glob(".base.*.unfinished/train-1_00001*.arrow")
+    (damaged,) = path.parent.glob(".base.*.unfinished/train-1.arrow")
     damaged.write_bytes(damaged.read_bytes()[:-200])
 
     again = subprocess.run(program(tmp_path, settings, 2), capture_output=True, text=True, check=False)
@@ -178,31 +166,28 @@ def test_ids_are_those_of_the_tokenizer_without_special_tokens(tmp_path: Path) -
     tokenizer = make_tokenizer(tmp_path)
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.backend_tokenizer.enable_padding(length=9)
-    for text in ("abc", f"a long text{END}", "", "é🦊"):
-        found = encode_text(tokenizer, text)
+    given = ["abc", f"a long text{END}", "", "é🦊"]
+    for text, found in zip(given, encode_texts(tokenizer, given), strict=True):
         assert found.tolist() == tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         assert found.dtype == np.int32 and len(found) == len(text.encode())
 
 
-def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNOPSIS_THREADS", "3")
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert available_processes() == 3
+    assert available_threads() == 3
     monkeypatch.setenv("SYNOPSIS_THREADS", "many")
-    with pytest.raises(InputError, match="SYNOPSIS_THREADS is 'many'; expected a number of processes"):
-        available_processes()
+    with pytest.raises(InputError, match="SYNOPSIS_THREADS is 'many'; expected a number of threads"):
+        available_threads()
     monkeypatch.delenv("SYNOPSIS_THREADS")
-    assert available_processes() == 5
+    assert available_threads() == 5
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert available_processes() == len(os.sched_getaffinity(0))
+    assert available_threads() == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.usefixtures("small_batches")
-def test_a_process_that_dies_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(tokenization, "encode_text", killed)
-    made = experiment(tmp_path, {"a": domain(tmp_path, "a", train=texts(40), validation=["a"], test=["b"])})
-    with pytest.raises(SynopsisError, match=r"a process that tokenises was killed, .*fewer processes"):
-        prepare_text_corpus(made, "texts", "base", processes=2)
+def test_texts_are_taken_in_groups_of_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenization, "CHARACTERS_AT_ONCE", 10)
+    given = ["a" * length for length in (4, 6, 1, 30, 0, 9, 2)]
+    assert [len(ids) for ids in encode_texts(make_tokenizer(tmp_path), given)] == [4, 6, 1, 30, 0, 9, 2]
+    groups = tokenization._groups(given)
+    assert [list(map(len, group)) for group in groups] == [[4, 6], [1], [30], [0, 9], [2]]

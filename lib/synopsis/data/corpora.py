@@ -8,7 +8,7 @@ from a pre-tokenised set) and `id`. Documents stay whole and apart; `synopsis.da
     load_corpus(layout.corpus("long_documents", "smollm2"), "test")["input_ids"]
 
 Memory does not grow with the corpus (`synopsis.data.tokenization`). A killed `prepare` resumes with the domain of a
-split that it was at, and the corpus is equal byte for byte, for any number of processes and of kills.
+split that it was at, and the corpus is equal byte for byte, for any number of threads and of kills.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from synopsis.config.experiment import Experiment
 from synopsis.data.documents import Documents
 from synopsis.data.prepare import prepare_fingerprint
 from synopsis.data.sources import FetchError, Source, find_source
-from synopsis.data.tokenization import DOCUMENTS_AT_ONCE, available_processes, tokenise
+from synopsis.data.tokenization import DOCUMENTS_AT_ONCE, available_threads, tokenise, tokenizer_threads
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
 
@@ -53,12 +53,10 @@ FILE_TOKENS = 2**27
 # ----------------------------------------------------------------------------------------------------- making a corpus
 
 
-def prepare_text_corpus(
-    experiment: Experiment, corpus: str, tokenizer_model: str, processes: int | None = None
-) -> Path:
+def prepare_text_corpus(experiment: Experiment, corpus: str, tokenizer_model: str, threads: int | None = None) -> Path:
     """Read, tokenise and write a corpus of real documents; the model's tokenizer must have been prepared.
 
-    `processes` at work; None: as many as `available_processes`. The folder also gets provenance.json (kind "corpus"):
+    `threads` tokenise; None: as many as `available_threads`. The folder also gets provenance.json (kind "corpus"):
     counts by split and domain, and a hash of each split's tokens. DataError when a file is missing or malformed, or
     when a split stays without documents; nothing is written then.
     """
@@ -71,14 +69,14 @@ def prepare_text_corpus(
     path, folder = layout.corpus(corpus, tokenizer_model), layout.tokenizer(tokenizer_model)
     provenance = Provenance(config=prepare_fingerprint(experiment, "corpus", corpus))
     sources = {split: _sources(experiment, definition, split) for split in SPLITS}
-    processes = processes or available_processes()
+    threads = threads or available_threads()
     tokenizer = load_tokenizer(folder)
     work = _work_folder(path, provenance.config, folder, sources)
     splits, hashes, report, files = {}, {}, {}, {}
-    with _quiet_datasets():
+    with _quiet_datasets(), tokenizer_threads(threads):
         try:
             for split, found in sources.items():
-                made, report[split] = _make_split(corpus, definition, split, found, work, tokenizer, processes)
+                made, report[split] = _make_split(corpus, definition, split, found, work, tokenizer)
                 hashes[split] = token_hash(made)
                 # What identifies the data set follows from its tokens, not from the files that it was made of.
                 splits[split] = Dataset(made.data, fingerprint=hashes[split][:16])
@@ -91,7 +89,7 @@ def prepare_text_corpus(
             raise
         inputs = [file for found in sources.values() for source in found.values() for file in source.files]
         provenance.inputs = [*inputs, *sorted(folder.glob("tokenizer*"))]
-        about = {"splits": report, "token_hashes": hashes, "tokenization": TOKENIZATION, "processes": processes}
+        about = {"splits": report, "token_hashes": hashes, "tokenization": TOKENIZATION, "threads": threads}
         with atomic_directory(path) as temporary:
             DatasetDict(splits).save_to_disk(temporary, num_shards=files)
             write_json(temporary / PROVENANCE, "corpus", about, provenance.record(), [temporary])
@@ -131,7 +129,6 @@ def _work_folder(path: Path, config: str, tokenizer: Path, sources: dict[Split, 
 
 def _make_split(
     corpus: str, definition: TextCorpus, split: Split, sources: dict[str, Source], work: Path, tokenizer: Any,
-    processes: int,
 ) -> tuple[Dataset, dict[str, dict[str, Any]]]:  # fmt: skip
     """The documents of a split, and the counts of each domain; what is finished in `work` is not made again."""
     from datasets import Dataset, concatenate_datasets
@@ -148,7 +145,7 @@ def _make_split(
             say(f"{label}: finished before")
         except ArtifactError:
             documents = Documents(source, name, definition.domains[name], *limits, vocabulary)
-            found = tokenise(documents, record, tokenizer, processes, label)
+            found = tokenise(documents, record, tokenizer, label)
         made += [Dataset.from_file(str(work / file)).select_columns(COLUMNS) for file in found["files"]]
         report[name] = {**found["counts"], "source": source.record()}
     count, tokens = (sum(counts[key] for counts in report.values()) for key in ("documents", "tokens"))
