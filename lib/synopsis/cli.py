@@ -196,10 +196,13 @@ def train(
 
 
 def add_stage(name: str) -> None:
-    """The subcommand of a stage, with its words as arguments and, where any number will do, as options."""
+    """The subcommand of a stage, with its words as arguments and, where any number will do, as options.
+
+    OPTIONS of its package are flags that do their work by themselves.
+    """
 
     def command(config: Any, change: Any, as_json: bool, **job: Any) -> None:
-        measure(name, config, change, as_json, job)
+        measure(name, config, change, as_json, {word: job[word] for word in STAGES[name].WORDS})
 
     parameters = [Parameter("config", Parameter.KEYWORD_ONLY, annotation=options.Config)]
     for word, about in STAGES[name].WORDS.items():
@@ -208,6 +211,8 @@ def add_stage(name: str) -> None:
             kind = Annotated[int, typer.Option(min=0, help=about.help)]
         default = Parameter.empty if about.known is not None else 0
         parameters.append(Parameter(word, Parameter.KEYWORD_ONLY, annotation=kind, default=default))
+    for option, annotation in getattr(STAGES[name], "OPTIONS", {}).items():
+        parameters.append(Parameter(option, Parameter.KEYWORD_ONLY, annotation=annotation, default=False))
     parameters.append(Parameter("change", Parameter.KEYWORD_ONLY, annotation=options.Set, default=None))
     parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=options.Json, default=False))
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
