@@ -155,7 +155,7 @@ def equal_outputs(experiment: Experiment, scores: pd.DataFrame) -> Table:
         Column("B", lambda group: group.setting, key=True),
         Column("Equal outputs (%)", lambda group: group.estimate(EQUAL), digits=1),
         Column("Examples", lambda group: counts_text(group.counts(EQUAL))),
-        Column("Of one alone", lambda group: group.total(NOT_SHARED)),
+        Column("Examples of one alone", lambda group: group.total(NOT_SHARED)),
         Column("Pairs of runs", lambda group: group.estimate(NOT_SHARED).count),
     ]
     return Table("Equal outputs of two compressors", columns, found)
