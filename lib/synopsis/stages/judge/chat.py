@@ -73,17 +73,12 @@ class ChatJudge:
         _run(self._ask_all(questions, keep))
 
     async def _ask_all(self, questions: Sequence[Question], keep: Keep) -> None:
-        waiting, answered, failures, keeping = iter(questions), list[tuple[Question, Reply]](), [], asyncio.Lock()
+        waiting, failures = iter(questions), list[SynopsisError]()
 
         async def work() -> None:
             for question in waiting:
                 try:
-                    answered.append((question, await self._reply(question)))
-                    async with keeping:
-                        if answered:  # else another has kept this answer together with its own
-                            batch = answered.copy()
-                            answered.clear()
-                            await asyncio.to_thread(keep, batch)
+                    keep([(question, await self._reply(question))])
                 except SynopsisError as error:
                     failures.append(error)
                     self._stopped.set()

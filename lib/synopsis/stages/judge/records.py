@@ -39,7 +39,7 @@ class Reply:
 
 
 Keep = Callable[[Sequence[tuple[Question, Reply]]], None]
-"""Puts replies on disk; SynopsisError when no more questions are to be asked."""
+"""Stores replies; SynopsisError when no more questions are to be asked."""
 
 
 class AnyJudge(Protocol):
@@ -52,7 +52,7 @@ class OfflineJudge:
     """A judge that answers at once."""
 
     batch = 64
-    """Answers that go to the disk together."""
+    """Answers that are stored together."""
 
     def reply(self, question: Question) -> Reply:
         raise NotImplementedError
