@@ -73,6 +73,7 @@ generate:
   instructions: translations
   splits: [seen, unseen]
   max_new_tokens: 16
+  runs: [gist-1, pos-1]
 judge:
   judges: [rule]
   pairs: [[gist-1, pos-1]]

@@ -36,6 +36,16 @@ def test_rouge_says_how_much_of_the_way_between_the_controls_is_recovered(tables
     assert cell(table, "Recovered (%)", "unseen", "neg_control").value == 0
     assert cell(table, "Recovered (%)", "unseen", "pos_control").value == 100
     assert cell(table, "Examples", "unseen", "gist-1").value == "64"
+    assert cell(table, "ROUGE-L, published", "seen", "gist-1").value == pytest.approx(49.9)
+    assert not any("Lsum" in name for name in table.names) and "No ROUGE-Lsum" in table.note
+
+
+def test_equal_outputs_are_counted_over_the_examples_of_both(tables: dict[str, Table]) -> None:
+    table = tables["equal_outputs"]
+    assert cell(table, "Equal outputs (%)", "seen", "gist-1", "pos_control").value == pytest.approx(200 / 3)
+    assert cell(table, "Of one alone", "seen", "gist-1", "pos_control").value == 1
+    assert cell(table, "Equal outputs (%)", "unseen", "pos_control", "neg_control").value == 50
+    assert cell(table, "Examples", "unseen", "pos_control", "neg_control").value == "4"
 
 
 def test_nothing_is_recovered_without_both_controls(tmp_path: Path) -> None:
@@ -44,7 +54,7 @@ def test_nothing_is_recovered_without_both_controls(tmp_path: Path) -> None:
         tmp_path, only="generate", compressors={name: whole[name] for name in ("gist-1", "neg_control")}
     )
     artifacts.write_artifacts(subject)
-    (table,) = build_tables(subject, score(subject)).values()
+    table = build_tables(subject, score(subject))["rouge"]
     assert cell(table, "Recovered (%)", "seen", "gist-1").value is None
     assert "–" in as_markdown(table).splitlines()[4]
 

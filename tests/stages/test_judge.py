@@ -33,7 +33,7 @@ def make_experiment(folder: Path, **definition: object) -> Experiment:
         "instructions": {"world": {"source": "world"}},
         "models": {"base": {"hub": "some/model", "type": "llama"}},
         "compressors": {"gist": {**gist, "condition": "gist"}, "control": {**gist, "condition": "pos_control"}},
-        "generate": {"instructions": "world", "splits": [SPLIT]},
+        "generate": {"instructions": "world", "splits": [SPLIT], "max_new_tokens": 8},
         "judge": {"judges": ["j"], "pairs": [["gist", "control"]]},
     }
     (folder / "experiment.yaml").write_text(yaml.safe_dump(content))

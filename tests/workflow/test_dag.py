@@ -43,7 +43,7 @@ def test_one_command_makes_every_table_and_figure(finished: Project) -> None:
     """And a log and a file of costs of each job; nothing half-done is left."""
     project = finished
     files = report_files(load_experiment(project.folder / CONFIG))
-    assert len(files["tables"]) == 8 * 4 and len(files["figures"]) == 8 * 3
+    assert len(files["tables"]) == 9 * 4 and len(files["figures"]) == 8 * 3
     for path in files["tables"] + files["figures"]:
         assert (project.folder / path).stat().st_size > 100, f"{path} is all but empty"
     assert "24 figures written" in finished.output
