@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from synopsis import cli_options as options
+from synopsis.cli_judge import judge
 from synopsis.cli_models import compress, convert, generate
 from synopsis.cli_options import (
     STAGES,
@@ -212,10 +213,13 @@ def add_stage(name: str) -> None:
     app.command(name, cls=options.Command, help=STAGES[name].__doc__)(command)
 
 
+WITHOUT_EXPERIMENT: dict[str, Any] = {"generate": generate, "judge": judge}
+"""Stages that have a form of their own without an experiment."""
 for stage in STAGES:
-    if stage != "generate":  # which has a form without an experiment
+    if stage in WITHOUT_EXPERIMENT:
+        app.command(cls=options.Command, help=STAGES[stage].__doc__)(WITHOUT_EXPERIMENT[stage])
+    else:
         add_stage(stage)
-app.command(cls=options.Command, help=STAGES["generate"].__doc__)(generate)
 app.command(cls=options.Command)(compress)
 app.command(cls=options.Command)(convert)
 
