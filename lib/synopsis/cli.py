@@ -317,7 +317,9 @@ def paper(
         made.write_json(json_file)
     print(made.markdown())
     if made.failed:
-        raise SynopsisError("\n  ".join([f"{release}: {len(made.failed)} do not agree:", *made.failed]))
+        raise SynopsisError(
+            "\n  ".join([f"{release}: numbers and files that do not agree, {len(made.failed)}:", *made.failed])
+        )
 
 
 class Stopped(SystemExit):

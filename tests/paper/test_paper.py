@@ -131,11 +131,15 @@ DAMAGE: dict[str, tuple[str, Callable[[str], str], tuple[str, ...]]] = {
     "a choice": (JUDGED, lambda text: text.replace('"Tie"', '"C"'), ("results[1].choice", "expected a, b or tie")),
     "JSON": (JUDGED, lambda text: text[:-9], ("not valid JSON",)),
     "other runs": (JUDGED, lambda text: text.replace("LLaMA-gist-1", "LLaMA-gist-2"), ("expected 'LLaMA-gist-1'",)),
-    "a sample": (BENCHMARK, without_line(4), ("1 rows are missing; the first is that of 1, gist",)),
+    "a sample": (BENCHMARK, without_line(4), ("rows are missing, 1 of 8; the first is that of id 1, model gist",)),
     "NaN": (BENCHMARK, lambda text: text.replace("40000,", "NaN,"), ("row 1: cuda_time: found 'NaN'",)),
     "a negative time": (BENCHMARK, lambda text: text.replace("40000,", "-40000,"), ("found '-40000'",)),
     "a sample twice": (BENCHMARK, lambda text: text.replace("1,gist", "0,gist"), ("row 4 (0, gist) is there twice",)),
-    "a row of ROUGE": (ROUGE, without_line(1), ("1 rows are missing; the first is that of FLAN-T5, gist, 1, human",)),
+    "a row of ROUGE": (
+        ROUGE,
+        without_line(1),
+        ("1 of 36; the first is that of model FLAN-T5, condition gist,",),
+    ),
     "an empty file": (ROUGE, lambda text: "", ("rouge.csv", "the column")),
 }
 
