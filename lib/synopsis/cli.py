@@ -318,7 +318,7 @@ def paper(
     print(made.markdown())
     if made.failed:
         raise SynopsisError(
-            "\n  ".join([f"{release}: numbers and files that do not agree, {len(made.failed)}:", *made.failed])
+            "\n  ".join([f"{release}: {len(made.failed)} numbers or files do not agree:", *made.failed])
         )
 
 
