@@ -328,7 +328,9 @@ def paper(
         made.write_json(json_file)
     print(made.markdown())
     if made.failed:
-        raise SynopsisError("\n  ".join([f"{release}: {len(made.failed)} do not agree:", *made.failed]))
+        raise SynopsisError(
+            "\n  ".join([f"{release}: {len(made.failed)} numbers or files do not agree:", *made.failed])
+        )
 
 
 class Stopped(SystemExit):

@@ -1,8 +1,10 @@
 """`synopsis paper`: the published tables beside what comes out here.
 
-made = regenerate(Path("gisting/data"))
-made.failed                        # cells that should agree and do not, and files that are not the released ones
-made.write(Path("results/paper"))
+    made = regenerate(Path("gisting/data"))
+    made.failed                         # cells that should agree and do not, and files that are not the released ones
+    made.write(Path("results/paper"))
+
+Values are set by `gist` and `runs`; this module sets them out as tables.
 """
 
 from __future__ import annotations
@@ -55,10 +57,8 @@ class Paper:
         def count(state: str) -> Column:
             return Column(state, lambda table: sum(cell.state == state for cell in self._of(table)))
 
-        columns = map(count, STATES)
-        same = sum(self.files.values())
-        note = f"{same} of {len(self.files)} files are those of the release."
-        return Table("Cells", [Column("Table", str, key=True), *columns], self.tables, note)
+        note = f"{sum(self.files.values())} of {len(self.files)} files are those of the release."
+        return Table("Cells", [Column("table", str, key=True), *map(count, STATES)], self.tables, note)
 
     def markdown(self) -> str:
         return "\n\n".join(rendering.as_markdown(table) for table in [*self.rendered().values(), self.summary()])
@@ -123,7 +123,7 @@ def _table(about: Mapping[str, Any], found: list[Cell]) -> Table:
 
         return Column(name, shown, digits=digits)
 
-    columns = [Column("", lambda line: line.row, key=True), Column("numbers", lambda line: line.whose, key=True)]
+    columns = [Column("row", lambda line: line.row, key=True), Column("numbers", lambda line: line.whose, key=True)]
     reasons = dict.fromkeys(cell.reason for cell in found if cell.agrees is False and not cell.fails)
     remarks = [f"{KNOWN} {reason}." for reason in reasons]
     if any(cell.fails for cell in found):
