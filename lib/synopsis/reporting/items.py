@@ -5,10 +5,13 @@
         \"\"\"The caption, and the note below the table.\"\"\"
         return Table(...)
 
-A page is the text of an HTML file; where pages follow from the configuration, `pages(experiment)` yields them.
 Besides, a `report.py` has `rows(experiment)`, which yields its rows of the scores, and `headline(experiment, scores)`,
-its numbers under paths that say what they are. The Snakefile reads the declarations at every start, so neither this
-module nor a `report.py` imports anything heavy before a function is called.
+its numbers under paths that say what they are. For the front page it may have `findings(experiment, scores)`, sentences
+made from its numbers, and `pages(experiment)`, further pages that follow from the configuration: items whose function
+makes the text of an HTML file.
+
+The Snakefile reads the declarations at every start, so neither this module nor a `report.py` imports anything heavy
+before a function is called.
 """
 
 from __future__ import annotations
@@ -91,10 +94,11 @@ def measured(experiment: Experiment) -> list[Stage]:
 
 
 def report_files(experiment: Experiment) -> dict[str, list[Path]]:
-    """What the report stage writes, by kind (`tables`, `figures`, `pages`)."""
-    return {
+    """What the report stage writes, by kind (`tables`, `figures`, `pages`, and the front `page`)."""
+    files = {
         f"{kind}s": [path for _, item in items(experiment, kind) for path in item.files(experiment)] for kind in FORMATS
     }
+    return {**files, "page": [Layout(experiment).page]}
 
 
 def places_in_report(experiment: Experiment, captions: Path) -> dict[Path, dict[str, Any]]:
