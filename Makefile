@@ -32,8 +32,8 @@ setup: .venv/ready
 demo smollm2 smollm2_icl: setup
 	@$(BIN)/snakemake --cores $(CORES) --configfile config/$@.yaml --quiet rules host reason \
 	  || { code=$$?; $(LOCKED); exit $$code; }
-	@if [ ! results/$@/report.html -nt results/$@/scores.parquet ]; then \
-	  $(BIN)/snakemake --configfile config/$@.yaml --quiet all --report results/$@/report.html; fi
+	@if [ ! results/$@/snakemake-report.html -nt results/$@/scores.parquet ]; then \
+	  $(BIN)/snakemake --configfile config/$@.yaml --quiet all --report results/$@/snakemake-report.html; fi
 	@$(BIN)/synopsis summary --config config/$@.yaml
 	@echo "Report: $$PWD/results/$@/report.html"
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from synopsis import cli_options as options
+from synopsis.cli_judge import judge
 from synopsis.cli_models import compress, convert, generate
 from synopsis.cli_options import (
     STAGES,
@@ -184,7 +185,7 @@ def train(
     offline()
     from synopsis.training.launch import launch
 
-    code = launch(command_line("train", run, config, change, as_json), processes)
+    code = launch(command_line("train", config, change, as_json, run), processes)
     if code is not None:
         sys.exit(code)
     from synopsis.training.stage import train as stage
@@ -195,10 +196,13 @@ def train(
 
 
 def add_stage(name: str) -> None:
-    """The subcommand of a stage, with its words as arguments and, where any number will do, as options."""
+    """The subcommand of a stage, with its words as arguments and, where any number will do, as options.
+
+    OPTIONS of its package are flags that do their work by themselves.
+    """
 
     def command(config: Any, change: Any, as_json: bool, **job: Any) -> None:
-        measure(name, config, change, as_json, job)
+        measure(name, config, change, as_json, {word: job[word] for word in STAGES[name].WORDS})
 
     parameters = [Parameter("config", Parameter.KEYWORD_ONLY, annotation=options.Config)]
     for word, about in STAGES[name].WORDS.items():
@@ -207,16 +211,21 @@ def add_stage(name: str) -> None:
             kind = Annotated[int, typer.Option(min=0, help=about.help)]
         default = Parameter.empty if about.known is not None else 0
         parameters.append(Parameter(word, Parameter.KEYWORD_ONLY, annotation=kind, default=default))
+    for option, annotation in getattr(STAGES[name], "OPTIONS", {}).items():
+        parameters.append(Parameter(option, Parameter.KEYWORD_ONLY, annotation=annotation, default=False))
     parameters.append(Parameter("change", Parameter.KEYWORD_ONLY, annotation=options.Set, default=None))
     parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=options.Json, default=False))
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     app.command(name, cls=options.Command, help=STAGES[name].__doc__)(command)
 
 
+WITHOUT_EXPERIMENT: dict[str, Any] = {"generate": generate, "judge": judge}
+"""Stages that have a form of their own without an experiment."""
 for stage in STAGES:
-    if stage != "generate":  # which has a form without an experiment
+    if stage in WITHOUT_EXPERIMENT:
+        app.command(cls=options.Command, help=STAGES[stage].__doc__)(WITHOUT_EXPERIMENT[stage])
+    else:
         add_stage(stage)
-app.command(cls=options.Command, help=STAGES["generate"].__doc__)(generate)
 app.command(cls=options.Command)(compress)
 app.command(cls=options.Command)(convert)
 
@@ -236,15 +245,17 @@ def score(config: options.Config, change: options.Set = None, as_json: options.J
 
 @app.command(cls=options.Command)
 def report(config: options.Config, change: options.Set = None, as_json: options.Json = False) -> None:
-    """Draw the tables and figures, and print the main tables.
+    """Write the tables, the figures and report.html, and print the main tables.
 
     \b
       synopsis report --config config/demo.yaml
+
+    Before anything is scored, report.html says which results are missing.
     """
     experiment = read(config, change)
     from synopsis.reporting import report as stage
 
-    stage.report(experiment)
+    stage.report(experiment, command_line("report", config, change)[1:])
     print(json.dumps(stage.headline(experiment)) if as_json else stage.main_tables(experiment))
 
 
