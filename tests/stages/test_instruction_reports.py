@@ -43,7 +43,7 @@ def test_rouge_says_how_much_of_the_way_between_the_controls_is_recovered(tables
 def test_equal_outputs_are_counted_over_the_examples_of_both(tables: dict[str, Table]) -> None:
     table = tables["equal_outputs"]
     assert cell(table, "Equal outputs (%)", "seen", "gist-1", "pos_control").value == pytest.approx(200 / 3)
-    assert cell(table, "Of one alone", "seen", "gist-1", "pos_control").value == 1
+    assert cell(table, "Examples of one alone", "seen", "gist-1", "pos_control").value == 1
     assert cell(table, "Equal outputs (%)", "unseen", "pos_control", "neg_control").value == 50
     assert cell(table, "Examples", "unseen", "pos_control", "neg_control").value == "4"
 
