@@ -11,7 +11,7 @@ from pydantic import Field
 from synopsis.artifacts import Layout
 from synopsis.config.checks import chosen_runs, measured, too_long
 from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Problem, Strict
-from synopsis.stages.record import Stage, of_runs, untrained
+from synopsis.stages.record import AMOUNT, Stage, of_runs, untrained
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -64,4 +64,5 @@ STAGE = Stage(
     place=6,
     title="Time and memory",
     axes={"mode": str, "batch_size": int, "context_length": int, "new_tokens": int},
+    metrics=dict.fromkeys(METRICS, AMOUNT),
 )
