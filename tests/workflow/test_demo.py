@@ -13,6 +13,8 @@ from synopsis.reporting.scores import read_scores
 ROOT = Path(__file__).parents[2]
 TRAINING_SEEDS, DRAWS = (0, 1), 2
 
+pytestmark = pytest.mark.timeout(3200)
+
 
 @pytest.fixture(scope="module")
 def first() -> str:

@@ -149,6 +149,13 @@ def _fault_of(template: str) -> tuple[str, str] | None:
     return (found, "a text that ends with {answer}, the place of the option")
 
 
+class Price(Strict):
+    """Of a million tokens, in any currency."""
+
+    prompt: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    completion: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class JudgeDefinition(Strict):
     """One judge: a file config/judges/<name>.yaml."""
 
@@ -166,6 +173,13 @@ class JudgeDefinition(Strict):
     max_retries: NonNegativeInt = 5
     timeout_seconds: PositiveFloat = 60.0
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
+    structured: bool = False
+    """Ask for JSON of the form that the parser reads; a service that refuses is asked without."""
+    price: Price | None = None
+    max_cost: PositiveFloat | None = None
+    """Of one comparison, in the currency of `price`: asking stops before this is passed."""
+    max_error_share: Share = 0.0
+    """Judgements that may stay without an answer; with more of them the stage fails."""
     tie_margin: Share = 0.0
     """`reference` only: ROUGE-L differences up to this are ties."""
 
@@ -178,6 +192,8 @@ class JudgeDefinition(Strict):
             return
         if not self.model:
             yield Problem(("model",), "nothing", "the name of the service's model, for a judge of the kind 'openai'")
+        if self.max_cost is not None and self.price is None:
+            yield Problem(("max_cost",), "a limit without a price", "`price: {prompt: ..., completion: ...}` beside it")
         hidden = [f"{{{field}}}" for field in PROMPT_FIELDS if f"{{{field}}}" not in (self.prompt or "")]
         if hidden:
             found = "a text without " + ", ".join(hidden) if self.prompt else "nothing"
