@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synopsis.artifacts import read_csv
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import read_result
 from synopsis.reporting.rendering import Cell, Column, Table, counts_text
@@ -30,6 +32,17 @@ def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
         yield from ({**common, "metric": metric, "value": found[metric]} for metric in METRICS)
         for metric, bounds in found.get("intervals", {}).items():
             yield from ({**common, "metric": f"{metric}_{side}", "value": bounds[i]} for i, side in enumerate(SIDES))
+
+
+def examples(written: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """ROUGE-L of each output, from what one job wrote."""
+    from synopsis.stages.generate.rouge import score_rouge
+
+    found = read_csv(written[1], ["id", "y_pred", "y_true"])
+    scored = score_rouge([(row["y_pred"], row["y_true"]) for row in found], ["rougeL"]).rows if found else ()
+    for row, score in zip(found, scored, strict=True):
+        text = {"id": row["id"], "truth": row["y_true"]}
+        yield {**text, "metric": "rougeL", "value": 100 * score["rougeL"].fmeasure}
 
 
 def outputs(scores: pd.DataFrame) -> list[Group]:
