@@ -17,7 +17,8 @@ from synopsis.config.files import JudgeDefinition
 from synopsis.errors import SynopsisError
 from synopsis.stages.judge.pairs import Pair
 from synopsis.stages.judge.records import Judgement
-from synopsis.stages.judge.run import estimate, hash_of, judge_pairs, summarise
+from synopsis.stages.judge.run import estimate, hash_of, judge_pairs
+from synopsis.stages.judge.statistics import summarise
 from synopsis.stages.judge.store import parse
 
 CONCURRENCY, KILLS = 16, 20

@@ -65,7 +65,7 @@ def impossible(rows: Iterable[Row]) -> Iterator[tuple[Row, str]]:
     for row in rows:
         stage, value, n = known[row["stage"]], row["value"], row.get("n")
         wanted = stage.metrics.get(row["metric"], ANY).expected(value, n)
-        if wanted and not (value is None and row.get("message")):
+        if wanted and not row.get("message"):
             yield row, f"found {value!r}; expected {wanted}"
         if n is not None and (not is_number(n, int) or n < 0):
             yield row, f"found n = {n!r}; expected a whole number of examples from 0 on"
@@ -75,14 +75,16 @@ def impossible(rows: Iterable[Row]) -> Iterator[tuple[Row, str]]:
 
 
 def contradictions(experiment: Experiment, frame: pd.DataFrame) -> Iterator[tuple[Row, str]]:
-    """Cells that stand twice, that one run of a compressor lacks, or that are over other examples than those beside."""
+    """Cells that stand twice, that one run of a compressor lacks, or that are over other examples than those beside.
+
+    frame: the scores, with a column `failed` for rows that have a message in the place of a number.
+    """
     for name, stage in stages().items():
         rows = frame[frame["stage"] == name]
         place = [*PLACE, *stage.axes]
-        yield from _twice(rows, ["run", *place, "metric"])
+        yield from _twice(rows[~rows["failed"]], ["run", *place, "metric"])
         if stage.section is not None:  # curves of training have steps of their own
-            if "run" in stage.wildcards:
-                yield from _missing(rows, place)
+            yield from _missing(rows[rows["against"] == ""], place)  # runs need not be in as many pairs
             yield from _other_counts(rows, [*place, "metric"], stage.metrics)
 
 

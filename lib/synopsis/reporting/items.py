@@ -6,8 +6,11 @@
         return Table(...)
 
 Besides, a `report.py` has `rows(experiment)`, which yields its rows of the scores, and `headline(experiment, scores)`,
-its numbers under paths that say what they are. The Snakefile reads the declarations at every start, so neither this
-module nor a `report.py` imports anything heavy before a function is called.
+its numbers under paths that say what they are. For the front page it may have `findings(experiment, scores)`, sentences
+made from its numbers, and `pages(experiment)`, label -> path of a further page.
+
+The Snakefile reads the declarations at every start, so neither this module nor a `report.py` imports anything heavy
+before a function is called.
 """
 
 from __future__ import annotations
@@ -86,10 +89,11 @@ def measured(experiment: Experiment) -> list[Stage]:
 
 
 def report_files(experiment: Experiment) -> dict[str, list[Path]]:
-    """What the report stage writes, by kind (`tables`, `figures`)."""
-    return {
+    """What the report stage writes, by kind (`tables`, `figures`, `page`)."""
+    files = {
         f"{kind}s": [path for _, item in items(experiment, kind) for path in item.files(experiment)] for kind in FORMATS
     }
+    return {**files, "page": [Layout(experiment).page]}
 
 
 def places_in_report(experiment: Experiment, captions: Path) -> dict[Path, dict[str, Any]]:

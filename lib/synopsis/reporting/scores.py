@@ -70,7 +70,7 @@ def score(experiment: Experiment) -> pd.DataFrame:
     ]
     report_faults(experiment, impossible(rows))
     frame = _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
-    report_faults(experiment, contradictions(experiment, frame))
+    report_faults(experiment, contradictions(experiment, frame.assign(failed=["message" in row for row in rows])))
     accuracies = stages()["icl"].report.accuracy_dictionary(experiment, frame)
     write_text(layout.accuracy, json.dumps(accuracies, indent=2) + "\n")
     record = provenance.record()

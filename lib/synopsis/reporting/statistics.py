@@ -6,7 +6,6 @@ are one subject; a model that is loaded or trained from scratch is a subject und
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ SKIPPED = "skipped"
 """Metric: the positions that a length would have needed; its count is those that the model has."""
 FAILURES = "failures"
 """Beside the rows of the scores, which have no room for messages."""
-Z_95 = 1.959963984540054
-"""Quantile of the normal distribution for a two-sided interval of 95 %."""
 
 
 RESAMPLES, DRAWN_AT_ONCE = 2000, 2_000_000
@@ -147,11 +144,11 @@ def wilson_interval(successes: float, trials: float) -> tuple[float, float] | No
     """
     if trials <= 0:
         return None
-    share, square = successes / trials, Z_95**2
-    centre = (share + square / (2 * trials)) / (1 + square / trials)
-    half = Z_95 / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(successes, trials, method="wilson")
     # In exact numbers the share lies within; rounding can leave one of 0 or 1 outside.
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    return min(float(low), successes / trials), max(float(high), successes / trials)
 
 
 @dataclass(frozen=True)

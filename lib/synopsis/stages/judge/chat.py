@@ -110,7 +110,7 @@ class ChatJudge:
         start = time.monotonic()
         try:
             found: Reply = await retrying(self._attempt, prompt, prices)
-            reply = replace(found, choice=parse_choice(found.text))
+            reply = replace(found, choice=parse_choice(found.text, self.definition.parser))
         except (openai.OpenAIError, _NoCompletion, _Stopped, TimeoutError) as error:
             self._raise_if_hopeless(error)
             reply = Reply(error=self._redacted(f"{type(error).__name__.lstrip('_')}: {error}"))

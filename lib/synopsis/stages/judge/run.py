@@ -10,7 +10,6 @@ Both orders are judged because judges prefer a position: averaged over the two, 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from synopsis.progress import say, track
 from synopsis.stages.judge.pairs import ORDERS, Pair, Question, read_pairs
 from synopsis.stages.judge.prompts import parse_choice, text_for
 from synopsis.stages.judge.records import AnyJudge, Judgement, Key, Reply, state_of, text_hash
+from synopsis.stages.judge.replay import replay
 from synopsis.stages.judge.section import STAGE
+from synopsis.stages.judge.statistics import summarise
 from synopsis.stages.judge.store import JudgementStore, read_judgements
 
 EARLY_ERROR_SHARE = 0.2
@@ -32,7 +33,7 @@ EARLY_ERROR_SHARE = 0.2
 BYTES_PER_TOKEN = 4
 """Of English, about, for an estimate before anything is asked."""
 
-ANSWER_FIELDS = ("kind", "model", "base_url", "prompt", "temperature", "max_tokens", "tie_margin")
+ANSWER_FIELDS = ("kind", "model", "base_url", "prompt", "temperature", "max_tokens", "tie_margin", "judgements")
 """Fields of a judge that its answers depend on; more patience or threads must not make paid judgements void."""
 
 
@@ -47,11 +48,12 @@ def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dic
     path = layout.judgements(judge, a, b, split)
     judge_hash = hash_of(definition)
     provenance = Provenance(config=STAGE.fingerprint(experiment, judge=judge, a=a, b=b, split=split))
-    pairs, inputs = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
+    pairs, inputs, unmatched = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
     judgements = judge_pairs(judge, definition, pairs, path, judge_hash)
     provenance.inputs = [*inputs, path]
     models = sorted({judgement.model for judgement in judgements if judgement.model})
-    summary = {"judge": judge, "a": a, "b": b, "split": split, **summarise(pairs, judgements)}
+    place = {"judge": judge, "a": a, "b": b, "split": split, "unmatched": unmatched}
+    summary = {**place, **summarise(pairs, judgements)}
     summary |= {"judge_hash": judge_hash, "max_error_share": definition.max_error_share}
     write_json(path.with_suffix(".json"), "judgement_summary", summary, provenance.record(judge_models=models))
     return summary
@@ -72,6 +74,8 @@ def judge_pairs(
     key, no new files allowed), ArtifactError (a damaged store), and SynopsisError when more judgements have no answer
     than `max_error_share` allows, or `max_cost` would be passed; what was stored is kept.
     """
+    if definition.kind == "replay":
+        return replay(definition, pairs, path, judge_hash)
     with JudgementStore(path) as store:
         hashes, held, left = _divided(definition, pairs, judge_hash, store.latest)
         if held and left:
@@ -114,33 +118,6 @@ def estimate(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path, jud
     }
 
 
-def summarise(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Counts over the judgements of all pairs in both orders, from the side of run a.
-
-    `win_rate` counts ties half and leaves errors out; None when every judgement is an error. `consistent` counts
-    examples whose two judgements are valid and agree.
-    """
-    states = Counter(judgement.state for judgement in judgements)
-    valid = states["A"] + states["B"] + states["tie"]
-    by_example: dict[str, list[str]] = {}
-    for judgement in judgements:
-        by_example.setdefault(judgement.id, []).append(judgement.state)
-    agreeing = [found for found in by_example.values() if len(found) == len(ORDERS) and len(set(found)) == 1]
-    return {
-        "n": len(pairs),
-        "judgements": len(judgements),
-        "win": states["A"],
-        "lose": states["B"],
-        "tie": states["tie"],
-        "parse_error": states["parse_error"],
-        "api_error": states["api_error"],
-        "win_rate": (states["A"] + states["tie"] / 2) / valid if valid else None,
-        "consistent": sum(found[0] in ("A", "B", "tie") for found in agreeing),
-        "first_position_wins": sum(judgement.first_won for judgement in judgements),
-        "identical": sum(pair.answer_a == pair.answer_b for pair in pairs),
-    }
-
-
 def _divided(
     definition: JudgeDefinition, pairs: Sequence[Pair], judge_hash: str, latest: Mapping[Key, Judgement]
 ) -> tuple[dict[Question, str], dict[Question, Judgement], list[Question]]:
@@ -158,7 +135,7 @@ def _divided(
 def _read_again(definition: JudgeDefinition, question: Question, found: Judgement) -> Judgement:
     if definition.kind != "openai" or found.identical:
         return found
-    state = state_of(Reply(parse_choice(found.answer)), question.order)
+    state = state_of(Reply(parse_choice(found.answer, definition.parser)), question.order)
     return found if state == found.state else found.model_copy(update={"state": state})
 
 
