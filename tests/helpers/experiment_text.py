@@ -79,7 +79,7 @@ judge:
   pairs: [[gist-1, pos-1]]
 benchmark:
   context_lengths: [64, 192]
-  new_tokens: 16
+  new_tokens: [16]
   runs: [auto, gist-1]
 needle:
   lengths: [30, 90]

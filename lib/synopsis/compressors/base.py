@@ -347,6 +347,10 @@ class ContextMixin(Model):
         out = self._generate_after(context.select(chosen), rows[:, pads:], mask[chosen, pads:], options)
         return torch.cat([rows[:, :pads], out], dim=1)
 
+    def _supports_logits_to_keep(self) -> bool:
+        """Of a prompt only the last logits are made; transformers looks in the signature, which says `**options`."""
+        return not self.config.is_encoder_decoder
+
     def pad_token(self, options: dict[str, Any]) -> int:
         """What rows that ended are filled with."""
         pad = options.get("pad_token_id", self.generation_config.pad_token_id)

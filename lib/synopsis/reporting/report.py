@@ -85,8 +85,10 @@ def headline(experiment: Experiment) -> dict[str, float]:
     rouge/<compressor>/<split>/rougeL                     0..100
     rouge/<compressor>/<split>/recovered_percent
     judge/<judge>/<a>-vs-<b>/<split>/win_rate             0..1
-    benchmark/<compressor>/batch=1/context=96/speed_up    uncached over cached wall time
-    benchmark/<compressor>/batch=1/context=96/memory_saving    uncached over cached bytes of context
+    benchmark/<compressor>/batch=1/context=96/speed_up    wall time, context read again over compressed
+    benchmark/<compressor>/batch=1/context=96/speed_up_prefix    wall time, cached prefix over compressed
+    benchmark/<compressor>/batch=1/context=96/memory_saving    bytes in the cache, whole over compressed
+    benchmark/<compressor>/batch=1/context=96/reuses      uses after which compressing has paid for itself
     """
     scores = read_scores(Layout(experiment).scores)
     found = [stage.report.headline(experiment, scores) for stage in measured(experiment)]
