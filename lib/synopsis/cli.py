@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from synopsis import cli_options as options
+from synopsis.cli_judge import judge
 from synopsis.cli_models import compress, convert, generate
 from synopsis.cli_options import (
     STAGES,
@@ -44,7 +45,8 @@ a model by its name, a trained compressor as <compressor>-s<seed>.
   synopsis train --config config/demo.yaml autocompressor-s0
   synopsis icl --config config/demo.yaml autocompressor-s0 world_eats --seed 1 --json
 
-Three subcommands need no experiment, only a model: compress, generate --model and convert. verify needs only results.
+Three subcommands need no experiment, only a model: compress, generate --model and convert. verify needs only results,
+and paper the released data of the gist paper.
 
 \b
   synopsis compress MODEL --file story.txt --out story.safetensors
@@ -183,7 +185,7 @@ def train(
     offline()
     from synopsis.training.launch import launch
 
-    code = launch(command_line("train", run, config, change, as_json), processes)
+    code = launch(command_line("train", config, change, as_json, run), processes)
     if code is not None:
         sys.exit(code)
     from synopsis.training.stage import train as stage
@@ -217,10 +219,13 @@ def add_stage(name: str) -> None:
     app.command(name, cls=options.Command, help=STAGES[name].__doc__)(command)
 
 
+WITHOUT_EXPERIMENT: dict[str, Any] = {"generate": generate, "judge": judge}
+"""Stages that have a form of their own without an experiment."""
 for stage in STAGES:
-    if stage != "generate":  # which has a form without an experiment
+    if stage in WITHOUT_EXPERIMENT:
+        app.command(cls=options.Command, help=STAGES[stage].__doc__)(WITHOUT_EXPERIMENT[stage])
+    else:
         add_stage(stage)
-app.command(cls=options.Command, help=STAGES["generate"].__doc__)(generate)
 app.command(cls=options.Command)(compress)
 app.command(cls=options.Command)(convert)
 
@@ -240,15 +245,17 @@ def score(config: options.Config, change: options.Set = None, as_json: options.J
 
 @app.command(cls=options.Command)
 def report(config: options.Config, change: options.Set = None, as_json: options.Json = False) -> None:
-    """Draw the tables and figures, and print the main tables.
+    """Write the tables, the figures and report.html, and print the main tables.
 
     \b
       synopsis report --config config/demo.yaml
+
+    Before anything is scored, report.html says which results are missing.
     """
     experiment = read(config, change)
     from synopsis.reporting import report as stage
 
-    stage.report(experiment)
+    stage.report(experiment, command_line("report", config, change)[1:])
     print(json.dumps(stage.headline(experiment)) if as_json else stage.main_tables(experiment))
 
 
@@ -286,6 +293,44 @@ def verify(
     if faults:
         raise ArtifactError(f"{folder}: {len(faults)} of {checked} files have changed or are missing{without}")
     print(f"{folder}: {checked} files are as they were written{without}")
+
+
+@app.command(cls=options.Command)
+def paper(
+    release: Annotated[
+        Path, typer.Option(metavar="DIR", help="Released data of the gist paper: the folder data of its repository.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tables and the figure here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every cell here.")] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", "-c", metavar="FILE", help="An experiment with scores, whose runs stand beside."),
+    ] = None,
+    change: options.Set = None,
+) -> None:
+    """Regenerate the tables of the gist paper from its released data; print them beside the published numbers.
+
+    \b
+      git clone https://github.com/jayelm/gisting
+      synopsis paper --release gisting/data --out results/paper
+      synopsis paper --release gisting/data --config config/demo.yaml --json cells.json
+
+    The tables of the AutoCompressor paper stand below, with the runs of the experiment where there is one. Ends with 1
+    and names the cells where a number that should agree does not, or a file is not the released one; with 2 where a
+    file or a row is missing.
+    """
+    from synopsis.paper.run import regenerate
+
+    made = regenerate(release, read(config, change) if config else None)
+    if out is not None:
+        made.write(out)
+    if json_file is not None:
+        made.write_json(json_file)
+    print(made.markdown())
+    if made.failed:
+        raise SynopsisError(
+            "\n  ".join([f"{release}: {len(made.failed)} numbers or files do not agree:", *made.failed])
+        )
 
 
 class Stopped(SystemExit):

@@ -188,7 +188,7 @@ def test_a_few_errors_are_counted_and_asked_again_by_the_next_run(tmp_path, serv
     service.answer = lambda prompt, earlier: failing(500) if f"|{A} e3|{B} e3|" in prompt else choosing(2)
     experiment = make_experiment(tmp_path, service, examples=4, max_error_share=0.125)
     summary = run_judge(experiment)
-    assert (summary["tie"], summary["api_error"], summary["win_rate"]) == (7, 1, 0.5)
+    assert (summary["tie"], summary["api_error"], summary["win_rate"]) == (6, 1, 0.5)
     assert summary["max_error_share"] == 0.125
     assert service.prompts.count(f"do e3|(none)|{A} e3|{B} e3|{{}}") == 3, "max_retries is 2"
     reported = capsys.readouterr().err

@@ -99,4 +99,5 @@ STAGE = Stage(
     section=Generate,
     place=4,
     title="Instructions",
+    axes={"against": str},
 )
