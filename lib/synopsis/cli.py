@@ -27,7 +27,7 @@ from synopsis.cli_options import (
     run_to_train,
     show,
 )
-from synopsis.errors import ArtifactError, SynopsisError
+from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 app = typer.Typer(
     add_completion=False,
@@ -373,6 +373,8 @@ def paper(
     """
     from synopsis.paper.run import regenerate
 
+    if json_file is not None and json_file.is_dir():
+        raise InputError(f"--json {json_file}: is a folder; expected the name of a file")
     made = regenerate(release, read(config, change) if config else None)
     if out is not None:
         made.write(out)
@@ -380,7 +382,9 @@ def paper(
         made.write_json(json_file)
     print(made.markdown())
     if made.failed:
-        raise SynopsisError("\n  ".join([f"{release}: {len(made.failed)} do not agree:", *made.failed]))
+        raise SynopsisError(
+            "\n  ".join([f"{release}: {len(made.failed)} numbers or files do not agree:", *made.failed])
+        )
 
 
 class Stopped(SystemExit):

@@ -34,6 +34,7 @@ def judge(
         Path | None, typer.Option(metavar="CSV", help="With --a and --b: choices to compare with (id, choice).")
     ] = None,
     replay: Annotated[bool, typer.Option("--replay", help="Count released judgements again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be asked, and its price.")] = False,
     as_json: options.Json = False,
 ) -> None:
     files = {"a": a, "b": b, "judge": judge, "labels": labels}
@@ -43,7 +44,8 @@ def judge(
         if given or out or len(words) != len(WORDS):
             surplus = " ".join([*given, *(["--out"] if out else []), *words]) or "nothing"
             raise InputError(f"judge --config: expected JUDGE A B SPLIT alone; found {surplus}")
-        measure("judge", config, change, as_json, dict(zip(WORDS, words, strict=True)))
+        job = dict(zip(WORDS, words, strict=True))
+        measure("judge", config, change, as_json, {**job, "dry_run": dry_run})
     elif replay:
         if not words or given != ["--replay"]:
             raise InputError("judge --replay: expected released files or folders of them, and --out alone")
@@ -52,9 +54,9 @@ def judge(
         from synopsis.stages.judge.run import headline
         from synopsis.stages.judge.two_files import judge_files
 
-        summary = judge_files(a, b, judge, out, labels)
+        summary = judge_files(a, b, judge, out, labels, dry_run)
         found: dict[str, Any] = headline(summary)
-        if labels:
+        if labels and not dry_run:
             found |= {f"labels_{key}": value for key, value in summary["labels"].items()}
         show(found, as_json)
     else:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -89,3 +90,14 @@ def judge_quickly(definition: JudgeDefinition, pairs: list[Pair], store: Path) -
     chat.FIRST_PAUSE_SECONDS = 0.01
     chat.LONGEST_PAUSE_SECONDS = 0.05
     judge_pairs("chat", definition, pairs, store, hash_of(definition))
+
+
+if __name__ == "__main__":  # for a client that is timed: the service does its work in a process of its own
+
+    async def answer(prompt: str, earlier: int) -> tuple[int, str, str]:
+        await asyncio.sleep(float(sys.argv[1]))
+        return 200, "", completion('{"reason": "so", "choice": 0}')
+
+    with ChatServer(answer) as server:
+        print(server.url, flush=True)
+        sys.stdin.read()

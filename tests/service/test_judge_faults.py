@@ -182,8 +182,8 @@ def test_an_estimate_asks_nothing(tmp_path):
         found = estimate(definition, pairs, path, hash_of(definition))
         # Prompts of 5 characters, 4 a token.
         assert found == {
-            "calls": 6, "stored": 0, "identical": 2, "prompt_tokens": 7, "completion_tokens": 60,
-            "price": pytest.approx(0.607), "max_cost": None,
+            "calls": 6, "stored": 0, "identical": 2, "prompt_tokens_about": 7, "completion_tokens_at_most": 60,
+            "price_at_most": pytest.approx(0.607), "max_cost": None,
         }  # fmt: skip
         assert not path.parent.exists() and not server.asked
         judgements = judge_pairs("chat", definition, pairs, path, hash_of(definition))
@@ -207,6 +207,9 @@ def test_structured_output_is_asked_for_where_the_service_offers_it(tmp_path, su
         judge_pairs("chat", definition, make_pairs(2), tmp_path / "store.jsonl", hash_of(definition))
         assert server.asked.total() == 4 + (not supported), "refused once"
         assert ("response_format" in server.last_request) == supported
+        if supported:
+            schema = server.last_request["response_format"]["json_schema"]["schema"]
+            assert schema["properties"]["choice"] == {"type": "integer", "enum": [0, 1, 2]}
     assert ("refuses `structured`" in capsys.readouterr().err) != supported
 
 

@@ -14,7 +14,7 @@ from synopsis.errors import ArtifactError, DataError, InputError
 from synopsis.stages.judge.pairs import Pair, Question, read_pairs
 from synopsis.stages.judge.records import Judgement, Reply
 from synopsis.stages.judge.reference import ReferenceJudge
-from synopsis.stages.judge.run import judge
+from synopsis.stages.judge.run import hash_of, judge
 
 A, B, SPLIT = "gist-s0", "control-s0", "seen"
 COLUMNS = ["id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens"]
@@ -191,5 +191,35 @@ def test_shipped_judges_are_valid(path):
     assert JudgeDefinition.model_validate(yaml.safe_load(path.read_text()))
 
 
-def test_there_are_shipped_judges_of_both_kinds():
-    assert {yaml.safe_load(path.read_text())["kind"] for path in SHIPPED} == {"reference", "openai"}
+def test_there_are_shipped_judges_of_every_kind():
+    assert {yaml.safe_load(path.read_text())["kind"] for path in SHIPPED} == {"reference", "openai", "replay"}
+
+
+def test_a_judge_keeps_its_hash_when_judges_get_new_fields():
+    """Else judgements that were paid for would be asked again by the next version."""
+    definition = JudgeDefinition(kind="openai", model="m", prompt="{instruction}{answer_a}{answer_b}")
+    assert hash_of(definition) == "13c3155765b6fb29"
+    assert hash_of(definition.model_copy(update={"max_cost": 1.0, "parser": "choice_ab"})) == hash_of(definition)
+    assert hash_of(definition.model_copy(update={"structured": True})) != hash_of(definition)
+
+
+def test_a_dry_run_counts_what_would_be_asked(tmp_path, call, monkeypatch):
+    """Without a key, and without a trace."""
+    monkeypatch.delenv("SOME_JUDGE_KEY", raising=False)
+    price = {"prompt": 0.15, "completion": 0.6}
+    judge_file = {"kind": "openai", "model": "m", "prompt": "{instruction} {answer_a} {answer_b}", "price": price}
+    experiment = make_experiment(tmp_path, **judge_file, max_tokens=100, api_key_env="SOME_JUDGE_KEY")
+    for run in (A, B):
+        write_outputs(experiment, run, [("e1", run, "y"), ("e2", "same", "y")])
+    rows = [{"id": id, "instruction": "do it", "input": "", "output": "y"} for id in ("e1", "e2")]
+    write_json(Layout(experiment).instructions("world"), "instructions", {"splits": {SPLIT: rows}}, {})
+    expected = {"calls": 2, "stored": 0, "identical": 2, "prompt_tokens_about": 12, "completion_tokens_at_most": 200}
+    code, out, _ = call("judge", "-c", tmp_path / "experiment.yaml", "j", A, B, SPLIT, "--dry-run", "--json")
+    found = json.loads(out)
+    assert code == 0 and found.pop("price_at_most") == pytest.approx((12 * 0.15 + 200 * 0.6) / 1e6)
+    assert found == expected
+    assert not Layout(experiment).judgements("j", A, B, SPLIT).parent.exists()
+    a, b = (Layout(experiment).generations(run, SPLIT) for run in (A, B))
+    files = ("--a", a, "--b", b, "--judge", tmp_path / "judges" / "j.yaml", "--out", tmp_path / "out")
+    code, out, _ = call("judge", *files, "--dry-run")
+    assert code == 0 and "calls: 2\n" in out and not (tmp_path / "out").exists()

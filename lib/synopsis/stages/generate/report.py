@@ -160,16 +160,16 @@ def equal_outputs(experiment: Experiment, scores: pd.DataFrame) -> Table:
     How often two compressors of one base write the same, white space at both ends aside. Only examples that both have
     are compared; those that one of them alone has are counted beside.
     """
-    pairs = scores[(scores["stage"] == STAGE.name) & (scores["against"] != "")]
-    named = pairs.assign(other=pairs["against"].map(experiment.name_of))
-    found = together(groups(named, STAGE.name, "split", "compressor", "other"), "split")
+    rows = scores[(scores["stage"] == STAGE.name) & (scores["against"] != "")]
+    rows = rows.assign(other=rows["against"].map(experiment.name_of))
+    found = together(groups(rows, STAGE.name, "split", "compressor", "other"), "split")
     columns = [
         Column("Split", lambda group: group.split, key=True),
         Column("A", lambda group: group.compressor, key=True),
         Column("B", lambda group: group.other, key=True),
         Column("Equal outputs (%)", lambda group: group.estimate(EQUAL), digits=1),
         Column("Examples", lambda group: counts_text(group.counts(EQUAL))),
-        Column("Of one alone", lambda group: group.total(NOT_SHARED)),
+        Column("Examples of one alone", lambda group: group.total(NOT_SHARED)),
         Column("Pairs of runs", lambda group: group.estimate(NOT_SHARED).count),
     ]
     return Table("Equal outputs of two compressors", columns, found)

@@ -31,8 +31,8 @@ from synopsis.config.files import JudgeDefinition
 from synopsis.errors import InputError, SynopsisError
 from synopsis.progress import say
 from synopsis.stages.judge.pairs import Question
-from synopsis.stages.judge.prompts import parse_choice, text_for
-from synopsis.stages.judge.records import Keep, Reply
+from synopsis.stages.judge.prompts import PARSERS, parse_choice, text_for
+from synopsis.stages.judge.records import Keep, Reply, cost
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -42,14 +42,6 @@ ERROR_CHARACTERS = 500
 """Kept of a service's error text, which may be a whole web page."""
 TEMPLATE_TOKENS = 100
 """More than a service adds to a prompt to make a chat of it."""
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"reason": {"type": "string"}, "choice": {"type": "integer", "enum": [0, 1, 2]}},
-    "required": ["reason", "choice"],
-    "additionalProperties": False,
-}
-STRUCTURED = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}
 
 
 class ChatJudge:
@@ -73,17 +65,12 @@ class ChatJudge:
         _run(self._ask_all(questions, keep))
 
     async def _ask_all(self, questions: Sequence[Question], keep: Keep) -> None:
-        waiting, answered, failures, keeping = iter(questions), list[tuple[Question, Reply]](), [], asyncio.Lock()
+        waiting, failures = iter(questions), list[SynopsisError]()
 
         async def work() -> None:
             for question in waiting:
                 try:
-                    answered.append((question, await self._reply(question)))
-                    async with keeping:
-                        if answered:  # else another has kept this answer together with its own
-                            batch = answered.copy()
-                            answered.clear()
-                            await asyncio.to_thread(keep, batch)
+                    keep([(question, await self._reply(question))])
                 except SynopsisError as error:
                     failures.append(error)
                     self._stopped.set()
@@ -126,12 +113,14 @@ class ChatJudge:
 
         A request that may have been answered, though no answer came, is charged at its worst, so that `max_cost` holds.
         """
-        price = worst = cost_at_worst(self.definition, prompt)
+        # A token stands for at least one byte.
+        tokens = len(prompt.encode()) + TEMPLATE_TOKENS
+        price = worst = cost(self.definition, tokens, self.definition.max_tokens) or 0.0
         await self._reserve(worst, first=not prices)
         try:
             reply = await self._answer(prompt)
             if reply.prompt_tokens is not None and reply.completion_tokens is not None:
-                price = cost(self.definition, reply.prompt_tokens, reply.completion_tokens)
+                price = cost(self.definition, reply.prompt_tokens, reply.completion_tokens) or 0.0
             return reply
         except Exception as error:
             if isinstance(error, openai.APIStatusError) or type(error.__cause__).__name__ == "ConnectError":
@@ -164,7 +153,7 @@ class ChatJudge:
             "temperature": self.definition.temperature,
             # And not its successor: local servers know only the older name.
             "max_tokens": self.definition.max_tokens,
-            **({"response_format": STRUCTURED} if structured else {}),
+            **({"response_format": _schema(self.definition.parser)} if structured else {}),
         }
         try:
             async with asyncio.timeout(self.definition.timeout_seconds):
@@ -230,15 +219,13 @@ class _Stopped(Exception):
     """A question is not asked again, as the run ends."""
 
 
-def cost(definition: JudgeDefinition, prompt_tokens: int, completion_tokens: int) -> float:
-    """The price of tokens; 0 where the judge's file names none."""
-    price = definition.price
-    return (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1e6 if price else 0.0
-
-
-def cost_at_worst(definition: JudgeDefinition, prompt: str) -> float:
-    """More than a request can cost: a token stands for at least one byte."""
-    return cost(definition, len(prompt.encode()) + TEMPLATE_TOKENS, definition.max_tokens)
+def _schema(parser: str) -> dict[str, Any]:
+    """The answer that a parser reads, as structured output is asked for."""
+    choices: list[Any] = [int(choice) if choice.isdigit() else choice for choice in PARSERS[parser]]
+    choice = {"type": "integer" if isinstance(choices[0], int) else "string", "enum": choices}
+    fields = {"reason": {"type": "string"}, "choice": choice}
+    schema = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": schema}}
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

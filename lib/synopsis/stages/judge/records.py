@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import pydantic
 
+from synopsis.config.files import JudgeDefinition
 from synopsis.stages.judge.pairs import Order, Question
 
 Key = tuple[str, str, str, str]
@@ -39,7 +40,7 @@ class Reply:
 
 
 Keep = Callable[[Sequence[tuple[Question, Reply]]], None]
-"""Puts replies on disk; SynopsisError when no more questions are to be asked."""
+"""Stores replies; SynopsisError when no more questions are to be asked."""
 
 
 class AnyJudge(Protocol):
@@ -52,7 +53,7 @@ class OfflineJudge:
     """A judge that answers at once."""
 
     batch = 64
-    """Answers that go to the disk together."""
+    """Answers that are stored together."""
 
     def reply(self, question: Question) -> Reply:
         raise NotImplementedError
@@ -127,3 +128,9 @@ class Judgement(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def cost(definition: JudgeDefinition, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """The price of tokens; None where the judge's file names none."""
+    price = definition.price
+    return (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1e6 if price else None

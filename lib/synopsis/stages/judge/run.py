@@ -21,7 +21,7 @@ from synopsis.errors import SynopsisError
 from synopsis.progress import say, track
 from synopsis.stages.judge.pairs import ORDERS, Pair, Question, read_pairs
 from synopsis.stages.judge.prompts import parse_choice, text_for
-from synopsis.stages.judge.records import AnyJudge, Judgement, Key, Reply, state_of, text_hash
+from synopsis.stages.judge.records import AnyJudge, Judgement, Key, Reply, cost, state_of, text_hash
 from synopsis.stages.judge.replay import replay
 from synopsis.stages.judge.section import STAGE
 from synopsis.stages.judge.statistics import summarise
@@ -33,22 +33,27 @@ EARLY_ERROR_SHARE = 0.2
 BYTES_PER_TOKEN = 4
 """Of English, about, for an estimate before anything is asked."""
 
-ANSWER_FIELDS = ("kind", "model", "base_url", "prompt", "temperature", "max_tokens", "tie_margin", "judgements")
-"""Fields of a judge that its answers depend on; more patience or threads must not make paid judgements void."""
+ANSWER_FIELDS = ("kind", "model", "base_url", "prompt", "temperature", "max_tokens", "tie_margin")
+WHERE_SET = ("structured", "judgements")
+"""Fields of a judge that its answers depend on, the latter where they are set: neither a new field of judges nor more
+patience or threads must make paid judgements void."""
 
 
-def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dict[str, Any]:
+def judge(experiment: Experiment, judge: str, a: str, b: str, split: str, dry_run: bool = False) -> dict[str, Any]:
     """Judge the outputs of runs `a` and `b` for a split, write the summary beside the store and return it.
 
     Judgements in the store that this judge made of the same texts are used again; those that ended in an `api_error`
     are asked again. Raises InputError (missing key, refused key), DataError or ArtifactError (outputs
     that cannot be compared), and SynopsisError when too many judgements have no answer or cost too much.
+    With `dry_run` nothing is asked or written; what `estimate` finds is returned.
     """
     definition, layout = experiment.judges[judge], Layout(experiment)
     path = layout.judgements(judge, a, b, split)
     judge_hash = hash_of(definition)
     provenance = Provenance(config=STAGE.fingerprint(experiment, judge=judge, a=a, b=b, split=split))
     pairs, inputs, unmatched = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
+    if dry_run:
+        return estimate(definition, pairs, path, judge_hash)
     judgements = judge_pairs(judge, definition, pairs, path, judge_hash)
     provenance.inputs = [*inputs, path]
     models = sorted({judgement.model for judgement in judgements if judgement.model})
@@ -61,7 +66,7 @@ def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dic
 
 def hash_of(definition: JudgeDefinition) -> str:
     """The hash of what a judge's answers depend on; its parser, limits and prices are not part of it."""
-    fields = {*ANSWER_FIELDS, *(["structured"] if definition.structured else [])}
+    fields = {*ANSWER_FIELDS, *(name for name in WHERE_SET if getattr(definition, name))}
     return text_hash(json.dumps([definition.model_dump(mode="json", include=fields)], sort_keys=True))
 
 
@@ -94,11 +99,21 @@ def judge_pairs(
         return [held[question] for question in hashes]
 
 
+def stored_judgements(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path) -> list[Judgement]:
+    """The judgements of these pairs in the store at `path`, without asking; fewer where some are not there."""
+    latest, judge_hash = {judgement.key: judgement for judgement in read_judgements(path)}, hash_of(definition)
+    if definition.kind == "replay":
+        return list(latest.values())
+    hashes, _, _ = _divided(definition, pairs, judge_hash, latest)
+    keys = [(question.pair.id, question.order, judge_hash, prompt_hash) for question, prompt_hash in hashes.items()]
+    return [latest[key] for key in keys if key in latest]
+
+
 def estimate(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path, judge_hash: str) -> dict[str, Any]:
     """What `judge_pairs` would ask and cost, without asking.
 
-    calls: requests, retries not counted; stored, identical: judgements that need none. prompt_tokens: about, with
-    `BYTES_PER_TOKEN`; completion_tokens: at most. price: of both, None where the judge's file names no price.
+    calls: requests, retries not counted; stored, identical: judgements that need none; prompt_tokens_about: with
+    `BYTES_PER_TOKEN`; price_at_most: with as many tokens, None where the judge's file names no price.
     """
     latest = {judgement.key: judgement for judgement in read_judgements(path)}
     _, held, left = _divided(definition, pairs, judge_hash, latest)
@@ -106,14 +121,13 @@ def estimate(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path, jud
     calls = len(asked) if definition.kind == "openai" else 0
     prompt = calls and sum(len(text_for(definition, question).encode()) for question in asked) // BYTES_PER_TOKEN
     completion = calls * definition.max_tokens
-    price = definition.price
     return {
         "calls": calls,
         "stored": len(held),
         "identical": len(left) - len(asked),
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "price": (prompt * price.prompt + completion * price.completion) / 1e6 if price else None,
+        "prompt_tokens_about": prompt,
+        "completion_tokens_at_most": completion,
+        "price_at_most": cost(definition, prompt, completion),
         "max_cost": definition.max_cost,
     }
 
@@ -198,4 +212,6 @@ def _make_judge(name: str, definition: JudgeDefinition, spent: float) -> AnyJudg
 
 def headline(result: dict[str, Any]) -> dict[str, Any]:
     """The numbers that the command line prints."""
+    if "calls" in result:  # of a dry run
+        return {key: value for key, value in result.items() if value is not None}
     return {key: result[key] for key in ("win", "lose", "tie", "parse_error", "api_error", "win_rate")}

@@ -1,4 +1,4 @@
-"""The append-only store of judgements: JSON lines, on disk before the next questions are asked.
+"""The append-only store of judgements: JSON lines, written as they come and flushed to the disk beside the asking.
 
 Judgements cost money and time, so nothing is ever overwritten: a judgement that holds no longer (another prompt,
 other outputs, an error that was retried) is superseded by a later line, and a killed run loses only the answers that
@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +30,9 @@ class JudgementStore:
 
     def __init__(self, path: Path):
         self.path = path
+        self._flushing = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._flushed: Future[None] | None = None
+        self._written = False
 
     def __enter__(self) -> JudgementStore:
         make_room(self.path)
@@ -54,22 +58,34 @@ class JudgementStore:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stream.close()  # which gives the lock up
+        with self._stream, report_full_disk(self.path):  # closing the stream gives the lock up
+            self._flushing.shutdown()
+            if self._flushed is not None:
+                self._flushed.result()
 
     def spent(self, judge_hash: str) -> float:
         """What this judge's judgements have cost, those included that hold no longer."""
         return sum(price or 0.0 for (key, _), price in self._prices.items() if key[2] == judge_hash)
 
     def append(self, judgements: Sequence[Judgement]) -> None:
-        """Add lines and wait until they are on disk."""
+        """Add lines, which a killed process leaves behind; what a power cut could take is flushed in the background."""
         if not judgements:
             return
         with report_full_disk(self.path):
             rest = b"".join(json.dumps(judgement.model_dump()).encode() + b"\n" for judgement in judgements)
             while rest:
                 rest = rest[self._stream.write(rest) :]
-            os.fsync(self._stream.fileno())
+            if self._flushed is not None and self._flushed.done():
+                self._flushed.result()
+            self._written = True
+            self._flushed = self._flushing.submit(self._flush)
         self.latest |= {judgement.key: judgement for judgement in judgements}
+
+    def _flush(self) -> None:
+        """Once for all lines that came together."""
+        if self._written:
+            self._written = False
+            os.fsync(self._stream.fileno())
 
     def _lock(self) -> None:
         try:
