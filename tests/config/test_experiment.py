@@ -116,6 +116,9 @@ def test_runs(experiment):
 def test_runs_of_a_stage_are_those_that_it_can_measure(experiment):
     assert experiment.runs_of("perplexity") == ["base", "auto-s0", "auto-s1", "rmt-s0", "rmt-s1", "full-s0", "full-s1"]
     assert experiment.runs_of("generate") == ["gist-1-s0", "gist-1-s1", "pos-1-s1", "pos-1-s2"]
+    assert len(experiment.generate.runs) == 2, "without names every run"
+    assert all(experiment.can_measure("generate", name) for name in experiment.subjects)
+    assert experiment.models["opt"].measured_on("generate", "t5"), "which has no next token of plain text"
     assert experiment.runs_of("benchmark") == ["auto-s0", "auto-s1", "gist-1-s0", "gist-1-s1"]
 
 
