@@ -12,7 +12,7 @@ from synopsis.config.experiment import Experiment
 from synopsis.reporting.rendering import Table, as_markdown
 from synopsis.reporting.report import tables as build_tables
 from synopsis.reporting.scores import score
-from synopsis.reporting.statistics import wilson_interval
+from synopsis.stages.benchmark.front import qualities
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +59,33 @@ def test_nothing_is_recovered_without_both_controls(tmp_path: Path) -> None:
     assert "–" in as_markdown(table).splitlines()[4]
 
 
-def test_judgements_leave_errors_out_and_count_an_example_once(tables: dict[str, Table]) -> None:
+def test_judgements_leave_errors_out_and_say_what_the_judge_prefers(tables: dict[str, Table]) -> None:
     names, table = ("reference", "seen", "gist-1", "pos_control"), tables["judgements"]
     found = cell(table, "Win rate of A (%)", *names)
     assert found.value == pytest.approx(100 * (60 + 12 / 2) / 96)
-    # 50 examples, 96 of whose 100 judgements are valid: 48 independent observations.
-    assert found.interval == pytest.approx(tuple(100 * bound for bound in wilson_interval(48 * 66 / 96, 48) or ()))
-    assert [cell(table, column, *names).value for column in ("Unparsed", "Failed")] == [3, 1]
-    assert cell(table, "Consistent (%)", *names).value == pytest.approx(80)
-    assert cell(table, "First wins (%)", *names).value == pytest.approx(100 * 42 / 84)
+    assert found.interval == pytest.approx((60, 75))
+    counted = {
+        "Unparsed": 3,
+        "Failed": 1,
+        "Not scored": 2,
+        "Of one run only": 2,
+        "Length of A": 30,
+        "Sign test p": 0.012,
+    }
+    shares = {"Consistent (%)": 75, "First wins (%)": 52.5, "Longer wins (%)": 62.5, "Equal lengths (%)": 55}
+    assert {name: cell(table, name, *names).value for name in counted} == counted
+    assert {name: cell(table, name, *names).value for name in shares} == pytest.approx(shares)
+
+
+def test_two_judges_are_compared_on_the_examples_that_both_have_scored(tmp_path: Path) -> None:
+    judges = {"reference": {"kind": "reference"}, "strict": {"kind": "reference", "tie_margin": 0.5}}
+    section = {"judges": list(judges), "pairs": [["gist-1", "pos_control"]]}
+    subject = artifacts.experiment(tmp_path, perplexity=None, icl=None, judges=judges, judge=section)
+    artifacts.write_artifacts(subject)
+    table = build_tables(subject, score(subject))["judge_agreement"]
+    keys = ("strict", "reference", "seen", "gist-1", "pos_control")
+    assert [cell(table, name, *keys).value for name in ("Agreement (%)", "Kappa", "Examples")] == [100, 1, "2"]
+    assert "judge_agreement" not in artifacts.names(artifacts.experiment(tmp_path), "table")
 
 
 def test_benchmark_compares_paired_samples(tables: dict[str, Table]) -> None:
@@ -92,6 +110,20 @@ def test_benchmark_says_from_when_on_compressing_pays(tables: dict[str, Table]) 
     said = next(remark for remark in table.remarks if "included, rmt pays" in remark)
     assert "against reading the context again from 64 tokens and 5 uses on (batch 1), from" in said
     assert any("lost CPU time" in remark for remark in table.remarks)
+
+
+def test_the_front_has_a_point_for_each_compressor_and_base_with_a_quality(tmp_path: Path) -> None:
+    subject = artifacts.experiment(tmp_path, icl=None)
+    artifacts.write_artifacts(subject)
+    scores = score(subject)
+    figure = artifacts.figure(subject, "front", scores)
+    by_panel = [[line.get_xydata()[0].tolist() for line in panel.get_lines()] for panel in figure.axes]
+    loss_time, loss_bytes, rouge_time, rouge_bytes = by_panel
+    base, compressor = (qualities(scores, "perplexity")[name] for name in ("base", "rmt"))
+    assert [1.1 * (10 + 128 / 16), base] in [pytest.approx(point) for point in loss_time], "with the cached prefix"
+    assert [1.1 * 10, compressor] in [pytest.approx(point) for point in loss_time]
+    assert [128 * 3, base] in loss_bytes and [4 * 3, compressor] in loss_bytes
+    assert [point[0] for point in rouge_time] == pytest.approx(3 * [11]) and [4 * 3, 47.5] in rouge_bytes
 
 
 def test_missing_numbers_leave_gaps_and_say_so(subject: Experiment) -> None:
