@@ -143,6 +143,8 @@ def test_what_shows_no_demonstration_is_computed_with_the_first_seed_alone(exper
 
 def test_pairs_are_judged_seed_by_seed(experiment):
     assert experiment.judged_pairs() == [("gist-1-s1", "pos-1-s1")]
+    assert experiment.paired_runs("gist-1", "opt") == [("gist-1-s0", "opt"), ("gist-1-s1", "opt")]
+    assert experiment.paired_runs("base", "opt") == [("base", "opt")]
 
 
 def test_stages_that_are_not_configured_have_no_runs(tmp_path):
