@@ -2,6 +2,7 @@
 # make test      set up and run every check and test
 # make smollm2   a pretrained model on real text; name a folder of local copies with SYNOPSIS_DATA
 # make smollm2_icl   the same model on all eleven data sets of in-context learning
+# make paper     the tables of the gist paper from its released data: RELEASE=DIR, its repository's folder data
 # make setup     the environment alone, in .venv
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +15,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 LOCKED = [ -z "$$(ls -A .snakemake/locks 2>/dev/null)" ] || echo "Where no other Snakemake works here, type:" \
   "$(BIN)/snakemake --unlock --configfile config/$@.yaml && make $@" >&2
 
-.PHONY: setup demo smollm2 smollm2_icl test lint browser slurm clean
+RELEASE ?= gisting/data
+
+.PHONY: setup demo smollm2 smollm2_icl paper test lint browser slurm clean
 .DEFAULT_GOAL := demo
 
 setup: .venv/ready
@@ -29,10 +32,13 @@ setup: .venv/ready
 demo smollm2 smollm2_icl: setup
 	@$(BIN)/snakemake --cores $(CORES) --configfile config/$@.yaml --quiet rules host reason \
 	  || { code=$$?; $(LOCKED); exit $$code; }
-	@if [ ! results/$@/report.html -nt results/$@/scores.parquet ]; then \
-	  $(BIN)/snakemake --configfile config/$@.yaml --quiet all --report results/$@/report.html; fi
+	@if [ ! results/$@/snakemake-report.html -nt results/$@/scores.parquet ]; then \
+	  $(BIN)/snakemake --configfile config/$@.yaml --quiet all --report results/$@/snakemake-report.html; fi
 	@$(BIN)/synopsis summary --config config/$@.yaml
 	@echo "Report: $$PWD/results/$@/report.html"
+
+paper: setup
+	@$(BIN)/synopsis paper --release $(RELEASE) --out results/paper
 
 lint: setup
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        REPORT_FILES["tables"] + REPORT_FILES["figures"],
+        REPORT_FILES,
 
 
 rule models:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from synopsis import cli_options as options
+from synopsis.cli_judge import judge
 from synopsis.cli_models import compress, convert, generate
 from synopsis.cli_options import (
     STAGES,
@@ -26,6 +27,7 @@ from synopsis.cli_options import (
     run_to_train,
     show,
 )
+from synopsis.cli_workflow import doctor, rerun
 from synopsis.errors import ArtifactError, SynopsisError
 
 app = typer.Typer(
@@ -44,7 +46,8 @@ a model by its name, a trained compressor as <compressor>-s<seed>.
   synopsis train --config config/demo.yaml autocompressor-s0
   synopsis icl --config config/demo.yaml autocompressor-s0 world_eats --seed 1 --json
 
-Three subcommands need no experiment, only a model: compress, generate --model and convert. verify needs only results.
+Three subcommands need no experiment, only a model: compress, generate --model and convert. verify needs only results,
+and paper the released data of the gist paper.
 
 \b
   synopsis compress MODEL --file story.txt --out story.safetensors
@@ -183,7 +186,7 @@ def train(
     offline()
     from synopsis.training.launch import launch
 
-    code = launch(command_line("train", run, config, change, as_json), processes)
+    code = launch(command_line("train", config, change, as_json, run), processes)
     if code is not None:
         sys.exit(code)
     from synopsis.training.stage import train as stage
@@ -194,10 +197,13 @@ def train(
 
 
 def add_stage(name: str) -> None:
-    """The subcommand of a stage, with its words as arguments and, where any number will do, as options."""
+    """The subcommand of a stage, with its words as arguments and, where any number will do, as options.
+
+    OPTIONS of its package are flags that do their work by themselves.
+    """
 
     def command(config: Any, change: Any, as_json: bool, **job: Any) -> None:
-        measure(name, config, change, as_json, job)
+        measure(name, config, change, as_json, {word: job[word] for word in STAGES[name].WORDS})
 
     parameters = [Parameter("config", Parameter.KEYWORD_ONLY, annotation=options.Config)]
     for word, about in STAGES[name].WORDS.items():
@@ -206,18 +212,25 @@ def add_stage(name: str) -> None:
             kind = Annotated[int, typer.Option(min=0, help=about.help)]
         default = Parameter.empty if about.known is not None else 0
         parameters.append(Parameter(word, Parameter.KEYWORD_ONLY, annotation=kind, default=default))
+    for option, annotation in getattr(STAGES[name], "OPTIONS", {}).items():
+        parameters.append(Parameter(option, Parameter.KEYWORD_ONLY, annotation=annotation, default=False))
     parameters.append(Parameter("change", Parameter.KEYWORD_ONLY, annotation=options.Set, default=None))
     parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=options.Json, default=False))
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     app.command(name, cls=options.Command, help=STAGES[name].__doc__)(command)
 
 
+WITHOUT_EXPERIMENT: dict[str, Any] = {"generate": generate, "judge": judge}
+"""Stages that have a form of their own without an experiment."""
 for stage in STAGES:
-    if stage != "generate":  # which has a form without an experiment
+    if stage in WITHOUT_EXPERIMENT:
+        app.command(cls=options.Command, help=STAGES[stage].__doc__)(WITHOUT_EXPERIMENT[stage])
+    else:
         add_stage(stage)
-app.command(cls=options.Command, help=STAGES["generate"].__doc__)(generate)
 app.command(cls=options.Command)(compress)
 app.command(cls=options.Command)(convert)
+app.command(cls=options.Command)(rerun)
+app.command(cls=options.Command)(doctor)
 
 
 @app.command(cls=options.Command)
@@ -235,15 +248,17 @@ def score(config: options.Config, change: options.Set = None, as_json: options.J
 
 @app.command(cls=options.Command)
 def report(config: options.Config, change: options.Set = None, as_json: options.Json = False) -> None:
-    """Draw the tables and figures, and print the main tables.
+    """Write the tables, the figures and report.html, and print the main tables.
 
     \b
       synopsis report --config config/demo.yaml
+
+    Before anything is scored, report.html says which results are missing.
     """
     experiment = read(config, change)
     from synopsis.reporting import report as stage
 
-    stage.report(experiment)
+    stage.report(experiment, command_line("report", config, change)[1:])
     print(json.dumps(stage.headline(experiment)) if as_json else stage.main_tables(experiment))
 
 
@@ -258,33 +273,6 @@ def summary(config: options.Config, change: options.Set = None) -> None:
     from synopsis.reporting.report import main_tables
 
     print(main_tables(experiment))
-
-
-@app.command(cls=options.Command)
-def rerun(
-    config: options.Config,
-    run: Annotated[
-        str | None, typer.Option(help="Results of this run; without DATASET and SEED its training too.")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="A data set of in-context learning.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="An evaluation seed.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be made again.")] = False,
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="-- WORDS", help="For Snakemake; without them --cores all.")
-    ] = None,
-) -> None:
-    """Make single results again with Snakemake, and those files that follow from them and are there.
-
-    \b
-      synopsis rerun --config config/demo.yaml --run autocompressor-s0 --dataset world_eats --seed 1
-      synopsis rerun --config config/demo.yaml --run gist-1-s0 --dry-run
-      synopsis rerun --config FILE --seed 3 -- --profile slurm
-    """
-    experiment = read(config, None)
-    from synopsis.rerun import rerun as make_again
-
-    chosen = {name: value for name, value in (("run", run), ("dataset", dataset), ("seed", seed)) if value is not None}
-    make_again(experiment, config, chosen, dry_run, words or [])
 
 
 @app.command(cls=options.Command)
@@ -311,24 +299,41 @@ def verify(
 
 
 @app.command(cls=options.Command)
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+def paper(
+    release: Annotated[
+        Path, typer.Option(metavar="DIR", help="Released data of the gist paper: the folder data of its repository.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tables and the figure here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every cell here.")] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", "-c", metavar="FILE", help="An experiment with scores, whose runs stand beside."),
+    ] = None,
+    change: options.Set = None,
 ) -> None:
-    """Say what this machine has of what the workflow needs, and what to do about the rest.
+    """Regenerate the tables of the gist paper from its released data; print them beside the published numbers.
 
     \b
-      synopsis doctor
+      git clone https://github.com/jayelm/gisting
+      synopsis paper --release gisting/data --out results/paper
+      synopsis paper --release gisting/data --config config/demo.yaml --json cells.json
 
-    Exit code 1 where something is wrong; a note is what only some experiments need.
+    The tables of the AutoCompressor paper stand below, with the runs of the experiment where there is one. Ends with 1
+    and names the cells where a number that should agree does not, or a file is not the released one; with 2 where a
+    file or a row is missing.
     """
-    from dataclasses import asdict
+    from synopsis.paper.run import regenerate
 
-    from synopsis.doctor import examine
-
-    findings = examine()
-    lines = [f"{it.state:<6}{it.subject:<32}{it.text}" for it in findings]
-    print(json.dumps([asdict(it) for it in findings]) if as_json else "\n".join(lines))
-    sys.exit(any(it.state == "fault" for it in findings))
+    made = regenerate(release, read(config, change) if config else None)
+    if out is not None:
+        made.write(out)
+    if json_file is not None:
+        made.write_json(json_file)
+    print(made.markdown())
+    if made.failed:
+        raise SynopsisError(
+            "\n  ".join([f"{release}: {len(made.failed)} numbers or files do not agree:", *made.failed])
+        )
 
 
 class Stopped(SystemExit):

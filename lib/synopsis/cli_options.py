@@ -99,10 +99,12 @@ Setting = Annotated[
 ]
 
 
-def command_line(stage: str, run: str, config: list[Path], changes: list[str] | None, as_json: bool) -> list[str]:
+def command_line(
+    stage: str, config: list[Path], changes: list[str] | None, as_json: bool = False, *words: str
+) -> list[str]:
     """The words of a command line that does the same in another process."""
     options = [*(("--config", str(file)) for file in config), *(("--set", change) for change in changes or [])]
-    return [stage, *(word for option in options for word in option), *(["--json"] if as_json else []), run]
+    return [stage, *(word for option in options for word in option), *(["--json"] if as_json else []), *words]
 
 
 def read(config: list[Path], changes: list[str] | None) -> Any:

@@ -28,7 +28,7 @@ def rerun(
         raise InputError(f"{Path.cwd()}: no Snakefile; expected the root folder of the project")
     again, follows = files(experiment, chosen)
     summed_up = [path for path in summaries(experiment) if path.exists()]
-    lines = [*map(str, follows), *([f"scores, tables and figures ({len(summed_up)} files)"] if summed_up else [])]
+    lines = [*map(str, follows), *([f"scores and report ({len(summed_up)} files)"] if summed_up else [])]
     say("made again:" + "".join(f"\n  {path}" for path in again))
     say("follows:" + "".join(f"\n  {line}" for line in lines or ["nothing"]))
     options = ["--dry-run"] if dry_run else []
@@ -68,4 +68,4 @@ def summaries(experiment: Experiment) -> list[Path]:
     from synopsis.reporting.items import report_files
 
     layout, report = Layout(experiment), report_files(experiment)
-    return [layout.scores, layout.scores_csv, layout.accuracy, *report["tables"], *report["figures"]]
+    return [layout.scores, layout.scores_csv, layout.accuracy, *(path for paths in report.values() for path in paths)]

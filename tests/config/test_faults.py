@@ -336,7 +336,7 @@ CHAT = "kind: openai\nmodel: m\nprompt: '{instruction} {answer_a} {answer_b}'\n"
 @pytest.mark.parametrize(
     ("text", "edit", "message"),
     [
-        (JUDGE, ("reference", "human"), ":1: kind: found 'human'; expected one of reference, openai"),
+        (JUDGE, ("reference", "human"), ":1: kind: found 'human'; expected one of reference, openai, replay"),
         (JUDGE, ("nce", "nce\ntie_margin: 2"), ":2: tie_margin: found 2; expected less than or equal to 1"),
         (JUDGE, ("nce", "nce\nmodel: m"), ":2: model: found a key that is not read; expected nothing: a"),
         (CHAT, ("model: m\n", ""), ": model: found nothing; expected the name of the service's model"),

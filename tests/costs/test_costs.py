@@ -10,8 +10,16 @@ import pytest
 import torch
 from synopsis.compressors import compressor_class
 from synopsis.config.training import InstructionTraining, LanguageModelTraining, LowRank, Optimisation, SegmentTraining
-from synopsis.costs.devices import DEVICES, find_device, floor_seconds, mfu
-from synopsis.costs.flops import Pass, adapter_parameters, output_flops, step_flops, training_flops, training_passes
+from synopsis.costs.devices import DEVICES, Rates, find_device, floor_seconds, measured_rates, mfu, rates_of
+from synopsis.costs.flops import (
+    Pass,
+    adapter_parameters,
+    layer_flops,
+    output_flops,
+    step_flops,
+    training_flops,
+    training_passes,
+)
 from synopsis.costs.memory import activation_bytes, training_memory
 from synopsis.costs.model_size import ModelSize, known, model_size
 from torch import Tensor
@@ -260,7 +268,7 @@ def test_devices_are_found_by_what_the_driver_says(driver: str, name: str) -> No
 
 @pytest.mark.parametrize("driver", ["cpu", "NVIDIA RTX A4000", "NVIDIA H20", ""])
 def test_other_devices_have_no_peak(driver: str) -> None:
-    assert find_device(driver) is mfu(1e12, driver) is floor_seconds(1, 1, driver, "bfloat16") is None
+    assert find_device(driver) is mfu(1e12, driver) is rates_of(driver, "bfloat16") is None
 
 
 def test_utilisation_is_a_share_of_the_peak_of_all_devices() -> None:
@@ -276,4 +284,30 @@ def test_utilisation_is_a_share_of_the_peak_of_all_devices() -> None:
 def test_the_floor_is_the_longer_of_computing_and_reading(
     flops: float, bytes_read: float, dtype: str, seconds: float
 ) -> None:
-    assert floor_seconds(flops, bytes_read, "NVIDIA H100 80GB HBM3", dtype) == pytest.approx(seconds)
+    assert floor_seconds(flops, bytes_read, rates_of("NVIDIA H100 80GB HBM3", dtype) or Rates(0, 0)) == pytest.approx(
+        seconds
+    )
+
+
+def test_a_device_that_is_not_known_is_measured() -> None:
+    rates = measured_rates(torch.device("cpu"), "float32")
+    assert rates.measured and 1e9 < rates.flops < 1e15 and 1e8 < rates.bandwidth < 1e13
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["llama", "opt", "t5"])
+def test_flops_of_reading_are_those_that_torch_counts(kind: str, size: int) -> None:
+    fields: dict[str, Any] = {"num_hidden_layers": size + 1, "hidden_size": 48 * size}
+    fields |= {"word_embed_proj_dim": 48 * size} if kind == "opt" else {}
+    config = configuration(kind, **({} if kind == "t5" else fields))
+    if kind == "t5":
+        config.num_layers, config.d_model, config.d_ff = size + 1, 48 * size, 80 * size
+    cls: Any = T5ForConditionalGeneration if kind == "t5" else AutoModelForCausalLM
+    model = (cls._from_config if kind == "t5" else cls.from_config)(config, attn_implementation="eager").eval()
+    ids, target = torch.randint(3, 600, (2, 40)), torch.randint(3, 600, (2, 24))
+    read = Pass(24, 24, source=40) if kind == "t5" else Pass(40, 40)
+    more = {"decoder_input_ids": target} if kind == "t5" else {}
+    with torch.no_grad():
+        measured = counted(lambda: model(input_ids=ids, **more))
+    found = size_of(model.config)
+    assert 2 * (sum(layer_flops(found, read)) + output_flops(found, read)) == pytest.approx(measured, rel=0.02)

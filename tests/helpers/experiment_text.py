@@ -73,12 +73,13 @@ generate:
   instructions: translations
   splits: [seen, unseen]
   max_new_tokens: 16
+  runs: [gist-1, pos-1]
 judge:
   judges: [rule]
   pairs: [[gist-1, pos-1]]
 benchmark:
   context_lengths: [64, 192]
-  new_tokens: 16
+  new_tokens: [16]
   runs: [auto, gist-1]
 needle:
   lengths: [30, 90]

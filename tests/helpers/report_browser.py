@@ -1,7 +1,8 @@
-"""A Snakemake report in a real browser: what is seen when each of its results is looked at."""
+"""Reports in a real browser: the front page at several widths, and each result of Snakemake's own report."""
 
 from __future__ import annotations
 
+import base64
 import shutil
 import tempfile
 import time
@@ -48,6 +49,42 @@ def chromium() -> Iterator[Any]:
         shutil.rmtree(profile, ignore_errors=True)
 
 
+CUT_OFF = """
+return [...document.body.querySelectorAll('*')].filter(element => {
+  const box = element.getBoundingClientRect()
+  const scrolls = element.parentElement.closest('.scroll, .files, figure, details')
+  return box.width && !scrolls && (box.left < 0 || box.right > innerWidth)
+}).map(element => element.outerHTML.slice(0, 100))
+"""
+"""Elements that stick out of the window and cannot be scrolled to in a box of their own."""
+
+
+def show_at(browser: Any, page: Path, width: int, screenshot: Path) -> None:
+    """Open a page in a window of so many pixels and take a picture of all of it.
+
+    Fails where something is cut off, a picture cannot be decoded, a script failed or anything was loaded.
+    """
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.resolve().as_uri())
+    whole = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+    screenshot.write_bytes(base64.b64decode(whole["data"]))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script(CUT_OFF) == []
+    pictures = browser.execute_script(
+        "return [...document.images].map(one => [one.alt, one.complete && one.naturalWidth])"
+    )
+    assert [alt for alt, decoded in pictures if decoded < 100] == []
+    nothing_failed_or_loaded(browser)
+
+
+def nothing_failed_or_loaded(browser: Any) -> None:
+    """No error in the console, and no request since the page was opened."""
+    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    names = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert [name for name in names if not name.startswith("data:")] == []
+
+
 def until(look: Callable[[], Any], what: str) -> Any:
     """What `look` gives once it gives something."""
     end = time.monotonic() + WAIT_SECONDS
@@ -89,14 +126,12 @@ def look_at(browser: Any, report: Path, screenshots: Path) -> dict[tuple[str, st
             view = until(lambda: browser.find_elements("css selector", selector), label)[-1]  # noqa: B023
             shown[category, label] = _content(browser, view)
             browser.save_screenshot(str(screenshots / f"{len(shown):02d}.png"))
-    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    names = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
-    assert [name for name in names if not name.startswith("data:")] == []
+    nothing_failed_or_loaded(browser)
     for (_, label), seen in shown.items():
         if label.endswith("(figure)"):
             assert isinstance(seen, int) and seen > 100, f"{label}: the picture cannot be decoded"
         else:
-            assert label.endswith("(table)") and isinstance(seen, str)
+            assert label.endswith(("(table)", "(page)")) and isinstance(seen, str)
             assert len(seen.splitlines()) >= 3, f"{label}: a title, a header and a row at least"
     return shown
 

@@ -11,8 +11,10 @@ from synopsis.artifacts import Layout, write_csv, write_json, write_json_lines, 
 from synopsis.config.experiment import Experiment
 from synopsis.reporting.items import items
 from synopsis.reporting.style import drawing
-from synopsis.stages.benchmark.report import AXES, METRICS
+from synopsis.stages.benchmark.report import AXES, METRICS, OTHER_LOAD
 from synopsis.stages.icl.section import Setting
+from synopsis.stages.judge.pairs import Pair
+from synopsis.stages.judge.run import hash_of, judge_pairs
 from synopsis.stages.perplexity.report import domains_of
 from synopsis.stages.record import stages
 
@@ -62,7 +64,10 @@ def experiment(folder: Path, only: str | None = None, **changes: Any) -> Experim
         "icl": {"datasets": ["world_eats", "world_wears"], "settings": settings},
         "tasks": {name: TASK for name in ICL_EXAMPLES},
         "judges": {"reference": {"kind": "reference"}},
-        "generate": {"instructions": "words", "splits": ["seen", "unseen"]},
+        "generate": {
+            **{"instructions": "words", "splits": ["seen", "unseen"], "max_tokens": 64},
+            "runs": ["gist-1", "pos_control", "neg_control"],
+        },
         "judge": {"judges": ["reference"], "pairs": [["gist-1", "pos_control"], ["gist-1", "neg_control"]]},
         "benchmark": {"context_lengths": [64, 128], "batch_sizes": [1, 8]},
     }
@@ -115,6 +120,7 @@ def _write_training(subject: Experiment, run: str) -> None:
     lines = [f'{{"step": {step}, "loss": {loss}, "learning_rate": 0.001}}' for step, loss in enumerate(losses, 1)]
     text = "\n".join([*lines, '{"step": 40, "eval_loss": 1.7}']) + "\n"
     write_text(Layout(subject).model(run) / "metrics.jsonl", text)
+    write_json(Layout(subject).model(run) / "provenance.json", "model", {}, {})
 
 
 def _write_perplexity(subject: Experiment, run: str) -> None:
@@ -193,34 +199,62 @@ def _write_needle(subject: Experiment, run: str) -> None:
 
 def _write_rouge(subject: Experiment, run: str, split: str) -> None:
     value = ROUGE_L[subject.name_of(run)] - (5.0 if split == "unseen" else 0.0)
-    metrics = {"rouge1": value + 1, "rouge2": value - 10, "rougeL": value, "rougeLsum": value, "exact_match": 12.5}
-    path = Layout(subject).generations(run, split)
-    write_text(path, "x,y_pred,y_true\n")
-    intervals = {"rougeL": [value - 4, value + 3]}
-    write_json(path.with_suffix(".json"), "rouge", {"n": 64, **metrics, "intervals": intervals}, {})
+    metrics = {"rouge1": value + 1, "rouge2": value - 10, "rougeL": value}
+    path, name = Layout(subject).generations(run, split), subject.name_of(run)
+    # Two of the outputs are those of the other runs; gist-1 has an example less.
+    outputs = [
+        {"id": number, "y_pred": name if number > 1 else "same", "y_true": "true"}
+        for number in range(4 - (name == "gist-1"))
+    ]
+    write_csv(path, outputs, ["id", "y_pred", "y_true"])
+    document = {
+        **{"n": 64, **metrics, "exact_match": 12.5},
+        "published": {metric: value - 0.1 for metric, value in metrics.items()},
+        "intervals": {metric: [value - 4, value + 3] for metric, value in metrics.items()},
+    }
+    write_json(path.with_suffix(".json"), "rouge", document, {})
 
 
 def _write_judgements(subject: Experiment, judge: str, a: str, b: str, split: str) -> None:
     """50 examples, 100 judgements of which four are errors: 60 wins, 12 ties and 24 losses; a win rate of 66 / 96."""
-    counts = {"win": 60, "tie": 12, "lose": 24, "parse_error": 3, "api_error": 1, "win_rate": 66 / 96}
-    more = {"n": 50, "judgements": 100, "consistent": 40, "first_position_wins": 42, "identical": 5}
-    path = Layout(subject).judgements(judge, a, b, split).with_suffix(".json")
-    write_json(path, "judgement_summary", {**counts, **more}, {})
+    counts = {"win": 60, "tie": 12, "lose": 24, "parse_error": 3, "api_error": 1, "unmatched": 2, "identical": 5}
+    more = {"n": 50, "judgements": 100, "scored": 48, "both_orders": 48, "consistent": 36}
+    shares = {"win_rate": 66 / 96, "tie_rate": 1 / 8, "interval": [0.6, 0.75], "length_controlled": 0.55}
+    bias = {"decided": 80, "first_position_wins": 42, "longer_wins": 0.625, "length_a": 30.0, "length_b": 20.0}
+    rest = {"sign_test": 0.012, "scores": {"e1": 1.0, "e2": 0.5}}
+    layout, definition = Layout(subject), subject.judges[judge]
+    path = layout.judgements(judge, a, b, split)
+    document = {**counts, **more, **shares, **bias, **rest}
+    write_json(path.with_suffix(".json"), "judgement_summary", document, {})
+    splits = {
+        name: [{"id": id, "instruction": "Do it.", "input": ""} for id in range(4)] for name in subject.generate.splits
+    }
+    write_json(layout.instructions("words"), "instructions", {"splits": splits}, {})
+    answers = [subject.name_of(run) for run in (a, b)]
+    judge_pairs(judge, definition, [Pair("2", "Do it.", "", *answers, "true")], path, hash_of(definition))
 
 
 def _write_benchmark(subject: Experiment, run: str) -> None:
+    """Compressing takes 40 ms a row, the prefix 30 ms; an answer 10, 10 + context / 16 and 10 + context / 8."""
     rows = [
         {
-            **dict(zip(("run", *AXES, "sample"), (run, mode, batch, context, 16, sample), strict=True)),
-            **{"wall_seconds": factor * work * batch**0.5 / 1000, "cpu_seconds": work / 1000, "cuda_seconds": ""},
-            **{"flops": work * batch * 1e8, "peak_bytes": (20 + work / 10 * batch) * 2**20},
-            **{"context_bytes": batch * (4 if mode == "cached" else context) * 3072, "floor_seconds": work / 4000},
+            **dict.fromkeys(METRICS, work / 1000),
+            **dict(zip(("run", *AXES, "sample"), (run, mode, batch, context, 16, 1, "float32", sample), strict=True)),
+            **{"wall_seconds": factor * work * batch**0.5 / 1000, "profiler_cuda_seconds": "", "note": ""},
+            **{"compress_seconds": "" if made is None else made * batch / 1000, "flops": work * batch * 1e8},
+            **{"peak_bytes": (20 + work / 10 * batch) * 2**20},
+            **{"used_bytes": batch * (4 if mode == "compressed" else context) * 3072},
         }
         for batch in subject.benchmark.batch_sizes
         for context in subject.benchmark.context_lengths
-        for mode, work in (("cached", 10), ("uncached", 10 + context / 8))
+        for mode, work, made in (
+            ("compressed", 10, 40),
+            ("prefix", 10 + context / 16, 30),
+            ("none", 10 + context / 8, None),
+        )
         for sample, factor in enumerate((1.0, 1.1, 3.0))
     ]
+    rows[0]["note"] = OTHER_LOAD
     path = Layout(subject).benchmark(run)
-    write_csv(path, rows, ["run", *AXES, "sample", *METRICS])
+    write_csv(path, rows, ["run", *AXES, "sample", *METRICS, "note"])
     write_json(path.with_suffix(".json"), "benchmark", {}, {})

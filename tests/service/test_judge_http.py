@@ -186,14 +186,19 @@ def test_what_passes_by_itself_is_asked_again(tmp_path, service, status):
 
 def test_a_few_errors_are_counted_and_asked_again_by_the_next_run(tmp_path, service, capsys):
     service.answer = lambda prompt, earlier: failing(500) if f"|{A} e3|{B} e3|" in prompt else choosing(2)
-    experiment = make_experiment(tmp_path, service, examples=4)
+    experiment = make_experiment(tmp_path, service, examples=4, max_error_share=0.125)
     summary = run_judge(experiment)
-    assert (summary["tie"], summary["api_error"], summary["win_rate"]) == (7, 1, 0.5)
+    assert (summary["tie"], summary["api_error"], summary["win_rate"]) == (6, 1, 0.5)
+    assert summary["max_error_share"] == 0.125
     assert service.prompts.count(f"do e3|(none)|{A} e3|{B} e3|{{}}") == 3, "max_retries is 2"
     reported = capsys.readouterr().err
     assert "judge chat: 7/8 judgements, " in reported and "1 judgements have no answer" in reported
     failed = [record for record in records(experiment) if record["state"] == "api_error"]
     assert len(failed) == 1 and "not now" in failed[0]["error"] and failed[0]["attempts"] == 3
+    store_path(experiment).with_suffix(".json").unlink()
+    with pytest.raises(SynopsisError, match=r"1 of 8 judgements have no answer, more than 0%.*not now"):
+        run_judge(make_experiment(tmp_path, service, examples=4))
+    assert not store_path(experiment).with_suffix(".json").exists()
 
     service.answer, service.requests = prefers_gist, []
     summary = run_judge(experiment)
@@ -206,7 +211,7 @@ def test_too_many_errors_fail_the_stage_and_keep_the_store(tmp_path, service):
     experiment = make_experiment(tmp_path, service, examples=5)
     with pytest.raises(SynopsisError, match="more than 20%") as caught:
         run_judge(experiment)
-    assert str(store_path(experiment)) in str(caught.value) and "run the stage again" in str(caught.value)
+    assert str(store_path(experiment)) in str(caught.value) and "run again" in str(caught.value)
     assert not store_path(experiment).with_suffix(".json").exists()
     assert sorted(record["state"] for record in records(experiment)) == ["api_error"] * 3 + ["tie"] * 2
     assert len(service.requests) <= 2 + 3 * 3 + 3, "asking ended when 3 of 10 had failed; one more was on its way"
@@ -239,7 +244,7 @@ def test_what_a_person_must_correct_ends_the_run_at_once(tmp_path, service, answ
 
 def test_a_request_that_the_service_refuses_is_an_error_without_retries(tmp_path, service):
     service.answer = lambda prompt, earlier: failing(400, message="too long") if f"|{A} e0|" in prompt else choosing(2)
-    experiment = make_experiment(tmp_path, service, examples=10)
+    experiment = make_experiment(tmp_path, service, examples=10, max_error_share=0.1)
     assert run_judge(experiment)["api_error"] == 2
     assert {r["attempts"] for r in records(experiment)} == {1}
 
@@ -291,10 +296,12 @@ def test_answers_without_a_choice_are_parse_errors_and_not_asked_again(tmp_path,
 
 
 @pytest.mark.parametrize("body", ["<html>log in first</html>", {}, {"choices": []}, [], {"choices": [{}]}])
-def test_an_answer_that_is_no_completion_is_an_api_error(tmp_path, service, body):
+def test_an_answer_that_is_no_completion_is_asked_again_like_an_error(tmp_path, service, body):
+    service.answer = lambda prompt, earlier: choosing(2) if earlier > 1 else (200, body)
+    assert run_judge(make_experiment(tmp_path, service, examples=1))["tie"] == 2
     service.answer = lambda prompt, earlier: (200, body)
     with pytest.raises(SynopsisError, match="no chat completion"):
-        run_judge(make_experiment(tmp_path, service, examples=1))
+        run_judge(make_experiment(tmp_path, service, examples=1, model="another"))
 
 
 def test_the_key_is_never_stored_or_shown(tmp_path, service, capfd):
@@ -304,7 +311,7 @@ def test_the_key_is_never_stored_or_shown(tmp_path, service, capfd):
         return completion(f'{{"reason": "your key is {KEY}", "choice": 0}}')
 
     service.answer = telling
-    run_judge(make_experiment(tmp_path, service, examples=10))
+    run_judge(make_experiment(tmp_path, service, examples=10, max_error_share=0.1))
     files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
     assert len(files) == 5
     assert all(KEY not in path.read_text() for path in files)

@@ -1,7 +1,8 @@
-"""The HTML report in a real browser: what a person sees on opening it, and that each result can be looked at.
+"""The front page and Snakemake's own report in a real browser: nothing is cut off, each result can be looked at.
 
-Without further settings a small workflow makes the report; `SYNOPSIS_REPORT=path/to/report.html` has a finished one
-looked at instead. Screenshots go to the test's folder, or to the one that `SYNOPSIS_SCREENSHOTS` names.
+Without further settings made-up results and a small workflow make them; `SYNOPSIS_REPORT=path/to/snakemake-report.html`
+and the report.html beside it are looked at instead. Screenshots go to the test's folder, or to the one that
+`SYNOPSIS_SCREENSHOTS` names.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reporting_artifacts as artifacts
 import yaml
-from report_browser import chromium, look_at, opened, until
+from report_browser import chromium, look_at, opened, show_at, until
+from synopsis.artifacts import Layout
+from synopsis.errors import ArtifactError
 from synopsis.reporting.rendering import Cell, Column, Table, as_html
+from synopsis.reporting.report import report
+from synopsis.reporting.scores import score
 
 ROOT = Path(__file__).parents[2]
 NAMED = os.environ.get("SYNOPSIS_REPORT")
@@ -66,6 +72,42 @@ def screenshots(tmp_path: Path) -> Path:
     folder = Path(os.environ.get("SYNOPSIS_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def front_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if NAMED:
+        return Path(NAMED).with_name("report.html")
+    long = {"title": "A title of many words, one of them with_no_place_to_break_it_" + "and_more_of_it_" * 8}
+    subject = artifacts.experiment(tmp_path_factory.mktemp("page"), needle=artifacts.NEEDLE, **long)
+    artifacts.write_artifacts(subject)
+    score(subject)
+    report(subject)
+    return Layout(subject).page
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_front_page_fits_the_window_and_loads_nothing(
+    front_page: Path, browser: Any, screenshots: Path, width: int, tmp_path: Path
+) -> None:
+    # Alone in a folder: whatever the page needs has to be inside it.
+    alone = tmp_path / "alone" / "report.html"
+    alone.parent.mkdir()
+    alone.write_bytes(front_page.read_bytes())
+    show_at(browser, alone, width, screenshots / f"front-{width}.png")
+    browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    headings = [found.text for found in browser.find_elements("css selector", "h2")]
+    assert headings[:3] == ["Main findings", "Failed or missing", "Perplexity"] and headings[-1] == "Files"
+    assert NAMED or len(browser.find_elements("css selector", "figure img")) == 8
+
+
+def test_a_page_without_results_fits_a_phone(browser: Any, screenshots: Path, tmp_path: Path) -> None:
+    subject = artifacts.experiment(tmp_path)
+    with pytest.raises(ArtifactError, match="no such file"):
+        report(subject)
+    show_at(browser, Layout(subject).page, 390, screenshots / "front-empty.png")
+    assert "No results yet" in browser.find_element("tag name", "body").text
 
 
 def test_every_figure_and_table_can_be_looked_at(report_html: Path, browser: Any, screenshots: Path) -> None:

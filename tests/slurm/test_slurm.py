@@ -24,7 +24,9 @@ RUN = "autocompressor-s0"
 TARGET = f"results/micro/models/{RUN}"
 STEPS = 60
 SNAKEMAKE = ("snakemake", "--profile", "slurm", "--configfile", CONFIG, "--default-resources", "slurm_account='lab'")
-SECONDS = 240.0
+SECONDS = 1200.0
+"""For one Snakemake. Alone on two cores it needs less than a fifth."""
+pytestmark = pytest.mark.timeout(2 * SECONDS)
 
 
 def longer(content: dict[str, Any]) -> None:
@@ -47,8 +49,7 @@ def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Proj
     """The micro experiment, through the profile to its tables. Tests only look at this one."""
     project = Project.new(tmp_path_factory.mktemp("workflow"))
     project.experiment(longer, "micro")
-    done = project.run(*SNAKEMAKE, "--groups", "generate=cells", "--group-components", "cells=2")
-    assert done.returncode == 0, done.stdout + done.stderr
+    ended(project.start(*SNAKEMAKE, "--groups", "generate=cells", "--group-components", "cells=2"))
     return project
 
 
@@ -200,7 +201,7 @@ def test_a_training_of_two_processes_on_each_of_two_nodes_has_the_losses_of_one(
 
 
 def test_the_experiment_has_its_tables_and_the_numbers_of_this_machine(finished: Project, cluster: Cluster) -> None:
-    assert "24 figures written" in "".join(path.read_text() for path in finished.results.glob("logs/report/*.log"))
+    assert (finished.results / "report.html").stat().st_size > 10_000
     provenance = (finished.folder / TARGET / "provenance.json").read_text()
     assert re.search(r'"host": "\w', provenance) and re.search(r'"slurm_job": "\d+"', provenance)
     undisturbed = finished.copy(finished.folder.with_name("local"))

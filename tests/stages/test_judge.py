@@ -12,9 +12,9 @@ from synopsis.config.experiment import Experiment, load_experiment
 from synopsis.config.files import JudgeDefinition
 from synopsis.errors import ArtifactError, DataError, InputError
 from synopsis.stages.judge.pairs import Pair, Question, read_pairs
-from synopsis.stages.judge.records import Judgement, Reply, State
+from synopsis.stages.judge.records import Judgement, Reply
 from synopsis.stages.judge.reference import ReferenceJudge
-from synopsis.stages.judge.run import judge, summarise
+from synopsis.stages.judge.run import hash_of, judge
 
 A, B, SPLIT = "gist-s0", "control-s0", "seen"
 COLUMNS = ["id", "x", "y_pred", "y_true", "prompt_tokens", "new_tokens"]
@@ -33,7 +33,7 @@ def make_experiment(folder: Path, **definition: object) -> Experiment:
         "instructions": {"world": {"source": "world"}},
         "models": {"base": {"hub": "some/model", "type": "llama"}},
         "compressors": {"gist": {**gist, "condition": "gist"}, "control": {**gist, "condition": "pos_control"}},
-        "generate": {"instructions": "world", "splits": [SPLIT]},
+        "generate": {"instructions": "world", "splits": [SPLIT], "max_new_tokens": 8},
         "judge": {"judges": ["j"], "pairs": [["gist", "control"]]},
     }
     (folder / "experiment.yaml").write_text(yaml.safe_dump(content))
@@ -46,12 +46,6 @@ def write_outputs(experiment: Experiment, run: str, outputs: list[tuple[str, str
     rows = [dict(zip(COLUMNS, (id, "x", pred, true, 1, 1), strict=True)) for id, pred, true in outputs]
     write_csv(path, rows, COLUMNS)
     return path
-
-
-def judgement(id: str, order: str, state: State) -> Judgement:
-    return Judgement.of(Question(Pair(id, "", "", "", "", ""), order), Reply(), "p", "j").model_copy(
-        update={"state": state}
-    )
 
 
 def question(first: str, second: str, reference: str) -> Question:
@@ -92,48 +86,10 @@ def test_both_orders_are_judged_and_the_order_is_undone(tmp_path):
     counts = {key: summary[key] for key in ("n", "judgements", "win", "lose", "tie", "parse_error", "api_error")}
     assert counts == {"n": 4, "judgements": 8, "win": 2, "lose": 2, "tie": 4, "parse_error": 0, "api_error": 0}
     assert (summary["win_rate"], summary["consistent"], summary["first_position_wins"]) == (0.5, 4, 2)
-    assert summary["identical"] == 1
+    assert (summary["identical"], summary["unmatched"]) == (1, 0)
     stored = read_json(path.with_suffix(".json"), "judgement_summary")
-    assert {key: stored[key] for key in summary} == summary
+    assert {key: stored[key] for key in summary} == json.loads(json.dumps(summary))
     assert all(stored["provenance"]["inputs"].values()), "hashes of the outputs and of the store"
-
-
-# -------------------------------------------------------------------------------------------------------- the summary
-
-
-def test_summary_numbers_by_hand():
-    pairs = [Pair(f"e{n}", "", "", "same" if n == 1 else "one", "same" if n == 1 else "two", "") for n in range(1, 6)]
-    states: dict[str, tuple[State, State]] = {
-        "e1": ("tie", "tie"),  # agree
-        "e2": ("A", "A"),  # agree; first wins once
-        "e3": ("A", "B"),  # the first position wins twice
-        "e4": ("A", "parse_error"),  # first wins once
-        "e5": ("api_error", "api_error"),  # two errors agree about nothing
-    }
-    judgements = [
-        judgement(id, order, state)
-        for id, both in states.items()
-        for order, state in zip(("ab", "ba"), both, strict=True)
-    ]
-    assert summarise(pairs, judgements) == {
-        "n": 5,
-        "judgements": 10,
-        "win": 4,
-        "lose": 1,
-        "tie": 2,
-        "parse_error": 1,
-        "api_error": 2,
-        "win_rate": 5 / 7,  # (4 + 2 / 2) of the 7 valid ones
-        "consistent": 2,
-        "first_position_wins": 4,
-        "identical": 1,
-    }
-
-
-def test_win_rate_of_errors_alone_is_unknown():
-    pairs = [Pair("e1", "", "", "one", "two", "")]
-    both = [judgement("e1", "ab", "parse_error"), judgement("e1", "ba", "api_error")]
-    assert summarise(pairs, both)["win_rate"] is None
 
 
 @pytest.mark.parametrize("reply", [Reply(choice=None, text="?"), Reply(error="503"), Reply(choice=2, error="503")])
@@ -141,19 +97,25 @@ def test_win_rate_of_errors_alone_is_unknown():
 def test_an_error_is_never_a_tie(reply, order):
     made = Judgement.of(Question(Pair("1", "", "", "x", "x", ""), order), reply, "p", "j")
     assert made.state == ("api_error" if reply.error else "parse_error")
-    assert summarise([], [made])["tie"] == 0
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-def test_ids_that_one_run_lacks_are_refused(tmp_path):
+def test_only_examples_of_both_runs_are_compared_and_the_others_are_counted(tmp_path):
     experiment = make_experiment(tmp_path)
-    path_a = write_outputs(experiment, A, [("e1", "x", "y"), ("e2", "x", "y")])
-    path_b = write_outputs(experiment, B, [("e1", "x", "y")])
-    with pytest.raises(ArtifactError) as caught:
+    write_outputs(experiment, A, [("e1", "x", "y"), ("e2", "x", "y"), ("e3", "y", "y")])
+    write_outputs(experiment, B, [("e3", "x", "y"), ("e4", "x", "y")])
+    summary = judge(experiment, "j", A, B, SPLIT)
+    assert (summary["n"], summary["unmatched"], summary["scores"]) == (1, 3, {"e3": 1.0})
+
+
+def test_runs_without_a_common_example_are_refused(tmp_path):
+    experiment = make_experiment(tmp_path)
+    write_outputs(experiment, A, [("e1", "x", "y")])
+    write_outputs(experiment, B, [("e2", "x", "y")])
+    with pytest.raises(DataError, match=r"control-s0.seen\.csv: no example is in both"):
         judge(experiment, "j", A, B, SPLIT)
-    assert str(path_a) in str(caught.value) and str(path_b) in str(caught.value) and "'e2'" in str(caught.value)
     assert not Layout(experiment).judgements("j", A, B, SPLIT).exists()
 
 
@@ -161,7 +123,7 @@ def test_other_true_outputs_under_the_same_id_are_refused(tmp_path):
     experiment = make_experiment(tmp_path)
     write_outputs(experiment, A, [("e1", "x", "y")])
     write_outputs(experiment, B, [("e1", "x", "z")])
-    with pytest.raises(ArtifactError, match=r"'e1'.*y_true differs"):
+    with pytest.raises(DataError, match=r"'e1': y_true differs \('y' and 'z'\)"):
         judge(experiment, "j", A, B, SPLIT)
 
 
@@ -169,7 +131,7 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path):
     experiment = make_experiment(tmp_path)
     write_outputs(experiment, A, [("e1", "x", "y"), ("e1", "x", "y")])
     write_outputs(experiment, B, [("e1", "x", "y")])
-    with pytest.raises(ArtifactError, match="'e1' occurs a second time"):
+    with pytest.raises(DataError, match="'e1' occurs a second time"):
         judge(experiment, "j", A, B, SPLIT)
 
 
@@ -217,8 +179,8 @@ def test_instruction_text_comes_from_the_artifact_and_must_be_there(tmp_path):
     path = Layout(experiment).instructions("world")
     row = {"id": 7, "instruction": "Name it.", "input": "a thing", "output": "y"}
     write_json(path, "instructions", {"splits": {SPLIT: [row]}}, {})
-    pairs, paths = read_pairs(experiment, A, B, SPLIT, with_instructions=True)
-    assert (pairs[0].instruction, pairs[0].input, paths[-1]) == ("Name it.", "a thing", path)
+    pairs, paths, alone = read_pairs(experiment, A, B, SPLIT, with_instructions=True)
+    assert (pairs[0].instruction, pairs[0].input, paths[-1], alone) == ("Name it.", "a thing", path, 0)
     write_json(path, "instructions", {"splits": {SPLIT: [{**row, "id": 8}]}}, {})
     with pytest.raises(ArtifactError, match="id '7' is not in"):
         read_pairs(experiment, A, B, SPLIT, with_instructions=True)
@@ -229,5 +191,35 @@ def test_shipped_judges_are_valid(path):
     assert JudgeDefinition.model_validate(yaml.safe_load(path.read_text()))
 
 
-def test_there_are_shipped_judges_of_both_kinds():
-    assert {yaml.safe_load(path.read_text())["kind"] for path in SHIPPED} == {"reference", "openai"}
+def test_there_are_shipped_judges_of_every_kind():
+    assert {yaml.safe_load(path.read_text())["kind"] for path in SHIPPED} == {"reference", "openai", "replay"}
+
+
+def test_a_judge_keeps_its_hash_when_judges_get_new_fields():
+    """Else judgements that were paid for would be asked again by the next version."""
+    definition = JudgeDefinition(kind="openai", model="m", prompt="{instruction}{answer_a}{answer_b}")
+    assert hash_of(definition) == "13c3155765b6fb29"
+    assert hash_of(definition.model_copy(update={"max_cost": 1.0, "parser": "choice_ab"})) == hash_of(definition)
+    assert hash_of(definition.model_copy(update={"structured": True})) != hash_of(definition)
+
+
+def test_a_dry_run_counts_what_would_be_asked(tmp_path, call, monkeypatch):
+    """Without a key, and without a trace."""
+    monkeypatch.delenv("SOME_JUDGE_KEY", raising=False)
+    price = {"prompt": 0.15, "completion": 0.6}
+    judge_file = {"kind": "openai", "model": "m", "prompt": "{instruction} {answer_a} {answer_b}", "price": price}
+    experiment = make_experiment(tmp_path, **judge_file, max_tokens=100, api_key_env="SOME_JUDGE_KEY")
+    for run in (A, B):
+        write_outputs(experiment, run, [("e1", run, "y"), ("e2", "same", "y")])
+    rows = [{"id": id, "instruction": "do it", "input": "", "output": "y"} for id in ("e1", "e2")]
+    write_json(Layout(experiment).instructions("world"), "instructions", {"splits": {SPLIT: rows}}, {})
+    expected = {"calls": 2, "stored": 0, "identical": 2, "prompt_tokens_about": 12, "completion_tokens_at_most": 200}
+    code, out, _ = call("judge", "-c", tmp_path / "experiment.yaml", "j", A, B, SPLIT, "--dry-run", "--json")
+    found = json.loads(out)
+    assert code == 0 and found.pop("price_at_most") == pytest.approx((12 * 0.15 + 200 * 0.6) / 1e6)
+    assert found == expected
+    assert not Layout(experiment).judgements("j", A, B, SPLIT).parent.exists()
+    a, b = (Layout(experiment).generations(run, SPLIT) for run in (A, B))
+    files = ("--a", a, "--b", b, "--judge", tmp_path / "judges" / "j.yaml", "--out", tmp_path / "out")
+    code, out, _ = call("judge", *files, "--dry-run")
+    assert code == 0 and "calls: 2\n" in out and not (tmp_path / "out").exists()

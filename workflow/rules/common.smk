@@ -40,7 +40,7 @@ config.setdefault("name", EXPERIMENT.name)
 config.setdefault("title", EXPERIMENT.title or EXPERIMENT.name)
 LAYOUT = Layout(EXPERIMENT)
 LOGS = LAYOUT.root / "logs"
-REPORT_FILES = report_files(EXPERIMENT)
+REPORT_FILES = [path for paths in report_files(EXPERIMENT).values() for path in paths]
 # How a job's command names the experiment: the same files and changes as on Snakemake's own command line.
 CONFIG = shlex.join(
     [word for file in CONFIG_FILES for word in ("--config", file)]

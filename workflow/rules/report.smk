@@ -1,11 +1,11 @@
-# Tables and figures; those with a caption also appear in `snakemake --report`.
+# Tables, figures and the front page; those with a caption also appear in `snakemake --report`.
 
 
 rule report:
     input:
         LAYOUT.scores,
     output:
-        [shown(path) for path in REPORT_FILES["tables"] + REPORT_FILES["figures"]],
+        [shown(path) for path in REPORT_FILES],
     log:
         LOGS / "report" / "report.log",
     benchmark:

@@ -340,8 +340,16 @@ class ContextMixin(Model):
         """The chosen rows, whose prompts have one length."""
         pads = inputs.shape[1] - int(mask[chosen[0]].sum())
         options, rows = self._longer(options, -pads), inputs[chosen]
+        if "logits_processor" in options:  # those that know rows go on with theirs
+            known = [getattr(processor, "select", None) for processor in options["logits_processor"]]
+            parts = zip(known, options["logits_processor"], strict=True)
+            options["logits_processor"] = [part if select is None else select(chosen) for select, part in parts]
         out = self._generate_after(context.select(chosen), rows[:, pads:], mask[chosen, pads:], options)
         return torch.cat([rows[:, :pads], out], dim=1)
+
+    def _supports_logits_to_keep(self) -> bool:
+        """Of a prompt only the last logits are made; transformers looks in the signature, which says `**options`."""
+        return not self.config.is_encoder_decoder
 
     def pad_token(self, options: dict[str, Any]) -> int:
         """What rows that ended are filled with."""

@@ -34,7 +34,7 @@ class Subject(Strict):
 
     compresses: ClassVar[bool] = False
     """False for what reads the whole context."""
-    measured_by: ClassVar[frozenset[str]] = frozenset({"perplexity", "icl", "needle"})
+    measured_by: ClassVar[frozenset[str]] = frozenset({"perplexity", "icl", "needle", "generate"})
     """Stages that can measure it."""
     architectures: ClassVar[frozenset[str] | None] = None
     """Architectures that it works on; None: every decoder."""
@@ -45,6 +45,11 @@ class Subject(Strict):
         if architecture is None:
             return True
         return architecture not in ENCODER_DECODERS if cls.architectures is None else architecture in cls.architectures
+
+    @classmethod
+    def measured_on(cls, stage: str, architecture: str | None) -> bool:
+        """Whether a stage can measure it on an architecture."""
+        return stage in cls.measured_by and cls.serves(architecture)
 
     def own_positions(self) -> int | None:
         """Positions of a pass; None: those of the base model."""
@@ -87,7 +92,7 @@ class Compressor(Subject):
     """An entry of `compressors:`. A subclass names its method in a field `method`."""
 
     compresses = True
-    measured_by = frozenset({"perplexity", "icl", "needle", "benchmark"})
+    measured_by = frozenset({"perplexity", "icl", "needle", "generate", "benchmark"})
     trained_on: ClassVar[Literal["corpus", "instructions"] | None] = None
     """None: the method is not trained, and its run is named as the compressor."""
 

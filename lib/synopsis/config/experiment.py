@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, create_model
 
+from synopsis.compressors.architectures import ENCODER_DECODERS
 from synopsis.compressors.section import Compressor, Subject, TrainedCompressor, sections
 from synopsis.config.data import Corpus, Instructions
 from synopsis.config.files import JudgeDefinition, Task
@@ -90,6 +91,11 @@ class Model(Subject):
             if self.architecture is not None and getattr(self, key) is not None:
                 wanted = "the value in 'architecture' alone"
                 yield Problem((key,), "a key of loaded models beside 'architecture'", wanted)
+
+    @classmethod
+    def measured_on(cls, stage: str, architecture: str | None) -> bool:
+        """Encoder-decoders only write: they read no plain text whose next token could be scored."""
+        return super().measured_on(stage, architecture) or (stage == "generate" and architecture in ENCODER_DECODERS)
 
     @property
     def method(self) -> str:
@@ -200,7 +206,7 @@ class _Experiment(Strict):
     def can_measure(self, stage: str, name: str) -> bool:
         """Whether a stage can be computed for a model or compressor."""
         subject, model = self.subjects[name], self.models.get(self.base_named(name))
-        return stage in subject.measured_by and subject.serves(model.model_type if model else None)
+        return subject.measured_on(stage, model.model_type if model else None)
 
     def settings_of(self, run: str, dataset: str | None = None, seed: int | None = None) -> dict[str, Any]:
         """The ICL settings that a run can do: those with compressed tokens need summary vectors.

@@ -149,11 +149,19 @@ def _fault_of(template: str) -> tuple[str, str] | None:
     return (found, "a text that ends with {answer}, the place of the option")
 
 
+class Price(Strict):
+    """Of a million tokens, in any currency."""
+
+    prompt: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    completion: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class JudgeDefinition(Strict):
     """One judge: a file config/judges/<name>.yaml."""
 
-    kind: Literal["reference", "openai"]
-    """`reference`: an offline rule that prefers the answer nearer to the true output; `openai`: a chat service."""
+    kind: Literal["reference", "openai", "replay"]
+    """`reference`: an offline rule that prefers the answer nearer to the true output; `openai`: a chat service;
+    `replay`: judgements that were recorded before."""
     model: str | None = None
     base_url: Annotated[str, Field(pattern=URL)] | None = None
     """None: the client's default service."""
@@ -161,23 +169,39 @@ class JudgeDefinition(Strict):
     """Environment variable that holds the key; keys never stand in files."""
     prompt: str | None = None
     """Template with {instruction}, {input}, {answer_a} and {answer_b}."""
+    parser: Literal["choice_json", "choice_ab"] = "choice_json"
+    """How an answer is read: its `choice` is 0, 1 or 2 (equal), or as published A (the answer shown first), B, tie."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_tokens: PositiveInt = 512
     max_retries: NonNegativeInt = 5
     timeout_seconds: PositiveFloat = 60.0
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
+    structured: bool = False
+    """Ask for JSON of the form that the parser reads; a service that refuses is asked without."""
+    price: Price | None = None
+    max_cost: PositiveFloat | None = None
+    """Of one comparison, in the currency of `price`: asking stops before this is passed."""
+    max_error_share: Share = 0.0
+    """Judgements that may stay without an answer; with more of them the stage fails."""
     tie_margin: Share = 0.0
     """`reference` only: ROUGE-L differences up to this are ties."""
+    judgements: NotEmpty | None = None
+    """`replay` only: a store of judgements (.jsonl), a released comparison (.json), or a folder of stores."""
 
     def problems(self) -> Iterator[Problem]:
-        read = {"kind", "tie_margin"} if self.kind == "reference" else set(type(self).model_fields) - {"tie_margin"}
+        own = {"reference": {"tie_margin"}, "replay": {"judgements"}}
+        read = {"kind", *own.get(self.kind, set(type(self).model_fields) - {"tie_margin", "judgements"})}
         for key in sorted(self.model_fields_set - read):
             wanted = f"nothing: a judge of the kind '{self.kind}' does without"
             yield Problem((key,), "a key that is not read", wanted)
-        if self.kind == "reference":
+        if self.kind == "replay" and not self.judgements:
+            yield Problem(("judgements",), "nothing", "the file of the recorded judgements")
+        if self.kind != "openai":
             return
         if not self.model:
             yield Problem(("model",), "nothing", "the name of the service's model, for a judge of the kind 'openai'")
+        if self.max_cost is not None and self.price is None:
+            yield Problem(("max_cost",), "a limit without a price", "`price: {prompt: ..., completion: ...}` beside it")
         hidden = [f"{{{field}}}" for field in PROMPT_FIELDS if f"{{{field}}}" not in (self.prompt or "")]
         if hidden:
             found = "a text without " + ", ".join(hidden) if self.prompt else "nothing"

@@ -127,6 +127,25 @@ def _read_files(paths: list[Path], content: Section, faults: list[Fault]) -> Ite
         content[folder] = {name: value for name, value in content[folder].items() if value is not None}
 
 
+def read_judge(judge: str) -> tuple[str, JudgeDefinition]:
+    """Name and definition of a judge, given by its name (a file in config/judges) or by the path of its file.
+
+    Raises ConfigError with every fault of the file.
+    """
+    path, faults = Path(judge), list[Fault]()
+    if path.suffix not in (".yaml", ".yml"):
+        path = Path("config") / "judges" / f"{judge}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml"))) or "there is none"
+        faults.append(Fault("--judge", "", repr(judge), f"a file, or the name of one in {path.parent} ({known})"))
+    elif (document := read_yaml(path, faults)) is not None:
+        definition, problems = validated(JudgeDefinition, document)
+        _report(problems, document, Place(str(path)), faults)
+        if definition is not None and not faults:
+            return path.stem, definition
+    raise ConfigError(faults)
+
+
 def _folders(paths: list[Path], folder: str) -> list[Path]:
     """Folders of tasks or judges: beside the experiment file or one folder above it, then below config/."""
     places = [parent / folder for path in paths for parent in (path.parent, path.resolve().parent.parent)]

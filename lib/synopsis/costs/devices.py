@@ -1,13 +1,17 @@
 """What a device can reach: one table for `synopsis plan`, the utilisation of training and the floor of the benchmark.
 
 mfu(flops_per_second, torch.cuda.get_device_name(), processes=8)          # share of the peak
-floor_seconds(flops, bytes_read, "NVIDIA H100 80GB HBM3", "float32")      # no faster than this
+rates = rates_of("NVIDIA H100 80GB HBM3", "float32") or measured_rates(torch.device("cpu"), "float32")
+floor_seconds(flops, bytes_read, rates)                                   # no faster than this
 """
 
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,45 @@ def mfu(flops_per_second: float, device_name: str, processes: int = 1, dtype: st
     return None if peak is None else flops_per_second / (peak * processes)
 
 
-def floor_seconds(flops: float, bytes_read: float, device_name: str, dtype: str) -> float | None:
-    """Seconds that no program can beat: the longer of computing at the peak and reading at the full bandwidth."""
+@dataclass(frozen=True)
+class Rates:
+    """FLOP/s and bytes a second, as the vendor states them or as they were measured."""
+
+    flops: float
+    bandwidth: float
+    measured: bool = False
+
+
+def rates_of(device_name: str, dtype: str) -> Rates | None:
+    """By the table of devices; None for a device or a dtype that it does not hold."""
     device = find_device(device_name)
     peak = None if device is None else device.peak(dtype)
-    return None if device is None or peak is None else max(flops / peak, bytes_read / device.bandwidth)
+    return None if device is None or peak is None else Rates(peak, device.bandwidth)
+
+
+def measured_rates(device: Any, dtype: str) -> Rates:
+    """The best of a few products of square matrices, and of a few copies, which read and write each byte."""
+    import torch
+
+    gpu = torch.device(device).type == "cuda"
+    width, length, kind = (8192, 2**30, getattr(torch, dtype)) if gpu else (512, 2**27, getattr(torch, dtype))
+    matrix = torch.ones(width, width, device=device, dtype=kind)
+    source = torch.ones(length, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+
+    def best(call: Callable[[], Any]) -> float:
+        seconds = []
+        for _ in range(4):  # the first one warms up
+            start = time.perf_counter()
+            call()
+            if gpu:
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])
+
+    return Rates(2 * width**3 / best(lambda: matrix @ matrix), 2 * length / best(lambda: target.copy_(source)), True)
+
+
+def floor_seconds(flops: float, bytes_read: float, rates: Rates) -> float:
+    """Seconds that no program can beat: the longer of computing at the peak and reading at the full bandwidth."""
+    return max(flops / rates.flops, bytes_read / rates.bandwidth)

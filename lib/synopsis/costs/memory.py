@@ -46,8 +46,12 @@ def generation_bytes(size: ModelSize, batch: int, held: int, new_tokens: int, el
     The weights in each pass, those of the source once, and the cache in each pass but the first, which may make it.
     """
     weights = new_tokens * (size.decoder + size.embedding * size.vocabulary) + size.encoder
-    cache = 2 * size.layers * size.keys * batch * held
-    return element * (weights + (new_tokens - 1) * cache)
+    return element * weights + (new_tokens - 1) * batch * held * cache_bytes(size, element)
+
+
+def cache_bytes(size: ModelSize, element: int) -> int:
+    """What one position of the cache takes: a key and a value in each layer of the decoder."""
+    return 2 * size.layers * size.keys * element
 
 
 def activation_bytes(size: ModelSize, training: Optimisation, passes: Sequence[Pass]) -> int:

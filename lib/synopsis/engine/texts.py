@@ -24,10 +24,10 @@ import torch
 
 from synopsis.compressors.base import ContextMixin
 from synopsis.compressors.context import CompressedContext
-from synopsis.compressors.loading import load, load_tokenizer, quiet
+from synopsis.compressors.loading import load, load_tokenizer
 from synopsis.data.prompts import GIST_TOKEN, input_part
 from synopsis.data.sequences import encode, gist_prompt_ids
-from synopsis.engine.decoding import greedy
+from synopsis.engine.decoding import decode, ends_and_padding
 from synopsis.errors import ArtifactError, DataError, InputError
 from synopsis.progress import say
 
@@ -266,13 +266,10 @@ def _greedy(
     **options: Any,
 ) -> list[list[int]]:
     """New tokens of each prompt, up to the end of text."""
-    settings = model.generation_config
-    ends = settings.eos_token_id if settings.eos_token_id is not None else tokenizer.eos_token_id
-    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    pad = next((token for token in (settings.pad_token_id, tokenizer.pad_token_id, *ends) if token is not None), 0)
+    ends, pad = ends_and_padding(model, tokenizer)
     options = options if context is None else {**options, "context": context}
-    with quiet():
-        return greedy(model, prompts, _room(model, max(map(len, prompts)), context, wanted), pad, ends, **options)
+    room = _room(model, max(map(len, prompts)), context, wanted)
+    return [ids for ids, _ in decode(model, prompts, room, pad, ends, **options)]
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""The report stage: tables and figures of an experiment, from its scores alone.
+"""The report stage: tables and figures of an experiment, from its scores, and pages that show them and the judgements.
 
     synopsis report --config config/demo.yaml
 
@@ -9,31 +9,42 @@ The same scores give the same bytes: nothing written here holds a date or a rand
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from synopsis.artifacts import Layout, Provenance, write_json, write_text
 from synopsis.config.experiment import Experiment
+from synopsis.errors import ArtifactError
 from synopsis.progress import say
 from synopsis.reporting.items import items, measured, report_files
+from synopsis.reporting.page import front_page
 from synopsis.reporting.rendering import Table, as_csv, as_html, as_latex, as_markdown, as_terminal_text
 from synopsis.reporting.scores import read_scores
 
 WIDTH_WITHOUT_TERMINAL = 110
 
 
-def report(experiment: Experiment) -> dict[str, list[Path]]:
-    """Write every table and figure of `experiment` and return their paths as `report_files` names them.
+def report(experiment: Experiment, options: Sequence[str] = ()) -> dict[str, list[Path]]:
+    """Write tables, figures, pages and front page of `experiment` and return their paths as `report_files` names them.
 
-    Raises ArtifactError when the scores are missing, damaged or lack a stage of the experiment.
+    options: how a command line names the experiment, for the commands on the page. Raises ArtifactError when the scores
+    are damaged or lack a stage of the experiment, and when there are none: then the page alone is written, and says
+    which results are missing.
     """
     from synopsis.reporting.style import drawing, save_figure
 
     layout = Layout(experiment)
+    if not layout.scores.is_file():
+        write_text(layout.page, front_page(experiment, None, {}, {}, options))
+        raise ArtifactError(
+            f"{layout.scores}: no such file; nothing was scored yet. {layout.page} says which results are missing."
+        )
     scores = read_scores(layout.scores)
     provenance = Provenance(config=experiment.fingerprint(experiment), inputs=[layout.scores])
-    for name, table in tables(experiment, scores).items():
+    made = tables(experiment, scores)
+    for name, table in made.items():
         forms = {"csv": as_csv(table), "md": as_markdown(table), "tex": as_latex(table, name), "html": as_html(table)}
         for suffix, text in forms.items():
             write_text(layout.tables / f"{name}.{suffix}", text)
@@ -41,10 +52,14 @@ def report(experiment: Experiment) -> dict[str, list[Path]]:
         with drawing():
             figure = item.make(experiment, scores)
         save_figure(figure, item.files(experiment))
+    for _, item in items(experiment, "page"):
+        write_text(item.files(experiment)[0], item.make(experiment, scores))
+    write_text(layout.page, front_page(experiment, scores, made, headline(experiment), options))
     files = report_files(experiment)
     outputs = [path for paths in files.values() for path in paths]
     write_json(layout.root / "report.provenance.json", "report", {}, provenance.record(), outputs)
-    say(f"{layout.root}: {len(files['tables'])} tables and {len(files['figures'])} figures written")
+    written = ", ".join(f"{len(paths)} {kind}" for kind, paths in files.items())
+    say(f"{layout.root}: {written} written")
     return files
 
 
@@ -73,8 +88,10 @@ def headline(experiment: Experiment) -> dict[str, float]:
     rouge/<compressor>/<split>/rougeL                     0..100
     rouge/<compressor>/<split>/recovered_percent
     judge/<judge>/<a>-vs-<b>/<split>/win_rate             0..1
-    benchmark/<compressor>/batch=1/context=96/speed_up    uncached over cached wall time
-    benchmark/<compressor>/batch=1/context=96/memory_saving    uncached over cached bytes of context
+    benchmark/<compressor>/batch=1/context=96/speed_up    wall time, context read again over compressed
+    benchmark/<compressor>/batch=1/context=96/speed_up_prefix    wall time, cached prefix over compressed
+    benchmark/<compressor>/batch=1/context=96/memory_saving    bytes in the cache, whole over compressed
+    benchmark/<compressor>/batch=1/context=96/reuses      uses after which compressing has paid for itself
     """
     scores = read_scores(Layout(experiment).scores)
     found = [stage.report.headline(experiment, scores) for stage in measured(experiment)]

@@ -20,7 +20,7 @@ class FullAttentionCompressor(TrainedCompressor):
     method: Literal["full_attention"]
     trained_on = "corpus"
     compresses = False
-    measured_by = frozenset({"perplexity", "icl", "needle"})
+    measured_by = frozenset({"perplexity", "icl", "needle", "generate"})
     training: LanguageModelTraining
 
     def check(self, key: Key, name: str, experiment: Experiment) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ what they mean stands in `synopsis.compressors.published.gist`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from synopsis.compressors.attention import attention_masks, causal
-from synopsis.compressors.base import ContextMixin
+from synopsis.compressors.base import ContextMixin, Demand
 from synopsis.compressors.context import CompressedContext
 from synopsis.compressors.masks import CONDITIONS, gather, gist_span, places, seen
 
@@ -38,6 +39,9 @@ class Gist(ContextMixin):
         super().__init__(config)
 
     reads = "instructions"
+
+    def demand(self, lengths: Sequence[int], context: CompressedContext | None = None, **options: Any) -> Demand:
+        return Demand(sum(lengths), sum(lengths), self.config.gist_tokens)
 
     def compressible(self, ids: Tensor) -> Tensor:
         gist = torch.full_like(ids[:, : self.config.gist_tokens], self.config.gist_token_id)

@@ -43,6 +43,11 @@ class GistT5ForConditionalGeneration(Gist, T5ForConditionalGeneration):
     encoder: Any
     _supports_flex_attn = False  # transformers' reads T5's bias, made once for all rows, at the number of each row
 
+    @property
+    def compresses(self) -> bool:
+        """pos_control has no context: T5 reads instruction and input in both directions at once."""
+        return bool(self.config.gist_condition != "pos_control")
+
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """T5Config calls every T5 tied; only those that scale their decoder's outputs are (v1.1 and Flan are not)."""
         tied = super().get_expanded_tied_weights_keys(all_submodels)
@@ -252,7 +257,7 @@ class GistT5ForConditionalGeneration(Gist, T5ForConditionalGeneration):
         if context is not None:
             raise ValueError("an instruction is compressed in one piece, not after another context")
         ids, condition = input_ids.to(self.device), self.config.gist_condition
-        if condition == "pos_control":
+        if not self.compresses:
             raise ValueError("pos_control has no context: T5 reads instruction and input in both directions at once")
         real = _real(attention_mask, ids.shape, ids.device)
         last = self.last_gist(ids, real, self.config.gist_token_id)

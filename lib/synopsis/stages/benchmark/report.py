@@ -1,17 +1,18 @@
-"""The benchmark in the scores, its table and its figure."""
+"""The benchmark in the scores, its tables and its figures: what compressing saves, and from when on it pays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from synopsis.artifacts import check_outputs, read_csv
+from synopsis.artifacts import check_outputs, read_csv, read_json
 from synopsis.errors import ArtifactError
 from synopsis.reporting.items import figure, table
-from synopsis.reporting.rendering import Column, Table, counts_text
-from synopsis.reporting.statistics import Group, distinct, groups
-from synopsis.stages.benchmark.section import METRICS, STAGE
+from synopsis.reporting.rendering import Cell, Column, Table, at_most, counts_text
+from synopsis.reporting.statistics import Group, distinct, failures, groups
+from synopsis.stages.benchmark.section import METRICS, OTHER_LOAD, STAGE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,121 +23,263 @@ if TYPE_CHECKING:
     from synopsis.reporting.style import Style
 
 AXES = tuple(STAGE.axes)
+MODES = ("none", "prefix", "compressed")
+BASELINES = {"none": "reading the context again", "prefix": "the cached prefix"}
+LINES = {"none": (":", "w"), "prefix": ("--", "w"), "compressed": ("-", None)}
+"""Mode -> line and face of its markers."""
 KIBIBYTE, MEBIBYTE = 2**10, 2**20
 PANELS = (
     ("wall_seconds", "wall time (milliseconds)", 1e3),
     ("peak_bytes", "peak memory (MiB)", 1 / MEBIBYTE),
-    ("context_bytes", "context kept (MiB)", 1 / MEBIBYTE),
+    ("used_bytes", "context in the cache (MiB)", 1 / MEBIBYTE),
 )
+MOST_FAILURES = 8
 
 
 def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
-    """The median over the samples of each cell; `n` is the number of samples."""
+    """Medians over the samples of each cell; of the compressed ones also differences and ratios to the other modes."""
     for job in STAGE.jobs(experiment):
         record, path = job.outputs
-        cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
         check_outputs(record)
-        for sample in read_csv(path, ["run", *AXES, "sample", *METRICS]):
-            cells.setdefault(tuple(sample[axis] for axis in AXES), []).append(sample)
+        cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for sample in read_csv(path, ["run", *AXES, "sample", *METRICS, "note"]):
+            numbers = {metric: _number(path, metric, sample[metric]) for metric in METRICS}
+            cell = tuple(kind(sample[axis]) for axis, kind in STAGE.axes.items())
+            cells.setdefault(cell, []).append({**sample, **numbers})
+        first: dict[str, Any] = {}
         for cell, samples in cells.items():
-            axes = {name: STAGE.axes[name](value) for name, value in zip(AXES, cell, strict=True)}
+            axes = {**job.wildcards, **dict(zip(AXES, cell, strict=True))}
+            if samples[0]["sample"] == "":
+                yield {**axes, "metric": "wall_seconds", "value": None, "n": 0, "message": samples[0]["note"]}
+                continue
+            first.setdefault(axes["dtype"], axes)
             for metric in METRICS:
-                values = [_number(path, metric, sample[metric]) for sample in samples if sample[metric] != ""]
-                number = {"metric": metric, "value": median(values) if values else None, "n": len(samples)}
-                yield {**job.wildcards, **axes, **number}
+                values = [sample[metric] for sample in samples if sample[metric] is not None]
+                yield {**axes, "metric": metric, "value": median(values) if values else None, "n": len(samples)}
+            disturbed = sum(sample["note"] == OTHER_LOAD for sample in samples)
+            yield {**axes, "metric": "disturbed", "value": disturbed, "n": len(samples)}
+            for mode in BASELINES if cell[0] == "compressed" else ():
+                for name, value in compared(cells.get((mode, *cell[1:]), []), samples).items():
+                    yield {**axes, "metric": f"{name}_{mode}", "value": value, "n": len(samples)}
+        for dtype, facts in read_json(record, STAGE.kind).get("by_dtype", {}).items():
+            for check in facts["checks"]:
+                if not check["agrees"] and dtype in first:
+                    number = {"metric": "failed_check", "value": check.get("difference"), "n": 1}
+                    yield {**job.wildcards, **first[dtype], **number, "message": failed_check(check)}
 
 
-def _number(path: Any, column: str, text: str) -> float:
+def _number(path: Any, column: str, text: str) -> float | None:
     try:
-        return float(text)
+        return float(text) if text else None
     except ValueError:
         raise ArtifactError(f"{path}: column {column} holds {text!r}; expected a number") from None
 
 
-class Pair:
-    """The cost of the same work cached and uncached, averaged over training seeds."""
+def failed_check(check: dict[str, Any]) -> str:
+    """A check of the run that failed, in words."""
+    name, mode = check["check"], check.get("mode")
+    if name == "compresses":
+        equal = ", and its logits equal those of the whole context to the bit" if check["equal_logits"] else ""
+        return f"not compressing: the cache holds {check['difference']:.0%} of the context's positions{equal}"
+    if mode is None:
+        return f"the checks could not be made: {name}"
+    return f"{name} of the mode '{mode}' differ from one pass by {check['difference']:.2g} of the largest"
+
+
+def compared(others: list[dict[str, Any]], own: list[dict[str, Any]]) -> dict[str, float]:
+    """Of the wall times: the median of the paired differences (`saved`) and ratios (`faster`), with 95 % intervals."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    found: dict[str, float] = {}
+    by_number = {one["sample"]: one["wall_seconds"] for one in others}
+    pairs = [(by_number[one["sample"]], one["wall_seconds"]) for one in own if by_number.get(one["sample"])]
+    if not pairs:
+        return found
+    other, mine = np.array(pairs).T
+    for name, values in (("saved", other - mine), ("faster", other / mine)):
+        found[name] = float(np.median(values))
+        if len(values) > 1:
+            drawn = bootstrap((values,), np.median, n_resamples=2000, method="percentile", rng=0)
+            found |= {f"{name}_low": drawn.confidence_interval.low, f"{name}_high": drawn.confidence_interval.high}
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- records
+
+
+class Work:
+    """The same work in every mode, averaged over training seeds."""
 
     def __init__(self, modes: dict[str, Group]):
         self.modes = modes
-        self.work = next(iter(modes.values()))
+        self.of = next(iter(modes.values()))
 
     def value(self, mode: str, metric: str, factor: float = 1.0) -> float | None:
         mean = self.modes[mode].mean(metric) if mode in self.modes else None
         return None if mean is None else mean * factor
 
-    def ratio(self, metric: str) -> float | None:
-        """Uncached over cached: how many times less the compressed context costs."""
-        cached, uncached = self.value("cached", metric), self.value("uncached", metric)
-        return uncached / cached if cached and uncached is not None else None
+    def against(self, mode: str, name: str = "faster", factor: float = 1.0) -> Cell:
+        """The compressed context against another mode, with its interval."""
+        middle, low, high = (self.value("compressed", f"{name}{part}_{mode}", factor) for part in ("", "_low", "_high"))
+        return Cell(middle, interval=None if low is None or high is None else (low, high))
+
+    def smaller(self) -> float | None:
+        whole, kept = self.value("none", "used_bytes"), self.value("compressed", "used_bytes")
+        return whole / kept if kept and whole is not None else None
+
+    def reuses(self, mode: str) -> int | None:
+        """Uses of one context from which on compressing has paid for itself; None: never, or not measured."""
+        metrics = ("compress_seconds", "wall_seconds")
+        own = [self.value("compressed", metric) for metric in metrics]
+        other = [0.0 if mode == "none" else self.value(mode, metrics[0]), self.value(mode, metrics[1])]
+        if None in own or None in other:
+            return None
+        (first, each), (other_first, other_each) = own, other
+        return break_even(first - other_first, other_each - each)  # type: ignore[operator]
 
     @property
     def samples(self) -> list[int]:
         return [count for group in self.modes.values() for count in group.counts("wall_seconds")]
 
 
+def break_even(extra: float, saved: float) -> int | None:
+    """Uses from which on what each saves is worth what is spent at first; None where none is enough.
+
+    >>> break_even(10, 3), break_even(-1, 3), break_even(10, -1)
+    (4, 1, None)
+    """
+    return None if saved <= 0 else max(1, ceil(extra / saved))
+
+
 def costs(scores: pd.DataFrame) -> list[Group]:
     return groups(scores, STAGE.name, "compressor", *AXES)
 
 
-def pairs(scores: pd.DataFrame) -> list[Pair]:
+def works(scores: pd.DataFrame) -> list[Work]:
     by_work: dict[tuple[Any, ...], dict[str, Group]] = {}
     for group in costs(scores):
-        work = (group.compressor, group.batch_size, group.context_length, group.new_tokens)
+        work = (group.compressor, *(getattr(group, axis) for axis in AXES if axis != "mode"))
         by_work.setdefault(work, {})[group.mode] = group
-    return [Pair(modes) for modes in by_work.values()]
+    return [Work(modes) for modes in by_work.values()]
 
 
-def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
+def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, Any]:
     numbers = {}
-    for pair in pairs(scores):
-        key = f"benchmark/{pair.work.compressor}/batch={pair.work.batch_size}/context={pair.work.context_length}"
-        numbers[f"{key}/speed_up"] = pair.ratio("wall_seconds")
-        numbers[f"{key}/memory_saving"] = pair.ratio("context_bytes")
+    for work in works(scores):
+        key = f"benchmark/{work.of.compressor}/batch={work.of.batch_size}/context={work.of.context_length}"
+        numbers[f"{key}/speed_up"] = work.against("none").value
+        numbers[f"{key}/speed_up_prefix"] = work.against("prefix").value
+        numbers[f"{key}/memory_saving"] = work.smaller()
+        numbers[f"{key}/reuses"] = work.reuses("none")
     return numbers
 
 
-@table("benchmark", "cached against uncached")
+# --------------------------------------------------------------------------------------------------- tables and figures
+
+
+@table("benchmark", "three modes")
 def benchmark_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
-    Cost of decoding with the compressed context (*cached*) and of reading the context again first (*uncached*): medians
-    over samples, for a whole batch. *Floor* is the least time by the device's peak rates, where they are known.
-    *Faster* and *context smaller* are uncached over cached.
+    What an answer costs when the context is read again (*none*), when the keys and values of all its tokens are cached
+    (*prefix*), and when it was compressed before (*compressed*): medians of the wall times of a whole batch, averaged
+    over training seeds. *Faster* is the median ratio of paired samples, with its bootstrap interval of 95 %.
+    *Pays from use* counts the uses of one context after which compressing it has paid for itself. *Floor* is what the
+    device's peak and bandwidth allow; models that fit into the processor's caches can be below it.
     """
 
-    def both(name: str, metric: str, factor: float, digits: int, brief: bool = False) -> list[Column]:
+    def by_mode(name: str, metric: str, factor: float, digits: int, modes: Sequence[str] = MODES) -> list[Column]:
         def column(mode: str) -> Column:
-            return Column(f"{mode} {name}", lambda pair: pair.value(mode.lower(), metric, factor), digits, brief=brief)
+            return Column(f"{mode.title()} {name}", lambda work: work.value(mode, metric, factor), digits, brief=False)
 
-        return [column("Uncached"), column("Cached")]
+        return [column(mode) for mode in modes]
 
+    def varies(axis: str) -> list[Column]:
+        """An axis that has one value everywhere says nothing."""
+        several = len({getattr(work.of, axis) for work in found}) > 1
+        return [Column(axis.replace("_", " ").capitalize(), lambda work: getattr(work.of, axis), key=True)] * several
+
+    found, cached = works(scores), MODES[1:]
     columns = [
-        Column("Compressor", lambda pair: pair.work.compressor, key=True),
-        Column("Batch", lambda pair: pair.work.batch_size, key=True),
-        Column("Context", lambda pair: pair.work.context_length, key=True),
-        Column("New tokens", lambda pair: pair.work.new_tokens, brief=False),
-        *both("(ms)", "wall_seconds", 1e3, 1, brief=True),
-        Column("Faster (×)", lambda pair: pair.ratio("wall_seconds")),
-        *both("floor (ms)", "floor_seconds", 1e3, 3),
-        *both("GFLOP", "flops", 1e-9, 3),
-        *both("peak (MiB)", "peak_bytes", 1 / MEBIBYTE, 1),
-        *both("context (KiB)", "context_bytes", 1 / KIBIBYTE, 1),
-        Column("Context smaller (×)", lambda pair: pair.ratio("context_bytes"), digits=1),
-        Column("Samples", lambda pair: counts_text(pair.samples)),
+        Column("Compressor", lambda work: work.of.compressor, key=True),
+        Column("Batch", lambda work: work.of.batch_size, key=True),
+        Column("Context", lambda work: work.of.context_length, key=True),
+        *(column for axis in ("new_tokens", "segments", "dtype") for column in varies(axis)),
+        *by_mode("(ms)", "wall_seconds", 1e3, 1),
+        Column("Faster than none (×)", lambda work: work.against("none")),
+        Column("Faster than prefix (×)", lambda work: work.against("prefix")),
+        Column("Saved of none (ms)", lambda work: work.against("none", "saved", 1e3), 1, brief=False),
+        Column("Saved of prefix (ms)", lambda work: work.against("prefix", "saved", 1e3), 1, brief=False),
+        Column("Pays from use", lambda work: work.reuses("none")),
+        Column("Pays against prefix from use", lambda work: work.reuses("prefix"), brief=False),
+        *by_mode("made (ms)", "compress_seconds", 1e3, 1, cached),
+        *by_mode("loaded, a row (ms)", "load_seconds", 1e3, 1, cached),
+        *by_mode("prefill (ms)", "prefill_seconds", 1e3, 1),
+        *by_mode("first token (ms)", "first_token_seconds", 1e3, 1),
+        *by_mode("further token (ms)", "token_seconds", 1e3, 2),
+        *by_mode("floor (ms)", "floor_seconds", 1e3, 3),
+        *by_mode("over floor (×)", "times_floor", 1, 1),
+        *by_mode("GFLOP", "flops", 1e-9, 3),
+        *by_mode("peak (MiB)", "peak_bytes", 1 / MEBIBYTE, 1),
+        *by_mode("peak with weights (MiB)", "peak_with_weights_bytes", 1 / MEBIBYTE, 1),
+        *by_mode("context stored (KiB)", "stored_bytes", 1 / KIBIBYTE, 1),
+        *by_mode("context in use (KiB)", "used_bytes", 1 / KIBIBYTE, 1),
+        Column("In use, a token and row (bytes)", _bytes_per_token, 1, brief=False),
+        Column("Context smaller in use (×)", lambda work: work.smaller(), digits=1),
+        *by_mode("profiler CPU (ms)", "profiler_cpu_seconds", 1e3, 1),
+        *by_mode("profiler CUDA (ms)", "profiler_cuda_seconds", 1e3, 1),
+        *by_mode("profiler GFLOP", "profiler_flops", 1e-9, 3),
+        Column("Samples", lambda work: counts_text(work.samples), brief=False),
     ]
     note = (
-        "Cached: decoding with the compressed context; uncached: reading the context again first. Medians of the wall "
-        "time of a whole batch, averaged over training seeds. Floor: the least time by the device's peak rates, where "
-        "they are known."
+        "None: the context is read again; prefix: its keys and values are cached; compressed: it was compressed. "
+        "Medians of the wall time of a whole batch; faster: the median of paired ratios, with a bootstrap interval of "
+        "95 %. Pays from use: compressing included, against reading the context again. Floor: the least time by the "
+        "device's peak and bandwidth. Profiler: the published measure, of one pass over what is left to read."
     )
-    return Table("Time and memory, cached against uncached", columns, pairs(scores), note)
+    return Table("Time and memory in three modes", columns, found, note, _remarks(scores, found))
 
 
-@figure("benchmark", "cached against uncached")
+def _bytes_per_token(work: Work) -> float | None:
+    return work.value("compressed", "used_bytes", 1 / (work.of.batch_size * work.of.context_length))
+
+
+def _remarks(scores: pd.DataFrame, found: list[Work]) -> list[str]:
+    failed = [
+        f"{one['run']}, {one['dtype']}, batch {one['batch_size']}, context {one['context_length']:,}: "
+        f"{'' if one.get('n') else one['mode'] + ': '}{one['message']}."
+        for one in failures(scores, STAGE.name)
+    ]
+    disturbed = sum(group.total("disturbed") for work in found for group in work.modes.values())
+    load = f"{disturbed} of {sum(sum(work.samples) for work in found)} samples lost CPU time to another process."
+    remarks = [sentence(name, found) for name in distinct(work.of for work in found)]
+    return [*remarks, *([load] if disturbed else []), *at_most(failed, MOST_FAILURES, "more points failed.")]
+
+
+def sentence(compressor: str, found: list[Work]) -> str:
+    """From when on a compressor pays: for each batch size the shortest context, and the uses that it needs there."""
+    parts = []
+    for mode, words in BASELINES.items():
+        by_batch: dict[int, list[tuple[int, int]]] = {}
+        for work in (one for one in found if one.of.compressor == compressor):
+            paying = by_batch.setdefault(work.of.batch_size, [])
+            if (uses := work.reuses(mode)) is not None:
+                paying.append((work.of.context_length, uses))
+        said = [
+            ("from {:,} tokens and {:,} use{} on".format(*min(pay), "s" * (min(pay)[1] > 1)) if pay else "never")
+            + f" (batch {batch})"
+            for batch, pay in sorted(by_batch.items())
+        ]
+        parts.append(f"against {words} {', '.join(said)}")
+    return f"Making the context included, {compressor} pays {'; '.join(parts)}."
+
+
+@figure("benchmark", "three modes")
 def benchmark_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     """
-    Wall time, peak memory and the bytes kept of the context, by context length (at equal distances) and batch size.
-    Filled markers and solid lines: decoding with the compressed context; open markers and dashed lines: reading the
-    context again.
+    Wall time, peak memory beyond the weights and what the context takes in the cache, by context length (at equal
+    distances) and batch size. Filled markers and solid lines: after the compressed context; open markers: after the
+    cached prefix (dashed) and with the context read again (dotted).
     """
     from synopsis.reporting.style import handle, legend_below, new_figure, patch, styles
 
@@ -157,8 +300,8 @@ def benchmark_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
         panel.set_title(f"batch size {batch}")
         _from_zero(panel)
     modes = [
-        handle("cached", color="k", linestyle="-", marker="o"),
-        handle("uncached", color="k", linestyle="--", marker="o", markerfacecolor="w"),
+        handle(mode, color="k", linestyle=line, marker="o", **({"markerfacecolor": face} if face else {}))
+        for mode, (line, face) in LINES.items()
     ]
     legend_below(drawn, [*(patch(name, looks[name].colour) for name in compressors), *modes], most_columns=7)
     return drawn
@@ -168,16 +311,17 @@ def _cost_lines(
     panel: Axes, found: list[Group], contexts: Sequence[int], shift: float, of: tuple[str, float], style: Style
 ) -> None:
     metric, factor = of
-    for mode, line, face in (("cached", "-", style.colour), ("uncached", "--", "w")):
-        chosen = sorted((one for one in found if one.mode == mode), key=lambda one: one.context_length)
-        means = [one.mean(metric) for one in chosen]
+    for mode, (line, face) in LINES.items():
+        # Of several numbers of new tokens, segments and dtypes the first.
+        chosen = {one.context_length: one for one in reversed(found) if one.mode == mode}
+        means = [chosen[context].mean(metric) for context in sorted(chosen)]
         panel.plot(
-            [contexts.index(one.context_length) + shift for one in chosen],
+            [contexts.index(context) + shift for context in sorted(chosen)],
             [float("nan") if mean is None else factor * mean for mean in means],
             color=style.colour,
             linestyle=line,
             marker=style.marker,
-            markerfacecolor=face,
+            markerfacecolor=face or style.colour,
         )
 
 
@@ -190,3 +334,49 @@ def _from_zero(panel: Axes) -> None:
         panel.set_ylim(0, 1.08 * max(*values, 1e-9))
     else:
         panel.text(0.5, 0.5, "not measured", ha="center", va="center", transform=panel.transAxes)
+
+
+@figure("break_even", "when compressing pays")
+def break_even_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
+    """
+    Uses of one context after which compressing it has paid for itself, by context length (at equal distances) and batch
+    size, against reading the context again (left) and against the cached prefix (right). Crosses above the line: it
+    never does.
+    """
+    from synopsis.reporting.style import LINES as DASHES
+    from synopsis.reporting.style import handle, legend_below, new_figure, styles, subject_handles
+
+    found, looks = works(scores), styles(experiment)
+    contexts, batches = (sorted({getattr(one.of, axis) for one in found}) for axis in ("context_length", "batch_size"))
+    compressors = distinct(one.of for one in found)
+    drawn, panels = new_figure(len(BASELINES), 3.6, 3.0, share_y=True)
+    dashes = {batch: DASHES[place % len(DASHES)] for place, batch in enumerate(batches)}
+    never = 2 * max([2, *(one.reuses(mode) or 0 for one in found for mode in BASELINES)])
+    for panel, (mode, words) in zip(panels, BASELINES.items(), strict=True):
+        for place, compressor in enumerate(compressors):
+            for batch in batches:
+                shift = 0.05 * (place - (len(compressors) - 1) / 2)
+                line = {one.of.context_length: one for one in reversed(found) if _is(one, compressor, batch)}
+                uses = [line[context].reuses(mode) for context in sorted(line)]
+                at = [contexts.index(context) + shift for context in sorted(line)]
+                look: dict[str, Any] = {"color": looks[compressor].colour, "linestyle": dashes[batch]}
+                heights = [float("nan") if one is None else one for one in uses]
+                panel.plot(at, heights, marker=looks[compressor].marker, **look)
+                lost = [x for x, one in zip(at, uses, strict=True) if one is None]
+                panel.plot(lost, [never] * len(lost), "x", color=looks[compressor].colour)
+        panel.set_yscale("log")
+        panel.set_ylim(0.8, 1.5 * never)
+        panel.set_yticks([ten for ten in (1, 10, 100, 1000, 10000) if ten < never] + [never])
+        panel.set_yticklabels([f"{tick:,.0f}" for tick in panel.get_yticks()[:-1]] + ["never"])
+        panel.minorticks_off()
+        panel.set_xticks(range(len(contexts)), [f"{context:,}" for context in contexts])
+        panel.set_xlabel("context (tokens)")
+        panel.set_title(f"against {words}")
+    panels[0].set_ylabel("uses until it pays")
+    lines = [handle(f"batch size {batch}", color="k", linestyle=dashes[batch]) for batch in batches]
+    legend_below(drawn, [*subject_handles(looks, compressors, lines=False), *lines], most_columns=6)
+    return drawn
+
+
+def _is(work: Work, compressor: str, batch: int) -> bool:
+    return (work.of.compressor, work.of.batch_size) == (compressor, batch)

@@ -1,172 +1,245 @@
-"""The benchmark stage: what a compressed context saves when a model continues after it.
+"""The benchmark stage: what a compressed context saves in time and memory, and what making it costs.
 
-    synopsis benchmark --config config/demo.yaml gist-1-s0
+For each point of the sweep three modes answer the same prompt of a few tokens: `none` reads the context again, `prefix`
+starts from the cached keys and values of all tokens, `compressed` from the compressed context. In each sample the modes
+take turns in a random order, so that another load slows all of them; samples are pairs by their number. FLOPs, memory
+and the profiler's numbers come from passes of their own, which are not timed.
 
-For each batch size and context length two modes generate the same number of tokens after a prompt of a few tokens:
-
-- uncached: the context's tokens are read again by the same model, as without any compression;
-- cached: the context was compressed before, and only its vectors are there.
-
-Times are wall and CPU seconds of a whole generation after warm-up runs; FLOPs are counted by torch, not estimated;
-peak_bytes is the device's peak (CUDA) or the peak of torch's allocations (CPU); context_bytes is what has to be
-kept of the context; floor_seconds is the time that the device's peak in the model's dtype and its bandwidth allow.
-Tokens are random: time does not depend on them.
+The floor is the time that the device's peak and bandwidth allow: of the table of devices, or measured when the stage
+starts (`synopsis benchmark --calibrate` prints them).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import random
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from synopsis.artifacts import Layout, Provenance, write_csv, write_json
 from synopsis.config.experiment import Experiment
-from synopsis.costs.devices import floor_seconds
-from synopsis.costs.memory import generation_bytes
+from synopsis.costs.devices import Rates, floor_seconds, measured_rates, rates_of
+from synopsis.costs.memory import cache_bytes, generation_bytes
 from synopsis.costs.model_size import model_size
+from synopsis.engine.memory import out_of_memory
 from synopsis.engine.runs import open_run
-from synopsis.progress import track
-from synopsis.stages.benchmark.section import METRICS, STAGE
+from synopsis.progress import say, track
+from synopsis.stages.benchmark.checks import TOLERANCE, checks
+from synopsis.stages.benchmark.modes import MODES, PROMPT_TOKENS, Case, Mode, cost, published, sample
+from synopsis.stages.benchmark.section import METRICS, OTHER_LOAD, STAGE
 
-COLUMNS = ("run", *STAGE.axes, "sample", *METRICS)
-PROMPT_TOKENS = 4
+COLUMNS = ("run", *STAGE.axes, "sample", *METRICS, "note")
+LOST = 0.8
+"""A sample that got less than this share of its mode's usual CPU time has lost its cores to another process."""
 
 
+@torch.no_grad()
 def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
-    """Measure a run in every mode, batch size and context length; writes and returns one row a sample."""
-    section = experiment.benchmark
-    assert section is not None
-    layout = Layout(experiment)
+    """Measure a run in every mode and at every point; writes and returns one row a sample.
+
+    A point that does not fit into memory or into the model's positions has one row, whose `note` says so.
+    """
+    section, layout = experiment.benchmark, Layout(experiment)
     provenance = Provenance(STAGE.fingerprint(experiment, run=run), inputs=[layout.weights(run)], seed=0)
-    model = open_run(experiment, run).model
-    provenance.device, provenance.dtype = str(model.device), str(model.dtype).removeprefix("torch.")
-    torch.manual_seed(0)
-    cases = [(batch, length) for batch in section.batch_sizes for length in section.context_lengths]
+    warnings = list(_warnings(section.repeats))
+    for warning in warnings:
+        say(f"warning: {warning}")
     rows: list[dict[str, Any]] = []
-    for batch, length in track(cases, f"benchmark {run}", unit="cases"):
-        for mode, call, held, kept in _modes(model, batch, length, section.new_tokens):
-            for _ in range(section.warmup):
-                call()
-            flops, peak = _cost(call, model.device)
-            floor = _floor(model, flops, batch, held, section.new_tokens)
-            for sample in range(section.repeats):
-                times = _timed(call, model.device)
-                values = [run, mode, batch, length, section.new_tokens, sample, *times, flops, peak, kept, floor]
-                rows.append(dict(zip(COLUMNS, values, strict=True)))
+    facts: dict[str, Any] = {}
+    for dtype in section.dtypes:
+        model = open_run(experiment, run, dtype).model
+        sweep = Sweep(model, dtype, section)
+        cases = section.cases(experiment.subject(run))
+        for case in track(cases, f"benchmark {run} {dtype}", unit="cases"):
+            axes = {"run": run, **vars(case), "dtype": dtype}
+            rows += [{**dict.fromkeys(COLUMNS), **axes, **row} for row in sweep.rows(case)]
+        facts[dtype] = sweep.facts(cases[-1])
+    provenance.device, provenance.dtype = str(model.device), ", ".join(section.dtypes)
     path = layout.benchmark(run)
     write_csv(path, rows, COLUMNS)
-    payload = {"run": run, "threads": torch.get_num_threads()}
+    payload = {"run": run, "threads": torch.get_num_threads(), "warnings": warnings, "by_dtype": facts}
     write_json(path.with_suffix(".json"), STAGE.kind, payload, provenance.record(), [path])
     return rows
 
 
-def _modes(model: Any, batch: int, length: int, new: int) -> Iterator[tuple[str, Callable[[], Any], int, int]]:
-    """(mode, generation to be measured, positions of the context in the cache, bytes kept of the context)."""
-    vocabulary = model.config.vocab_size
-    ids = torch.randint(3, vocabulary - 1, (batch, length + PROMPT_TOKENS), device=model.device)
-    for row in model.added_weights().values():
-        if row is not None:
-            ids[ids == row] = 3  # without the tokens of the method nothing is compressed
-    prompt = ids[:, length:]
-    options: dict[str, Any] = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+class Sweep:
+    """A model in one dtype, measured point by point."""
 
-    def uncached() -> Any:
-        return model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    def __init__(self, model: Any, dtype: str, section: Any):
+        size = model_size(model.config)
+        assert size is not None  # methods are put before architectures that are known
+        self.model, self.section, self.size = model, section, size
+        self.rates: Rates = rates_of(device_name(model.device), dtype) or measured_rates(model.device, dtype)
+        self.dtype, self.random, self.checks = dtype, random.Random(0), list[dict[str, Any]]()
+        if section.compile:
+            decoder = model.get_decoder()
+            decoder.forward = torch.compile(decoder.forward, dynamic=True)
 
-    context = model.compress(model.compressible(ids[:, :length]))
+    def rows(self, case: Case) -> Iterator[dict[str, Any]]:
+        """One row a sample and mode, in the order in which they were taken; of modes that fail one row."""
+        with tempfile.TemporaryDirectory() as name:
+            folder, modes, fixed = Path(name), dict[str, Mode](), dict[str, dict[str, Any]]()
+            for cls in MODES:
+                mode = cls(self.model, case)
+                fixed[mode.name], note = attempt(self._prepared, mode, folder)
+                mode.context = None  # one at a time
+                if note:
+                    yield {"mode": mode.name, "note": note}
+                else:
+                    modes[mode.name] = mode
+            if not self.checks:
+                found, note = attempt(checks, modes, folder, self.dtype)
+                self.checks += found or [{"check": note, "agrees": False}]
+            rows: list[dict[str, Any]] = []
+            for number in range(self.section.repeats):
+                for name in self.random.sample(list(modes), len(modes)):
+                    times, note = attempt(_measured, modes[name], folder)
+                    modes[name].context = None
+                    if note:
+                        rows = [row for row in rows if row["mode"] != name] + [{"mode": name, "note": note}]
+                        del modes[name]
+                    else:
+                        floor = times["wall_seconds"] / fixed[name]["floor_seconds"]
+                        rows.append({"mode": name, "sample": number, **fixed[name], **times, "times_floor": floor})
+            yield from marked(rows)
 
-    def cached() -> Any:
-        return model.generate(prompt, context=context, **options)
+    def _prepared(self, mode: Mode, folder: Path) -> dict[str, Any]:
+        """Warm up, keep the context of one row as a file, and count what does not vary."""
+        case, element = mode.case, self.model.dtype.itemsize
+        mode.compress()
+        for _ in range(self.section.warmup):
+            mode.generate()
+        with torch.compiler.set_stance("force_eager"):
+            flops, peak = cost(mode)
+        stored = mode.ids[:, : case.context_length].nbytes
+        if mode.context is not None:
+            stored = mode.context.nbytes
+            mode.context.select([0]).save(_file(folder, mode.name))
+        read = generation_bytes(self.size, case.batch_size, mode.held + PROMPT_TOKENS, case.new_tokens, element)
+        return {
+            "flops": flops,
+            "peak_bytes": peak,
+            "peak_with_weights_bytes": peak + self.model.get_memory_footprint(),
+            "stored_bytes": stored,
+            "used_bytes": case.batch_size * mode.held * cache_bytes(self.size, element),
+            "floor_seconds": floor_seconds(flops, read, self.rates),
+        }
 
-    yield "uncached", uncached, length, _cache_bytes(model, batch, length)
-    yield "cached", cached, context.length, context.nbytes
+    def facts(self, last: Case) -> dict[str, Any]:
+        """What holds for all rows; on a GPU also the largest batch of each mode that fits at the last point."""
+        found = {
+            "parameters": self.size.parameters,
+            "cache_bytes_per_token": cache_bytes(self.size, self.model.dtype.itemsize),
+            "rates": vars(self.rates),
+            "checks": self.checks,
+        }
+        if self.model.device.type == "cuda":
 
+            def fits(cls: type[Mode], batch: int) -> bool:
+                mode = cls(self.model, replace(last, batch_size=batch))
+                return not (attempt(mode.compress)[1] or attempt(mode.generate)[1])
 
-def _cache_bytes(model: Any, batch: int, length: int) -> int:
-    """Keys and values of `length` tokens in all layers."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return batch * length * config.num_hidden_layers * 2 * heads * width * model.dtype.itemsize
-
-
-def _timed(call: Callable[[], Tensor], device: torch.device) -> tuple[float, float, float | None]:
-    """Wall, CPU and CUDA seconds of one call; CUDA is None on a CPU."""
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize(device)
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-    wall, cpu = time.perf_counter(), time.process_time()
-    call()
-    if cuda:
-        end.record()
-        torch.cuda.synchronize(device)
-    return (
-        time.perf_counter() - wall,
-        time.process_time() - cpu,
-        start.elapsed_time(end) / 1000 if cuda else None,
-    )
-
-
-def _cost(call: Callable[[], Tensor], device: torch.device) -> tuple[int, int]:
-    """FLOPs and peak bytes of one call, counted in a pass that is not timed."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return counter.get_total_flops(), torch.cuda.max_memory_allocated(device)
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with _silent_standard_error(), torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
-        call()
-    held = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return counter.get_total_flops(), peak
+            found["largest_batch"] = {cls.name: largest(partial(fits, cls)) for cls in MODES}
+        return found
 
 
-@contextlib.contextmanager
-def _silent_standard_error() -> Iterator[None]:
-    """The profiler's native library prints two lines at each start; they say nothing and cannot be switched off."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
+def _file(folder: Path, mode: str) -> Path:
+    return folder / f"{mode}.safetensors"
+
+
+def _measured(mode: Mode, folder: Path) -> dict[str, Any]:
+    return {**sample(mode, _file(folder, mode.name)), **published(mode)}
+
+
+def attempt(call: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """What a call gives, and why this device or model cannot do it, or ""; other errors are raised."""
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        return call(*arguments), ""
+    except (RuntimeError, MemoryError, ValueError) as error:
+        if isinstance(error, ValueError):
+            return None, str(error)
+        if not out_of_memory(error):
+            raise
+    # Only here, as the error holds what the call had made.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None, "out of memory"
+
+
+def largest(fits: Callable[[int], bool], most: int = 2**14) -> int:
+    """The largest number of at most `most` that fits, to within an eighth; 0 where one does not.
+
+    >>> largest(lambda batch: batch <= 40), largest(lambda batch: False)
+    (40, 0)
+    """
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > max(1, low // 8):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With a note at the samples that had less CPU time for their wall time than is usual for their mode.
+
+    No thread of ours sleeps, so that each has at least one core's time too.
+    """
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        if "wall_seconds" in row:
+            shares.setdefault(row["mode"], []).append(row["cpu_seconds"] / row["wall_seconds"])
+    for row in rows:
+        if "wall_seconds" in row:
+            usual = max(1.0, median(shares[row["mode"]]))
+            row["note"] = OTHER_LOAD if row["cpu_seconds"] / row["wall_seconds"] < LOST * usual else ""
+    return rows
+
+
+def _warnings(repeats: int) -> Iterator[str]:
+    """What makes times worth little."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > 0.5:
+        yield f"other load on this machine ({load:.1f} processes in the last minute): look at ratios, not at times"
+    if repeats == 1:
+        yield "one repeat has no interval; set benchmark.repeats"
+    if torch.get_num_threads() > cores:
+        yield f"{torch.get_num_threads()} threads on {cores} cores wait for each other; set OMP_NUM_THREADS={cores}"
+    if hasattr(sys, "gettotalrefcount") or torch.version.debug:
+        yield "a debug build of Python or torch is slow"
 
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _floor(model: Any, flops: int, batch: int, held: int, new: int) -> float | None:
-    """The least seconds of a generation by the device's peak and bandwidth; None where they are not known."""
-    size, dtype = model_size(model.config), str(model.dtype).removeprefix("torch.")
-    if size is None:
-        return None
-    read = generation_bytes(size, batch, held + PROMPT_TOKENS, new, model.dtype.itemsize)
-    return floor_seconds(flops, read, device_name(model.device), dtype)
+def calibrate() -> dict[str, float]:
+    """Peak and bandwidth of this machine's device, measured in each dtype."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = {dtype: measured_rates(device, dtype) for dtype in TOLERANCE}
+    names = {"TFLOP/s": lambda rates: rates.flops / 1e12, "copied GB/s": lambda rates: rates.bandwidth / 1e9}
+    return {
+        f"{device_name(device)} {dtype} {name}": of(rates)
+        for dtype, rates in found.items()
+        for name, of in names.items()
+    }
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The median times that the command line prints."""
     seconds: dict[str, list[float]] = {}
     for row in rows:
-        case = f"wall_seconds/{row['mode']}/batch={row['batch_size']}/context={row['context_length']}"
-        seconds.setdefault(case, []).append(row["wall_seconds"])
+        if row["wall_seconds"] is not None:
+            case = f"wall_seconds/{row['mode']}/batch={row['batch_size']}/context={row['context_length']}"
+            seconds.setdefault(case, []).append(row["wall_seconds"])
     return {case: median(values) for case, values in seconds.items()}

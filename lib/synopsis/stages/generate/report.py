@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
+from synopsis.artifacts import Layout, read_csv
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import read_result
 from synopsis.reporting.rendering import Cell, Column, Table, counts_text
 from synopsis.reporting.statistics import Group, distinct, groups, recovered_percent, together
+from synopsis.stages.generate.rouge import exact_match
 from synopsis.stages.generate.section import STAGE
 
 if TYPE_CHECKING:
@@ -19,21 +22,48 @@ if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
 
 TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
-METRICS = (*TITLES, "exact_match")
 SIDES = ("low", "high")
+EQUAL, NOT_SHARED = "equal_outputs", "examples_of_one"
 
 
 def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    """Scores of each run, and how often two runs write the same."""
     for job in STAGE.jobs(experiment):
         found = read_result(job.record, STAGE.kind)
         common = {**job.wildcards, "dataset": experiment.generate.instructions, "n": found["n"]}
-        yield from ({**common, "metric": metric, "value": found[metric]} for metric in METRICS)
-        for metric, bounds in found.get("intervals", {}).items():
-            yield from ({**common, "metric": f"{metric}_{side}", "value": bounds[i]} for i, side in enumerate(SIDES))
+        for metric, published in found["published"].items():
+            values = (found[metric], published, *found["intervals"][metric])
+            names = (metric, f"{metric}_published", *(f"{metric}_{side}" for side in SIDES))
+            yield from ({**common, "metric": name, "value": value} for name, value in zip(names, values, strict=True))
+        yield {**common, "metric": "exact_match", "value": found["exact_match"]}
+    for (a, b), split in product(_pairs(experiment), experiment.generate.splits):
+        yield from _equal(experiment, a, b, split)
+
+
+def _pairs(experiment: Experiment) -> list[tuple[str, str]]:
+    """Runs of one base, and of one training seed where both have one."""
+    seeds = {run: seed for run, (_, seed) in experiment.trained_runs.items()}
+    return [
+        (a, b)
+        for a, b in combinations(experiment.runs_of(STAGE.name), 2)
+        if experiment.base_of(a) == experiment.base_of(b) and seeds.get(a, seeds.get(b)) == seeds.get(b, seeds.get(a))
+    ]
+
+
+def _equal(experiment: Experiment, a: str, b: str, split: str) -> Iterator[dict[str, Any]]:
+    """Percent of the examples of both runs with equal outputs, and how many examples only one of them has."""
+    paths = [Layout(experiment).generations(run, split) for run in (a, b)]
+    one, other = ({row["id"]: row["y_pred"] for row in read_csv(path, ["id", "y_pred"])} for path in paths)
+    pairs = [(one[id], other[id]) for id in one if id in other]
+    common = {"run": a, "split": split, "dataset": experiment.generate.instructions, "against": b}
+    if pairs:
+        yield {**common, "metric": EQUAL, "value": exact_match(pairs), "n": len(pairs)}
+    yield {**common, "metric": NOT_SHARED, "value": len(one) + len(other) - 2 * len(pairs)}
 
 
 def outputs(scores: pd.DataFrame) -> list[Group]:
-    return together(groups(scores, STAGE.name, "split", "compressor"), "split")
+    alone = scores[scores["against"] == ""]
+    return together(groups(alone, STAGE.name, "split", "compressor"), "split")
 
 
 def interval(group: Group) -> tuple[float, float] | None:
@@ -73,13 +103,17 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
 @table("rouge", "ROUGE")
 def rouge_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
-    Greedy outputs for instructions against the reference outputs. *Recovered* is how far ROUGE-L is on the way from the
+    Outputs for instructions against the reference outputs. *Recovered* is how far ROUGE-L is on the way from the
     negative control (instruction hidden, 0 %) to the positive control (instruction visible, 100 %).
     """
     found = outputs(scores)
+    titles = {metric: title for metric, title in TITLES.items() if any(len(group.values(metric)) for group in found)}
 
     def rouge(metric: str) -> Column:
         return Column(TITLES[metric], lambda group: cell(group, metric), brief=metric in ("rouge2", "rougeL"))
+
+    def published(metric: str) -> Column:
+        return Column(f"{TITLES[metric]}, published", lambda group: group.estimate(f"{metric}_published"), brief=False)
 
     def cell(group: Group, metric: str) -> Cell:
         return replace(Cell.of(group.estimate(metric)), interval=interval(group) if metric == "rougeL" else None)
@@ -87,24 +121,52 @@ def rouge_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     columns = [
         Column("Split", lambda group: group.split, key=True),
         Column("Compressor", lambda group: group.compressor, key=True),
-        *map(rouge, TITLES),
+        *map(rouge, titles),
         Column("Recovered (%)", lambda group: recovered(experiment, found, group), digits=1),
         Column("Exact match (%)", lambda group: group.estimate("exact_match"), digits=1),
         Column("Examples", lambda group: counts_text(group.counts("rougeL"))),
         Column("Runs", lambda group: group.estimate("rougeL").count),
+        *map(published, titles),
     ]
     note = (
         "Recovered: how far ROUGE-L is on the way from the negative control (instruction hidden, 0 %) to the positive "
         "control (instruction visible, 100 %). ± is the standard deviation over training seeds, where there are "
-        "several; in brackets the 95 % interval of a bootstrap over examples, averaged over training seeds."
+        "several; in brackets the 95 % interval of a bootstrap over examples, averaged over training seeds. Published: "
+        "by the recipe of the gist paper, the median of 1,000 seeded bootstrap samples in the place of the mean. "
+    )
+    note += (
+        "ROUGE-Lsum compares line by line, and is that of outputs with line breaks alone."
+        if "rougeLsum" in titles
+        else "No ROUGE-Lsum: it compares line by line, and no output has a line break."
     )
     return Table("Outputs for instructions: ROUGE (0 to 100)", columns, found, note)
+
+
+@table("equal_outputs", "Equal outputs", when=lambda experiment: bool(_pairs(experiment)))
+def equal_outputs(experiment: Experiment, scores: pd.DataFrame) -> Table:
+    """
+    How often two compressors of one base write the same, white space at both ends aside. Only examples that both have
+    are compared; those that one of them alone has are counted beside.
+    """
+    rows = scores[(scores["stage"] == STAGE.name) & (scores["against"] != "")]
+    rows = rows.assign(other=rows["against"].map(experiment.name_of))
+    found = together(groups(rows, STAGE.name, "split", "compressor", "other"), "split")
+    columns = [
+        Column("Split", lambda group: group.split, key=True),
+        Column("A", lambda group: group.compressor, key=True),
+        Column("B", lambda group: group.other, key=True),
+        Column("Equal outputs (%)", lambda group: group.estimate(EQUAL), digits=1),
+        Column("Examples", lambda group: counts_text(group.counts(EQUAL))),
+        Column("Examples of one alone", lambda group: group.total(NOT_SHARED)),
+        Column("Pairs of runs", lambda group: group.estimate(NOT_SHARED).count),
+    ]
+    return Table("Equal outputs of two compressors", columns, found)
 
 
 @figure("rouge", "ROUGE")
 def rouge_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     """
-    ROUGE-L of greedy outputs by validation split. Error bars: 95 % interval of a bootstrap over examples, averaged over
+    ROUGE-L of outputs by validation split. Error bars: 95 % interval of a bootstrap over examples, averaged over
     training seeds. Dots, where a compressor has several training seeds: one each.
     """
     from synopsis.reporting.style import legend_below, new_figure, patch, styles

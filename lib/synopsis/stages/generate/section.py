@@ -4,29 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from synopsis.artifacts import Layout
 from synopsis.config.checks import chosen_runs, instructions_for, measured, too_long, unknown
-from synopsis.config.types import Distinct, Name, PositiveInt, Problem, Strict
+from synopsis.config.types import Distinct, Name, PositiveFloat, PositiveInt, Problem, Seed, Strict
 from synopsis.stages.record import Stage, untrained
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
 
 
+class Sampling(Strict):
+    """Tokens drawn from the model's distribution; each example has draws of its own, whatever it is batched with."""
+
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the likeliest tokens are drawn, as few as have this share of the probability together."""
+    seed: Seed = 0
+
+
 class Generate(Strict):
-    """Greedy outputs for the validation splits of an instruction set, and their ROUGE."""
+    """Outputs for the validation splits of an instruction set, and their ROUGE."""
 
     instructions: Name
     splits: Annotated[list[Name], Field(min_length=1), Distinct()]
-    max_new_tokens: PositiveInt = 128
+    max_new_tokens: PositiveInt | None = None
+    max_tokens: PositiveInt | None = None
+    """Tokens of prompt and output together, in the place of max_new_tokens."""
+    context: Literal["compressed", "full"] = "compressed"
+    """Whether the instruction is compressed before the rest of the prompt is read, or one pass reads the whole prompt
+    (of gist tokens under the mask of their condition, of the others without compression)."""
+    sampling: Sampling | None = None
+    """None: greedy."""
     max_examples: PositiveInt | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
     batch_size: PositiveInt = 16
+    """Prompts that are continued at once, halved when memory does not suffice."""
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None
-    """Gist compressors; None: all."""
+    """Models and compressors; None: all."""
+
+    def problems(self) -> Iterator[Problem]:
+        if (self.max_new_tokens is None) == (self.max_tokens is None):
+            found = "no limit" if self.max_tokens is None else "two limits"
+            yield Problem((), found, "exactly one of 'max_new_tokens' and 'max_tokens'")
 
     def check(self, experiment: Experiment) -> Iterator[Problem]:
         """What does not fit the rest of the experiment."""
@@ -39,8 +62,11 @@ class Generate(Strict):
                 yield from unknown(("generate", "splits", str(index)), split, what, splits)
         for base in dict.fromkeys(experiment.base_named(name) for name in measured(experiment, "generate")):
             yield from instructions_for(experiment, ("generate", "instructions"), self.instructions, base)
-            parts = {"new tokens": self.max_new_tokens, "token of a prompt": 1}
-            yield from too_long(experiment, ("generate", "max_new_tokens"), base, parts)
+            if self.max_tokens is None:
+                parts, key = {"new tokens": self.max_new_tokens or 0, "token of a prompt": 1}, "max_new_tokens"
+            else:
+                parts, key = {"tokens": self.max_tokens}, "max_tokens"
+            yield from too_long(experiment, ("generate", key), base, parts)
 
 
 def _outputs(layout: Layout, run: str, split: str) -> list[Path]:
@@ -73,4 +99,5 @@ STAGE = Stage(
     section=Generate,
     place=4,
     title="Instructions",
+    axes={"against": str},
 )

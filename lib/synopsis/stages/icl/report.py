@@ -17,7 +17,7 @@ from synopsis.errors import ArtifactError
 from synopsis.progress import say
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import Result, json_lines, read_result
-from synopsis.reporting.rendering import Cell, Column, Table, at_most, counts_text
+from synopsis.reporting.rendering import Cell, Column, Table, at_most, cell_text, counts_text
 from synopsis.reporting.statistics import Estimate, Group, distinct, exists, failures, groups
 from synopsis.stages.icl.section import STAGE
 from synopsis.stages.record import Job
@@ -239,6 +239,31 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
         numbers[f"{key}/examples_per_second"] = _examples_per_second(found.group)
         numbers[f"{key}/token_saving"] = _token_saving(found.group)
     return numbers
+
+
+def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
+    """Of each model and compressor: without demonstrations, with the most plain ones and with the most compressed."""
+    by_compressor: dict[str, list[Accuracy]] = {}
+    for one in accuracies(experiment, scores):
+        by_compressor.setdefault(one.compressor, []).append(one)
+    sentences, count = [], len(experiment.icl.datasets)
+    for compressor, found in by_compressor.items():
+        settings = {one.setting: experiment.icl.settings[one.setting] for one in found}
+        none = [name for name, setting in settings.items() if not setting.largest_budget]
+        plain = max(settings, key=lambda name: settings[name].plain_tokens)
+        compressed = max(settings, key=lambda name: sum(settings[name].compressed_tokens))
+        shown = dict.fromkeys([*none[:1], plain, compressed])
+        texts = [
+            f"{cell_text(one.mean_cell(), 1)} % with {one.setting.replace('_', ' ')}"
+            for name in shown
+            for one in found
+            if one.setting == name
+        ]
+        sentences.append(
+            f"{compressor}: {f'mean accuracy on {count} data sets' if count > 1 else 'accuracy'} {', '.join(texts)} "
+            f"(draws: {counts_text(len(one.means) for one in found if one.setting in shown)})."
+        )
+    return sentences
 
 
 @table("icl", "accuracy")

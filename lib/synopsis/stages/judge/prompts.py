@@ -23,18 +23,36 @@ def fill(template: str, question: Question) -> str:
     """The prompt of a question: `{answer_a}` is the answer shown first, `{answer_b}` the one shown second.
 
     Only the four fields are replaced, in one pass: other braces (the JSON that a prompt asks for) stay as they are,
-    and so do braces inside the texts that are filled in.
+    and so do braces inside the texts that are filled in. Tags of the template are made harmless inside these texts, so
+    that no answer ends the place between the tags where it stands.
     """
     pair = question.pair
     values = dict(zip(FIELDS, (pair.instruction, pair.input or NO_INPUT, question.first, question.second), strict=True))
+    if tags := "|".join(sorted(set(re.findall(r"</?(\w+)>", template)))):
+        values = {name: re.sub(rf"<(\s*/?\s*(?:{tags})\b)", r"&lt;\1", it, flags=re.I) for name, it in values.items()}
     return re.sub("{(" + "|".join(FIELDS) + ")}", lambda found: values[found[1]], template)
 
 
-def parse_choice(text: str) -> int | None:
+PARSERS: dict[str, dict[str, int]] = {
+    "choice_json": {"0": 0, "1": 1, "2": 2},
+    "choice_ab": {"a": 0, "b": 1, "tie": 2},
+}
+"""Name of a parser -> what a `choice` may be, in small letters: 0 the first answer, 1 the second, 2 equal.
+
+`choice_ab` reads the format of the published judge, which calls the answer shown first A.
+"""
+LONGEST_ANSWER = 10_000
+"""Characters that are read, from the end: the time of reading grows with the square of nonsense."""
+QUOTE = r"[\"'`\u2018\u2019\u201c\u201d]*"
+WRITTEN_CHOICE = re.compile(rf"\bchoice{QUOTE}\s*[:=]\s*{QUOTE}([\w.]+){QUOTE}[ \t]*(?=[,}}\n]|$)", re.I)
+
+
+def parse_choice(text: str, parser: str = "choice_json") -> int | None:
     """The choice in a judge's answer: 0 for the first answer, 1 for the second, 2 for equal; None if there is none.
 
-    Text and code fences around the JSON object do no harm. An answer that names two different choices names none:
-    a guess would be counted as a judgement.
+    Text and code fences around the JSON object do no harm. Of several objects the last one with a choice counts: a
+    judge that corrects itself does so at the end. Where no object can be read (single or typographic quotes, quotes
+    inside the reason), the last `choice: ...` in the text is taken.
 
     >>> parse_choice('{"reason": "more exact", "choice": 1}')
     1
@@ -42,19 +60,23 @@ def parse_choice(text: str) -> int | None:
     2
     >>> parse_choice('{"reason": "as {x} says", "choice": 0} Hope this helps!')
     0
+    >>> parse_choice('{"choice": 0} No, wait: {"choice": 1}')
+    1
+    >>> [parse_choice(text) for text in ("{'choice': 1}", '{"reason": "it says "no"", "choice": 2}')]
+    [1, 2]
     >>> [parse_choice(text) for text in ("The first.", '{"choice": 3}', '{"choice": true}', '{"reason": "cut o')]
     [None, None, None, None]
-    >>> parse_choice('{"choice": 0} No, wait: {"choice": 1}') is None
-    True
+    >>> [parse_choice(f'{{"choice": "{word}"}}', "choice_ab") for word in ("a", "B", "Tie", "both")]
+    [0, 1, 2, None]
     """
-    choices = {_choice_of(found) for found in _json_objects(text)} - {None}
-    return choices.pop() if len(choices) == 1 else None
+    values, text = PARSERS[parser], text[-LONGEST_ANSWER:]
+    found = [_value(one["choice"], values) for one in _json_objects(text) if isinstance(one.get("choice"), int | str)]
+    found = found or [_value(match[1], values) for match in WRITTEN_CHOICE.finditer(text)]
+    return next((value for value in reversed(found) if value is not None), None)
 
 
-def _choice_of(found: dict[str, object]) -> int | None:
-    value = found.get("choice")
-    # A bool is an int in Python, but true is no choice.
-    return {"0": 0, "1": 1, "2": 2}.get(str(value).strip()) if isinstance(value, int | str) else None
+def _value(choice: object, values: dict[str, int]) -> int | None:
+    return values.get(str(choice).strip().lower())  # True is an int in Python, and no choice: "true"
 
 
 def _json_objects(text: str) -> list[dict[str, object]]:

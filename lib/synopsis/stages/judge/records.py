@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import pydantic
 
+from synopsis.config.files import JudgeDefinition
 from synopsis.stages.judge.pairs import Order, Question
 
+Key = tuple[str, str, str, str]
+"""Of a judgement: its id, order, `judge_hash` and `prompt_hash`."""
 State = Literal["A", "B", "tie", "parse_error", "api_error"]
 """`A`, `B`: the run that won, whatever the order; `parse_error`: an answer without a choice; `api_error`: no answer."""
 
@@ -20,7 +24,7 @@ class Reply:
     """A judge's answer to one question.
 
     choice: 0 the first answer, 1 the second, 2 equal, None if the text names none; text: the answer as it came;
-    error: why there is no answer, None when there is one; attempts: requests made; model: as named by the service.
+    error: why there is no answer, None when there is one; the rest as in `Judgement`.
     """
 
     choice: int | None = None
@@ -28,18 +32,35 @@ class Reply:
     error: str | None = None
     attempts: int = 1
     model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    price: float | None = None
+    seconds: float | None = None
+    identical: bool = False
+
+
+Keep = Callable[[Sequence[tuple[Question, Reply]]], None]
+"""Stores replies; SynopsisError when no more questions are to be asked."""
 
 
 class AnyJudge(Protocol):
-    """What the stage needs of a judge."""
+    """What the stage needs of a judge: to ask all questions and hand over the replies as they come."""
 
-    workers: int
-    """Questions that may be asked at the same time."""
+    def ask(self, questions: Sequence[Question], keep: Keep) -> None: ...
 
-    def reply(self, question: Question) -> Reply: ...
 
-    def stop(self) -> None:
-        """End waiting and asking in other threads: the caller gives up."""
+class OfflineJudge:
+    """A judge that answers at once."""
+
+    batch = 64
+    """Answers that are stored together."""
+
+    def reply(self, question: Question) -> Reply:
+        raise NotImplementedError
+
+    def ask(self, questions: Sequence[Question], keep: Keep) -> None:
+        for start in range(0, len(questions), self.batch):
+            keep([(question, self.reply(question)) for question in questions[start : start + self.batch]])
 
 
 def state_of(reply: Reply, order: Order) -> State:
@@ -84,7 +105,7 @@ class Judgement(pydantic.BaseModel, frozen=True, extra="forbid"):
     time: str
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> Key:
         return (self.id, self.order, self.judge_hash, self.prompt_hash)
 
     @property
@@ -98,9 +119,7 @@ class Judgement(pydantic.BaseModel, frozen=True, extra="forbid"):
             order=question.order,
             state=state_of(reply, question.order),
             answer=reply.text,
-            error=reply.error,
-            attempts=reply.attempts,
-            model=reply.model,
+            **{name: value for name, value in vars(reply).items() if name not in ("choice", "text")},
             prompt_hash=prompt_hash,
             judge_hash=judge_hash,
             time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -109,3 +128,9 @@ class Judgement(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def cost(definition: JudgeDefinition, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """The price of tokens; None where the judge's file names none."""
+    price = definition.price
+    return (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1e6 if price else None

@@ -6,20 +6,18 @@ It measures closeness to one reference and not quality; its tables should say so
 from __future__ import annotations
 
 from synopsis.stages.judge.pairs import Question
-from synopsis.stages.judge.records import Reply
+from synopsis.stages.judge.records import OfflineJudge, Reply
 
 ROUNDING = 1e-9
 """Differences of two F measures that are equal on paper: a margin of 0.1 holds for 0.3 against 0.2."""
 
 
-class ReferenceJudge:
+class ReferenceJudge(OfflineJudge):
     """Chooses the answer with the higher ROUGE-L F (stemmed) to the true output.
 
     Both answers are scored alone, so the order in which they are shown cannot matter. Differences up to `tie_margin`
     (0 to 1) are ties.
     """
-
-    workers = 1
 
     def __init__(self, tie_margin: float):
         from rouge_score.rouge_scorer import RougeScorer
@@ -34,9 +32,6 @@ class ReferenceJudge:
         else:
             choice = 0 if first > second else 1
         return Reply(choice=choice, text=f"ROUGE-L F {first:.4f} and {second:.4f}")
-
-    def stop(self) -> None:
-        """Nothing runs beside the caller."""
 
     def _score(self, answer: str, reference: str) -> float:
         return float(self._scorer.score(reference, answer)["rougeL"].fmeasure)

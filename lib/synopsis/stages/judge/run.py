@@ -9,11 +9,8 @@ Both orders are judged because judges prefer a position: averaged over the two, 
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +20,54 @@ from synopsis.config.files import JudgeDefinition
 from synopsis.errors import SynopsisError
 from synopsis.progress import say, track
 from synopsis.stages.judge.pairs import ORDERS, Pair, Question, read_pairs
-from synopsis.stages.judge.prompts import text_for
-from synopsis.stages.judge.records import AnyJudge, Judgement, Reply, text_hash
+from synopsis.stages.judge.prompts import parse_choice, text_for
+from synopsis.stages.judge.records import AnyJudge, Judgement, Key, Reply, cost, state_of, text_hash
+from synopsis.stages.judge.replay import replay
 from synopsis.stages.judge.section import STAGE
-from synopsis.stages.judge.store import JudgementStore
+from synopsis.stages.judge.statistics import summarise
+from synopsis.stages.judge.store import JudgementStore, read_judgements
 
-MAX_ERROR_SHARE = 0.2
-"""With more judgements than this without an answer, a win rate would say more about the service than about the runs."""
+EARLY_ERROR_SHARE = 0.2
+"""With more judgements than this without an answer the service is down, and asking on would cost hours of retries."""
+
+BYTES_PER_TOKEN = 4
+"""Of English, about, for an estimate before anything is asked."""
 
 ANSWER_FIELDS = ("kind", "model", "base_url", "prompt", "temperature", "max_tokens", "tie_margin")
-"""Fields of a judge that its answers depend on; more patience or threads must not make paid judgements void."""
+WHERE_SET = ("structured", "judgements")
+"""Fields of a judge that its answers depend on, the latter where they are set: neither a new field of judges nor more
+patience or threads must make paid judgements void."""
 
 
-def judge(experiment: Experiment, judge: str, a: str, b: str, split: str) -> dict[str, Any]:
+def judge(experiment: Experiment, judge: str, a: str, b: str, split: str, dry_run: bool = False) -> dict[str, Any]:
     """Judge the outputs of runs `a` and `b` for a split, write the summary beside the store and return it.
 
     Judgements in the store that this judge made of the same texts are used again; those that ended in an `api_error`
     are asked again. Raises InputError (missing key, refused key), DataError or ArtifactError (outputs
-    that cannot be compared), and SynopsisError when too many judgements have no answer.
+    that cannot be compared), and SynopsisError when too many judgements have no answer or cost too much.
+    With `dry_run` nothing is asked or written; what `estimate` finds is returned.
     """
     definition, layout = experiment.judges[judge], Layout(experiment)
     path = layout.judgements(judge, a, b, split)
     judge_hash = hash_of(definition)
     provenance = Provenance(config=STAGE.fingerprint(experiment, judge=judge, a=a, b=b, split=split))
-    pairs, inputs = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
+    pairs, inputs, unmatched = read_pairs(experiment, a, b, split, with_instructions=definition.kind == "openai")
+    if dry_run:
+        return estimate(definition, pairs, path, judge_hash)
     judgements = judge_pairs(judge, definition, pairs, path, judge_hash)
     provenance.inputs = [*inputs, path]
     models = sorted({judgement.model for judgement in judgements if judgement.model})
-    summary = {"judge": judge, "a": a, "b": b, "split": split, **summarise(pairs, judgements), "judge_hash": judge_hash}
+    place = {"judge": judge, "a": a, "b": b, "split": split, "unmatched": unmatched}
+    summary = {**place, **summarise(pairs, judgements)}
+    summary |= {"judge_hash": judge_hash, "max_error_share": definition.max_error_share}
     write_json(path.with_suffix(".json"), "judgement_summary", summary, provenance.record(judge_models=models))
     return summary
 
 
 def hash_of(definition: JudgeDefinition) -> str:
     """The hash of what a judge's answers depend on; its parser, limits and prices are not part of it."""
-    return text_hash(json.dumps([definition.model_dump(mode="json", include=set(ANSWER_FIELDS))], sort_keys=True))
+    fields = {*ANSWER_FIELDS, *(name for name in WHERE_SET if getattr(definition, name))}
+    return text_hash(json.dumps([definition.model_dump(mode="json", include=fields)], sort_keys=True))
 
 
 def judge_pairs(
@@ -65,119 +75,131 @@ def judge_pairs(
 ) -> list[Judgement]:
     """A judgement of each pair in both orders, `ab` before `ba`, with the store at `path`, which is made where none is.
 
-    name: of the judge, for messages. Raises InputError (missing or refused key), ArtifactError (a damaged store) and
-    SynopsisError when too many judgements have no answer.
+    name: of the judge, for messages. Waits while another process holds the store. Raises InputError (missing or refused
+    key, no new files allowed), ArtifactError (a damaged store), and SynopsisError when more judgements have no answer
+    than `max_error_share` allows, or `max_cost` would be passed; what was stored is kept.
     """
-    questions = [Question(pair, order) for pair in pairs for order in ORDERS]
+    if definition.kind == "replay":
+        return replay(definition, pairs, path, judge_hash)
     with JudgementStore(path) as store:
-        return _judge_all(name, definition, questions, judge_hash, store)
+        hashes, held, left = _divided(definition, pairs, judge_hash, store.latest)
+        if held and left:
+            say(f"{path}: {len(held)} of {len(hashes)} judgements are there already")
+        # Answers are read again by the parser of today, which may be a better one.
+        read_again = {question: _read_again(definition, question, found) for question, found in held.items()}
+        store.append([judgement for question, judgement in read_again.items() if judgement is not held[question]])
+        held |= read_again
+        identical = [question for question in left if _needs_no_call(definition, question)]
+        same = Reply(2, attempts=0, identical=True)
+        held |= {question: Judgement.of(question, same, hashes[question], judge_hash) for question in identical}
+        store.append([held[question] for question in identical])
+        left = [question for question in left if question not in held]
+        if left:  # else no judge is made, so that a finished store is summarised without a key
+            _ask(name, definition, store, judge_hash, {question: hashes[question] for question in left}, held)
+        return [held[question] for question in hashes]
 
 
-def summarise(pairs: Sequence[Pair], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Counts over the judgements of all pairs in both orders, from the side of run a.
+def stored_judgements(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path) -> list[Judgement]:
+    """The judgements of these pairs in the store at `path`, without asking; fewer where some are not there."""
+    latest, judge_hash = {judgement.key: judgement for judgement in read_judgements(path)}, hash_of(definition)
+    if definition.kind == "replay":
+        return list(latest.values())
+    hashes, _, _ = _divided(definition, pairs, judge_hash, latest)
+    keys = [(question.pair.id, question.order, judge_hash, prompt_hash) for question, prompt_hash in hashes.items()]
+    return [latest[key] for key in keys if key in latest]
 
-    `win_rate` counts ties half and leaves errors out; None when every judgement is an error. `consistent` counts
-    examples whose two judgements are valid and agree.
+
+def estimate(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path, judge_hash: str) -> dict[str, Any]:
+    """What `judge_pairs` would ask and cost, without asking.
+
+    calls: requests, retries not counted; stored, identical: judgements that need none; prompt_tokens_about: with
+    `BYTES_PER_TOKEN`; price_at_most: with as many tokens, None where the judge's file names no price.
     """
-    states = Counter(judgement.state for judgement in judgements)
-    valid = states["A"] + states["B"] + states["tie"]
-    by_example: dict[str, list[str]] = {}
-    for judgement in judgements:
-        by_example.setdefault(judgement.id, []).append(judgement.state)
-    agreeing = [found for found in by_example.values() if len(found) == len(ORDERS) and len(set(found)) == 1]
+    latest = {judgement.key: judgement for judgement in read_judgements(path)}
+    _, held, left = _divided(definition, pairs, judge_hash, latest)
+    asked = [question for question in left if not _needs_no_call(definition, question)]
+    calls = len(asked) if definition.kind == "openai" else 0
+    prompt = calls and sum(len(text_for(definition, question).encode()) for question in asked) // BYTES_PER_TOKEN
+    completion = calls * definition.max_tokens
     return {
-        "n": len(pairs),
-        "judgements": len(judgements),
-        "win": states["A"],
-        "lose": states["B"],
-        "tie": states["tie"],
-        "parse_error": states["parse_error"],
-        "api_error": states["api_error"],
-        "win_rate": (states["A"] + states["tie"] / 2) / valid if valid else None,
-        "consistent": sum(found[0] in ("A", "B", "tie") for found in agreeing),
-        "first_position_wins": sum(judgement.first_won for judgement in judgements),
-        "identical": sum(pair.answer_a == pair.answer_b for pair in pairs),
+        "calls": calls,
+        "stored": len(held),
+        "identical": len(left) - len(asked),
+        "prompt_tokens_about": prompt,
+        "completion_tokens_at_most": completion,
+        "price_at_most": cost(definition, prompt, completion),
+        "max_cost": definition.max_cost,
     }
 
 
-def _judge_all(
-    name: str, definition: JudgeDefinition, questions: Sequence[Question], judge_hash: str, store: JudgementStore
-) -> list[Judgement]:
-    """A judgement for each question, in their order: from the store where it still holds, from the judge elsewhere."""
-    hashes = {question: text_hash(text_for(definition, question)) for question in questions}
-    held: dict[Question, Judgement] = {}
-    for question, prompt_hash in hashes.items():
-        found = store.find(question.pair.id, question.order, judge_hash, prompt_hash)
+def _divided(
+    definition: JudgeDefinition, pairs: Sequence[Pair], judge_hash: str, latest: Mapping[Key, Judgement]
+) -> tuple[dict[Question, str], dict[Question, Judgement], list[Question]]:
+    """Hashes of the questions' prompts, the stored judgements that hold, and the questions that have none."""
+    hashes = {}
+    held = {}
+    for question in (Question(pair, order) for pair in pairs for order in ORDERS):
+        hashes[question] = prompt_hash = text_hash(text_for(definition, question))
+        found = latest.get((question.pair.id, question.order, judge_hash, prompt_hash))
         if found is not None and found.state != "api_error":
             held[question] = found
-    open_questions = [question for question in questions if question not in held]
-    if held and open_questions:
-        say(f"{store.path}: {len(held)} of {len(questions)} judgements are there already")
-    errors = 0
+    return hashes, held, [question for question in hashes if question not in held]
 
-    def answered(replies: Iterable[tuple[Question, Reply]]) -> Iterator[Judgement]:
-        """Store every judgement; yield those that have an answer."""
+
+def _read_again(definition: JudgeDefinition, question: Question, found: Judgement) -> Judgement:
+    if definition.kind != "openai" or found.identical:
+        return found
+    state = state_of(Reply(parse_choice(found.answer, definition.parser)), question.order)
+    return found if state == found.state else found.model_copy(update={"state": state})
+
+
+def _needs_no_call(definition: JudgeDefinition, question: Question) -> bool:
+    """Whether both answers are the same, which is a tie; recorded judgements stay what they were."""
+    return question.first == question.second and definition.kind == "openai"
+
+
+def _ask(
+    name: str,
+    definition: JudgeDefinition,
+    store: JudgementStore,
+    judge_hash: str,
+    hashes: Mapping[Question, str],
+    held: dict[Question, Judgement],
+) -> None:
+    """Ask the questions of `hashes`, and put their judgements into the store and into `held`."""
+    total, errors, ended = len(held) + len(hashes), 0, False
+    progress = track(iter(lambda: ended, True), f"judge {name}", total=len(hashes), unit="judgements")
+
+    def fail_with_more_than(share: float, error: str | None) -> None:
+        if errors > share * total:
+            raise SynopsisError(
+                f"judge '{name}': {errors} of {total} judgements have no answer, more than {share:.0%} (the last: "
+                f"{error}). No summary was written. The judgements made so far are kept in {store.path}: run again "
+                "when the service answers, and only the missing ones are asked."
+            )
+
+    def keep(replies: Sequence[tuple[Question, Reply]]) -> None:
         nonlocal errors
-        for question, reply in replies:
-            held[question] = judgement = Judgement.of(question, reply, hashes[question], judge_hash)
-            store.append(judgement)
-            if judgement.state != "api_error":
-                yield judgement
-                continue
-            errors += 1
-            if errors > MAX_ERROR_SHARE * len(questions):
-                # Sure to fail by now; asking on would cost hours of retries at a service that is down.
-                raise SynopsisError(
-                    f"judge '{name}': {errors} of {len(questions)} judgements have no answer, more than "
-                    f"{MAX_ERROR_SHARE:.0%} (the last: {reply.error}). No summary was written. The judgements made so "
-                    f"far are kept in {store.path}: run the stage again when the service answers, and only the missing "
-                    "ones are asked."
-                )
+        made = [Judgement.of(question, reply, hashes[question], judge_hash) for question, reply in replies]
+        store.append(made)
+        for (question, _), judgement in zip(replies, made, strict=True):
+            held[question] = judgement
+            if judgement.state == "api_error":
+                errors += 1
+                fail_with_more_than(max(EARLY_ERROR_SHARE, definition.max_error_share), judgement.error)
+            else:
+                next(progress)
 
-    if open_questions:  # else no judge is made, so that a finished store is summarised without a key
-        with contextlib.closing(_replies(name, definition, open_questions)) as replies:
-            for _ in track(answered(replies), f"judge {name}", total=len(open_questions), unit="judgements"):
-                pass
+    _make_judge(name, definition, store.spent(judge_hash)).ask(list(hashes), keep)
+    ended = True
+    next(progress, None)
+    last = [judgement.error for judgement in held.values() if judgement.error]
+    fail_with_more_than(definition.max_error_share, last[-1] if last else None)
     if errors:
-        say(f"{store.path}: warning: {errors} judgements have no answer; run the stage again to ask for them")
-    return [held[question] for question in questions]
+        say(f"{store.path}: warning: {errors} judgements have no answer; run again to ask for them")
 
 
-def _replies(
-    name: str, definition: JudgeDefinition, questions: Sequence[Question]
-) -> Generator[tuple[Question, Reply], None, None]:
-    """Questions with their replies as they come in; the caller's thread alone writes, so the store needs no lock.
-
-    When the judge raises an error, no further question is asked; answers that are on their way still come, then the
-    error is raised.
-    """
-    judge = _make_judge(name, definition)
-    with ThreadPoolExecutor(judge.workers, thread_name_prefix="judge") as pool:
-        futures = {pool.submit(judge.reply, question): question for question in questions}
-        failure: BaseException | None = None
-        try:
-            for future in as_completed(futures):
-                if future.cancelled():
-                    continue
-                error = future.exception()
-                if error is None:
-                    yield futures[future], future.result()
-                elif failure is None:
-                    failure = error
-                    _end(judge, futures)
-        finally:
-            _end(judge, futures)
-        if failure is not None:
-            raise failure
-
-
-def _end(judge: AnyJudge, futures: Iterable[Future[Reply]]) -> None:
-    judge.stop()
-    for future in futures:
-        future.cancel()
-
-
-def _make_judge(name: str, definition: JudgeDefinition) -> AnyJudge:
+def _make_judge(name: str, definition: JudgeDefinition, spent: float) -> AnyJudge:
     if definition.kind == "reference":
         from synopsis.stages.judge.reference import ReferenceJudge
 
@@ -185,9 +207,11 @@ def _make_judge(name: str, definition: JudgeDefinition) -> AnyJudge:
     # Imported here: the client takes more than a second to import, and the other judge works without it.
     from synopsis.stages.judge.chat import ChatJudge
 
-    return ChatJudge(name, definition)
+    return ChatJudge(name, definition, spent)
 
 
 def headline(result: dict[str, Any]) -> dict[str, Any]:
     """The numbers that the command line prints."""
+    if "calls" in result:  # of a dry run
+        return {key: value for key, value in result.items() if value is not None}
     return {key: result[key] for key in ("win", "lose", "tie", "parse_error", "api_error", "win_rate")}

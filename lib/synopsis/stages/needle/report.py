@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import read_result
-from synopsis.reporting.rendering import DASH, Column, Table, at_most, counts_text
-from synopsis.reporting.statistics import SKIPPED, Estimate, Group, failures, groups, skipped
+from synopsis.reporting.rendering import DASH, Cell, Column, Table, at_most, cell_text, counts_text
+from synopsis.reporting.statistics import SKIPPED, Estimate, Group, failures, groups, skipped, wilson_interval
 from synopsis.stages.needle.section import STAGE
 
 if TYPE_CHECKING:
@@ -90,6 +90,27 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
         for found in retrievals(experiment, scores)
         for metric in ("choice", "exact")
     }
+
+
+def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
+    """The share of keys that each compressor finds in the longest contexts that it was measured with.
+
+    The 95 % Wilson interval counts the texts of one run, since all training seeds read the same.
+    """
+    sentences = {}
+    for found in retrievals(experiment, scores):
+        mean = found.mean("choice")
+        texts = sum(max(cell.counts("choice"), default=0) for cell in found.cells.values())
+        bounds = wilson_interval((mean or 0.0) * texts, texts)
+        if mean is not None and bounds is not None:
+            share = cell_text(Cell(100 * mean, interval=(100 * bounds[0], 100 * bounds[1])), 0)
+            vectors = _rounded(found.mean("summary_vectors"))
+            as_vectors = f", read as {vectors:,} summary vectors" if vectors else ""
+            sentences[found.compressor] = (
+                f"{found.compressor} finds {share} % of the keys in contexts of {found.length:,} tokens{as_vectors} "
+                f"(chance: {100 / experiment.needle.choices:.3g} %)."
+            )
+    return list(sentences.values())
 
 
 @table("needle", "keys found")

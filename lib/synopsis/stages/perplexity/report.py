@@ -7,12 +7,13 @@ One without finite losses has no number (never zero), and its message is kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from synopsis.config.data import TextCorpus
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import Result, read_result
-from synopsis.reporting.rendering import Cell, Column, Table, at_most, counts_text
+from synopsis.reporting.rendering import Cell, Column, Table, at_most, cell_text, counts_text
 from synopsis.reporting.statistics import SKIPPED, Estimate, Group, distinct, failures, groups, skipped, together
 from synopsis.stages.perplexity.section import STAGE
 
@@ -114,6 +115,29 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
             key += f"/summary_length={group.summary_length}"
         numbers |= {f"{key}/{metric}": group.mean(metric) for metric in ("loss", "bits_per_byte")}
     return numbers
+
+
+def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
+    """What each model and compressor gains from the longest context that it was measured with."""
+    found, sentences = most_vectors(overall(scores)), []
+    classes = distinct(found, "tokens")
+    tokens = "dependent" if "dependent" in classes else classes[0]
+    for compressor in distinct(found):
+        line = [group for group in _line(found, tokens, compressor) if group.mean("loss") is not None]
+        if len(line) > 1:
+            vectors = _vectors(line[-1])
+            read = f", read as {vectors:,} summary vectors" if vectors else ""
+            sentences.append(
+                f"{compressor}: loss of {TOKEN_TITLES.get(tokens, tokens)} {_loss_text(line[0])} nats after "
+                f"{line[0].context_length:,} tokens of context, {_loss_text(line[-1])} after "
+                f"{line[-1].context_length:,}{read}."
+            )
+    return sentences
+
+
+def _loss_text(group: Group) -> str:
+    loss = Cell.of(group.estimate("loss"))
+    return cell_text(loss if loss.deviation is not None else replace(loss, interval=_interval(group)), 3)
 
 
 # --------------------------------------------------------------------------------------------------------- tables

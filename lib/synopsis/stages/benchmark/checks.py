@@ -1,0 +1,69 @@
+"""Whether what is timed is worth timing: the modes agree with one pass, and the compressed context is smaller.
+
+A check that fails is a result, with its numbers; nothing is raised.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synopsis.compressors.context import CompressedContext
+from synopsis.stages.benchmark.modes import PROMPT_TOKENS, Mode
+
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""By dtype: the largest difference, as a share of the largest of the numbers that are compared."""
+
+
+def checks(modes: dict[str, Mode], folder: Path, dtype: str) -> list[dict[str, Any]]:
+    """Differences of the modes from passes without a cache; `compresses`: whether the compressed context is smaller.
+
+    tokens: how far the greedy tokens fall short of the likeliest ones of one pass over all of them.
+    """
+    found: list[dict[str, Any]] = []
+
+    def check(name: str, mode: str, difference: float) -> None:
+        agrees = difference <= TOLERANCE[dtype]  # False for what is not a number
+        found.append({"check": name, "mode": mode, "difference": difference, "agrees": agrees})
+
+    logits = {}
+    for mode in modes.values():
+        mode.compress()
+    for name, mode in modes.items():
+        tokens = mode.generate()
+        own = torch.isin(tokens, mode.own_tokens).any(0).nonzero()  # one pass would take them for those of a context
+        tokens = tokens[:, : int(own[0]) + 1] if len(own) else tokens
+        more = tokens[:, :-1]
+        whole = modes.get("none", mode) if name == "prefix" else mode
+        out = whole.prefill(more).logits.float()
+        chosen = out.gather(-1, tokens[..., None])[..., 0]
+        check("tokens", name, float((out.amax(-1) - chosen).max() / out.abs().max()))
+        logits[name] = mode.prefill(more).logits.float()
+        if name == "prefix":
+            check("logits", name, _difference(logits[name], out))
+            check("keys and values", name, _difference(*(_pairs(one.prefill()) for one in (mode, whole))))
+        if name == "compressed" and mode.context is not None:
+            before, file = mode.context, folder / "check.safetensors"
+            before.save(file)
+            mode.context = CompressedContext.load(file).to(mode.model.device)
+            check("loaded from disk", name, _difference(mode.prefill(more).logits.float(), logits[name]))
+            mode.context = before
+    if {"none", "compressed"} <= modes.keys():
+        same = logits["none"].equal(logits["compressed"])
+        kept, whole_length = modes["compressed"].held, modes["none"].held
+        number = {"difference": kept / whole_length, "agrees": kept < whole_length and not same}
+        found.append({"check": "compresses", "mode": "compressed", **number, "equal_logits": same})
+    return found
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def _pairs(out: Any) -> Tensor:
+    """(layers, 2, batch, heads, prompt, width): keys and values of the prompt."""
+    pairs = [torch.stack([layer.keys, layer.values]) for layer in out.past_key_values.layers]
+    return torch.stack([pair[..., -PROMPT_TOKENS:, :] for pair in pairs]).float()
