@@ -188,8 +188,8 @@ def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
             uses = most.reuses("none")
             sentences.append(
                 f"{compressor}: reading {most.of.context_length:,} tokens of context again "
-                f"(batch {most.of.batch_size}) takes {cell_text(most.against('none'), 2)} times as long as using them compressed, and "
-                f"{cell_text(Cell(most.smaller()), 1)} times the cache. Compressing "
+                f"(batch {most.of.batch_size}) takes {cell_text(most.against('none'), 2)} times as long as using them "
+                f"compressed, and {cell_text(Cell(most.smaller()), 1)} times the cache. Compressing "
                 f"{'never pays' if uses is None else f'pays from use {uses:,} on'}."
             )
     return sentences
