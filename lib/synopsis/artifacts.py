@@ -67,7 +67,7 @@ class Layout:
         self.scores, self.scores_csv = self.root / "scores.parquet", self.root / "scores.csv"
         self.accuracy = self.root / "accuracy.json"
         self.tables, self.figures = self.root / "tables", self.root / "figures"
-        self.page = self.root / "report.html"
+        self.page, self.pages = self.root / "report.html", self.root / "pages"
 
     def tokenizer(self, model: str) -> Path:
         """Folder of a model's tokenizer: beside the weights of a loaded model, made by `prepare` otherwise."""

@@ -131,7 +131,7 @@ def look_at(browser: Any, report: Path, screenshots: Path) -> dict[tuple[str, st
         if label.endswith("(figure)"):
             assert isinstance(seen, int) and seen > 100, f"{label}: the picture cannot be decoded"
         else:
-            assert label.endswith("(table)") and isinstance(seen, str)
+            assert label.endswith(("(table)", "(page)")) and isinstance(seen, str)
             assert len(seen.splitlines()) >= 3, f"{label}: a title, a header and a row at least"
     return shown
 

@@ -13,6 +13,8 @@ from synopsis.reporting.items import items
 from synopsis.reporting.style import drawing
 from synopsis.stages.benchmark.report import AXES, METRICS, OTHER_LOAD
 from synopsis.stages.icl.section import Setting
+from synopsis.stages.judge.pairs import Pair
+from synopsis.stages.judge.run import hash_of, judge_pairs
 from synopsis.stages.perplexity.report import domains_of
 from synopsis.stages.record import stages
 
@@ -191,7 +193,12 @@ def _write_needle(subject: Experiment, run: str) -> None:
         for depth in (0.0, 0.5)
     ]
     skipped = [] if len(steps) == 2 else [{"length": 200, "positions": 204, "model_positions": 128}]
-    write_json_lines(Layout.examples(Layout(subject).needle(run)), rows)
+    texts = [
+        {**row, "example": number, "key": NEEDLE["keys"][number % 4], "choice": number < 10 * row["choice"] - 1e-6}
+        for row in rows
+        for number in range(10)
+    ]
+    write_json_lines(Layout.examples(Layout(subject).needle(run)), texts)
     write_json(Layout(subject).needle(run), "needle", {"rows": rows, "skipped": skipped, "failed": []}, {})
 
 
@@ -200,8 +207,11 @@ def _write_rouge(subject: Experiment, run: str, split: str) -> None:
     metrics = {"rouge1": value + 1, "rouge2": value - 10, "rougeL": value}
     path, name = Layout(subject).generations(run, split), subject.name_of(run)
     # Two of the outputs are those of the other runs; gist-1 has an example less.
-    outputs = [{"id": number, "y_pred": name if number > 1 else "same"} for number in range(4 - (name == "gist-1"))]
-    write_csv(path, outputs, ["id", "y_pred"])
+    outputs = [
+        {"id": number, "y_pred": name if number > 1 else "same", "y_true": "true"}
+        for number in range(4 - (name == "gist-1"))
+    ]
+    write_csv(path, outputs, ["id", "y_pred", "y_true"])
     document = {
         **{"n": 64, **metrics, "exact_match": 12.5},
         "published": {metric: value - 0.1 for metric, value in metrics.items()},
@@ -212,10 +222,21 @@ def _write_rouge(subject: Experiment, run: str, split: str) -> None:
 
 def _write_judgements(subject: Experiment, judge: str, a: str, b: str, split: str) -> None:
     """50 examples, 100 judgements of which four are errors: 60 wins, 12 ties and 24 losses; a win rate of 66 / 96."""
-    counts = {"win": 60, "tie": 12, "lose": 24, "parse_error": 3, "api_error": 1, "win_rate": 66 / 96}
-    more = {"n": 50, "judgements": 100, "consistent": 40, "first_position_wins": 42, "identical": 5}
-    path = Layout(subject).judgements(judge, a, b, split).with_suffix(".json")
-    write_json(path, "judgement_summary", {**counts, **more}, {})
+    counts = {"win": 60, "tie": 12, "lose": 24, "parse_error": 3, "api_error": 1, "unmatched": 2, "identical": 5}
+    more = {"n": 50, "judgements": 100, "scored": 48, "both_orders": 48, "consistent": 36}
+    shares = {"win_rate": 66 / 96, "tie_rate": 1 / 8, "interval": [0.6, 0.75], "length_controlled": 0.55}
+    bias = {"decided": 80, "first_position_wins": 42, "longer_wins": 0.625, "length_a": 30.0, "length_b": 20.0}
+    rest = {"sign_test": 0.012, "scores": {"e1": 1.0, "e2": 0.5}}
+    layout, definition = Layout(subject), subject.judges[judge]
+    path = layout.judgements(judge, a, b, split)
+    document = {**counts, **more, **shares, **bias, **rest}
+    write_json(path.with_suffix(".json"), "judgement_summary", document, {})
+    splits = {
+        name: [{"id": id, "instruction": "Do it.", "input": ""} for id in range(4)] for name in subject.generate.splits
+    }
+    write_json(layout.instructions("words"), "instructions", {"splits": splits}, {})
+    answers = [subject.name_of(run) for run in (a, b)]
+    judge_pairs(judge, definition, [Pair("2", "Do it.", "", *answers, "true")], path, hash_of(definition))
 
 
 def _write_benchmark(subject: Experiment, run: str) -> None:

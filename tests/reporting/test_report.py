@@ -16,7 +16,7 @@ from synopsis.reporting.report import headline, main_tables, report, tables
 from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.style import save_figure, styles
 
-TABLES, FIGURES = 8, 8
+TABLES, FIGURES, PAGES = 8, 8, 4
 MAGIC = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
 
 
@@ -32,6 +32,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def test_every_declared_file_is_written_and_no_other(reported: Experiment) -> None:
     layout, files = Layout(reported), report_files(reported)
     assert set(layout.tables.iterdir()) == set(files["tables"]) and len(files["tables"]) == 4 * TABLES
+    assert set(layout.pages.iterdir()) == set(files["pages"]) and len(files["pages"]) == PAGES
     assert set(layout.figures.iterdir()) == set(files["figures"]) and len(files["figures"]) == 3 * FIGURES
     for path in files["figures"]:
         content = path.read_bytes()
@@ -39,7 +40,7 @@ def test_every_declared_file_is_written_and_no_other(reported: Experiment) -> No
     provenance = read_json(layout.root / "report.provenance.json", "report")["provenance"]
     assert provenance["inputs"] == {str(layout.scores): file_hash(layout.scores)}
     assert provenance["outputs"]["tables/icl.csv"]["sha256"] == file_hash(layout.tables / "icl.csv")
-    assert len(provenance["outputs"]) == 4 * TABLES + 3 * FIGURES + len(files["page"])
+    assert len(provenance["outputs"]) == 4 * TABLES + 3 * FIGURES + PAGES + len(files["page"])
     assert files["page"] == [layout.page] and layout.page.is_file()
 
 
@@ -78,7 +79,7 @@ def test_scores_of_another_configuration_are_refused(tmp_path: Path) -> None:
 
 def test_every_table_and_figure_has_a_place_in_the_report_and_a_caption(reported: Experiment, tmp_path: Path) -> None:
     places = places_in_report(reported, tmp_path)
-    assert {path.suffix for path in places} == {".html", ".svg"} and len(places) == TABLES + FIGURES
+    assert {path.suffix for path in places} == {".html", ".svg"} and len(places) == TABLES + FIGURES + PAGES
     assert len({(place["category"], place["labels"]["result"]) for place in places.values()}) == len(places)
     assert {place["category"] for place in places.values()} >= {"Perplexity", "In-context learning", "Training"}
     assert all(len(Path(place["caption"]).read_text()) > 50 for place in places.values())

@@ -12,7 +12,6 @@ from synopsis.config.experiment import Experiment
 from synopsis.reporting.rendering import Table, as_markdown
 from synopsis.reporting.report import tables as build_tables
 from synopsis.reporting.scores import score
-from synopsis.reporting.statistics import wilson_interval
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_rouge_says_how_much_of_the_way_between_the_controls_is_recovered(tables
 def test_equal_outputs_are_counted_over_the_examples_of_both(tables: dict[str, Table]) -> None:
     table = tables["equal_outputs"]
     assert cell(table, "Equal outputs (%)", "seen", "gist-1", "pos_control").value == pytest.approx(200 / 3)
-    assert cell(table, "Of one alone", "seen", "gist-1", "pos_control").value == 1
+    assert cell(table, "Examples of one alone", "seen", "gist-1", "pos_control").value == 1
     assert cell(table, "Equal outputs (%)", "unseen", "pos_control", "neg_control").value == 50
     assert cell(table, "Examples", "unseen", "pos_control", "neg_control").value == "4"
 
@@ -59,15 +58,33 @@ def test_nothing_is_recovered_without_both_controls(tmp_path: Path) -> None:
     assert "–" in as_markdown(table).splitlines()[4]
 
 
-def test_judgements_leave_errors_out_and_count_an_example_once(tables: dict[str, Table]) -> None:
+def test_judgements_leave_errors_out_and_say_what_the_judge_prefers(tables: dict[str, Table]) -> None:
     names, table = ("reference", "seen", "gist-1", "pos_control"), tables["judgements"]
     found = cell(table, "Win rate of A (%)", *names)
     assert found.value == pytest.approx(100 * (60 + 12 / 2) / 96)
-    # 50 examples, 96 of whose 100 judgements are valid: 48 independent observations.
-    assert found.interval == pytest.approx(tuple(100 * bound for bound in wilson_interval(48 * 66 / 96, 48) or ()))
-    assert [cell(table, column, *names).value for column in ("Unparsed", "Failed")] == [3, 1]
-    assert cell(table, "Consistent (%)", *names).value == pytest.approx(80)
-    assert cell(table, "First wins (%)", *names).value == pytest.approx(100 * 42 / 84)
+    assert found.interval == pytest.approx((60, 75))
+    counted = {
+        "Unparsed": 3,
+        "Failed": 1,
+        "Not scored": 2,
+        "Of one run only": 2,
+        "Length of A": 30,
+        "Sign test p": 0.012,
+    }
+    shares = {"Consistent (%)": 75, "First wins (%)": 52.5, "Longer wins (%)": 62.5, "Equal lengths (%)": 55}
+    assert {name: cell(table, name, *names).value for name in counted} == counted
+    assert {name: cell(table, name, *names).value for name in shares} == pytest.approx(shares)
+
+
+def test_two_judges_are_compared_on_the_examples_that_both_have_scored(tmp_path: Path) -> None:
+    judges = {"reference": {"kind": "reference"}, "strict": {"kind": "reference", "tie_margin": 0.5}}
+    section = {"judges": list(judges), "pairs": [["gist-1", "pos_control"]]}
+    subject = artifacts.experiment(tmp_path, perplexity=None, icl=None, judges=judges, judge=section)
+    artifacts.write_artifacts(subject)
+    table = build_tables(subject, score(subject))["judge_agreement"]
+    keys = ("strict", "reference", "seen", "gist-1", "pos_control")
+    assert [cell(table, name, *keys).value for name in ("Agreement (%)", "Kappa", "Examples")] == [100, 1, "2"]
+    assert "judge_agreement" not in artifacts.names(artifacts.experiment(tmp_path), "table")
 
 
 def test_benchmark_compares_paired_samples(tables: dict[str, Table]) -> None:

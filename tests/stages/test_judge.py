@@ -191,8 +191,8 @@ def test_shipped_judges_are_valid(path):
     assert JudgeDefinition.model_validate(yaml.safe_load(path.read_text()))
 
 
-def test_there_are_shipped_judges_of_both_kinds():
-    assert {yaml.safe_load(path.read_text())["kind"] for path in SHIPPED} == {"reference", "openai"}
+def test_there_are_shipped_judges_of_every_kind():
+    assert {yaml.safe_load(path.read_text())["kind"] for path in SHIPPED} == {"reference", "openai", "replay"}
 
 
 def test_a_judge_keeps_its_hash_when_judges_get_new_fields():

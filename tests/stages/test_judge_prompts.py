@@ -48,6 +48,8 @@ def test_doctests(module):
         ("2", None),
         ("", None),
         ('{"a":' * 5000, None),
+        ("{" * 1_000_000 + '{"choice": 1}', 1),
+        ('{"reason": "' + "long " * 10_000 + '", "choice": 0}', 0),
         ('{"choice": ' + "9" * 5000 + "}", None),
     ],
 )

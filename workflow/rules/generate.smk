@@ -1,4 +1,4 @@
-# Greedy outputs for a validation split, and their ROUGE.
+# Outputs for a validation split, and their ROUGE.
 
 
 rule generate:

@@ -9,7 +9,8 @@ published.yaml says how the numbers are written down, and where they come from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class Cell:
     def put(self, value: float, interval: tuple[float, float] | None = None, from_printed: float | None = None) -> None:
         """Set our value; from_printed: the same made from rounded numbers, as they are printed."""
         self.value = float(value)
-        self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
+        low, high = map(float, interval or (nan, nan))
+        self.interval = (low, high) if low <= high else None  # there is none of numbers that are all equal
         self.expected = self.instead is None or not self._equal(self.value, self.instead)
         if self.agrees is False and from_printed is not None and self._equal(from_printed, float(self.published or 0)):
             self.expected, self.instead, self.reason = False, from_printed, "printed from rounded values"
@@ -86,28 +88,31 @@ class Cell:
         return STATES[3] if self.value is not None else STATES[4] if self.published is not None else STATES[5]
 
     def record(self) -> dict[str, Any]:
-        """The cell as JSON has it, numbers as numbers."""
+        """The cell as JSON has it, numbers as numbers; without a value of ours it has that of the first run."""
+        if self.value is None and self.runs:
+            name, run = next(iter(self.runs.items()))
+            return replace(self, value=run.mean, reason=f"a run of the experiment: {name}").record()
         names = ("table", "row", "column", "value", "interval", "difference", "agrees", "instead", "source")
         return {
             **{name: getattr(self, name) for name in names},
             "published": float(self.published) if self.published is not None else None,
             "rounding": self.rounding if self.published is not None else None,
-            "reason": self.reason or ("no run" if self.value is None and not self.runs else ""),
+            "reason": self.reason or ("no run" if self.value is None else ""),
             "runs": {name: run.mean for name, run in self.runs.items()},
         }
 
 
-def load(path: Path = HERE / "published.yaml") -> dict[str, Any]:
+def load() -> dict[str, Any]:
     import yaml
 
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_text(encoding="utf-8"))
     return found
 
 
-def checksums(path: Path = HERE / "release.sha256") -> dict[str, str]:
+def checksums() -> dict[str, str]:
     """File of the release -> its SHA-256."""
-    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    return {file: digest for digest, file in lines}
+    lines = (HERE / "release.sha256").read_text(encoding="utf-8").splitlines()
+    return {file: digest for digest, file in map(str.split, lines)}
 
 
 def cells(tables: Mapping[str, Any]) -> list[Cell]:

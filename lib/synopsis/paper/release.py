@@ -86,10 +86,8 @@ class Release:
         """DataError for a number of rows that is not the release's, with the first row that differs."""
         differs = [number for number, (a, b) in enumerate(zip(found, whole, strict=False), start=1) if a != b]
         row = differs[0] if differs else min(len(found), len(whole)) + 1
-        raise DataError(
-            f"{path}: has {len(found)} rows; expected {self.examples[split]}. The first that is missing, added or "
-            f"changed is row {row}"
-        )
+        first = f". The first that is missing, added or changed is row {row}" if whole else ""
+        raise DataError(f"{path}: has {len(found)} rows; expected {self.examples[split]}{first}")
 
     def rouge(self) -> dict[tuple[str, ...], float]:
         """The released ROUGE-L by model, condition, number of gist tokens and split."""
@@ -130,7 +128,8 @@ def _numbers(
         del rest[key]
         found[key] = {column: _number(f"{path}: row {number}: {column}", row[column]) for column in columns}
     if rest:
-        raise DataError(f"{path}: {len(rest)} rows are missing; the first is that of {', '.join(next(iter(rest)))}")
+        first = ", ".join(map(" ".join, zip(keys, next(iter(rest)), strict=True)))
+        raise DataError(f"{path}: rows are missing, {len(rest)} of {len(expected)}; the first is that of {first}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Tables and figures: how a stage's `report.py` declares them, and which files they become.
+"""Tables, figures and pages: how a stage's `report.py` declares them, and which files they become.
 
     @table("icl", "accuracy")
     def icl_table(experiment, scores):
@@ -7,7 +7,8 @@
 
 Besides, a `report.py` has `rows(experiment)`, which yields its rows of the scores, and `headline(experiment, scores)`,
 its numbers under paths that say what they are. For the front page it may have `findings(experiment, scores)`, sentences
-made from its numbers, and `pages(experiment)`, label -> path of a further page.
+made from its numbers, and `pages(experiment)`, further pages that follow from the configuration: items whose function
+makes the text of an HTML file.
 
 The Snakefile reads the declarations at every start, so neither this module nor a `report.py` imports anything heavy
 before a function is called.
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 
     from synopsis.config.experiment import Experiment
 
-FORMATS = {"table": ("csv", "md", "tex", "html"), "figure": ("svg", "pdf", "png")}
-SHOWN = {"table": ".html", "figure": ".svg"}
+FORMATS = {"table": ("csv", "md", "tex", "html"), "figure": ("svg", "pdf", "png"), "page": ("html",)}
+SHOWN = {"table": ".html", "figure": ".svg", "page": ".html"}
 """What stands in the HTML report; a CSV file would be offered there as a download only."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A table or figure. label: what distinguishes it in its category; when: whether an experiment has it."""
+    """A table, a figure or a page. label: what distinguishes it in its category; when: whether an experiment has it."""
 
     kind: str
     name: str
@@ -49,7 +50,7 @@ class Item:
         return " ".join((inspect.getdoc(self.build) or "").split())
 
     def make(self, experiment: Experiment, scores: pd.DataFrame) -> Any:
-        """The table, with its caption as the note below it, or the figure."""
+        """The table, with its caption as the note below it, the figure or the text of the page."""
         made = self.build(experiment, scores)
         if self.kind == "table":
             made.note = made.note or self.caption
@@ -57,7 +58,7 @@ class Item:
 
     def files(self, experiment: Experiment) -> list[Path]:
         layout = Layout(experiment)
-        folder = layout.tables if self.kind == "table" else layout.figures
+        folder: Path = getattr(layout, f"{self.kind}s")
         return [folder / f"{self.name}.{suffix}" for suffix in FORMATS[self.kind]]
 
 
@@ -73,12 +74,16 @@ def figure(name: str, label: str, when: Callable[[Experiment], bool] = lambda ex
     return _declared("figure", name, label, when)
 
 
+def page(name: str, label: str) -> Callable[..., Item]:
+    return _declared("page", name, label, lambda experiment: True)
+
+
 def items(experiment: Experiment, kind: str | None = None) -> list[tuple[Stage, Item]]:
-    """What the report of an experiment has: the tables and figures of each stage that measures something."""
+    """What the report of an experiment has: tables, figures and pages of each stage that measures something."""
     return [
         (stage, item)
         for stage in measured(experiment)
-        for item in vars(stage.report).values()
+        for item in [*vars(stage.report).values(), *getattr(stage.report, "pages", lambda _: ())(experiment)]
         if isinstance(item, Item) and kind in (None, item.kind) and item.when(experiment)
     ]
 
@@ -89,7 +94,7 @@ def measured(experiment: Experiment) -> list[Stage]:
 
 
 def report_files(experiment: Experiment) -> dict[str, list[Path]]:
-    """What the report stage writes, by kind (`tables`, `figures`, `page`)."""
+    """What the report stage writes, by kind (`tables`, `figures`, `pages`, and the front `page`)."""
     files = {
         f"{kind}s": [path for _, item in items(experiment, kind) for path in item.files(experiment)] for kind in FORMATS
     }

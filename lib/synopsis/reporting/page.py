@@ -1,8 +1,7 @@
 """The front page of an experiment's results, `report.html`: one file that loads nothing.
 
 It says what was found, what failed or is missing, what was run, and from which files and commits each number comes.
-Its sentences are those that a stage's `findings(experiment, scores)` makes from its numbers; `pages(experiment)` of a
-stage names further pages to link.
+Its sentences are those that a stage's `findings(experiment, scores)` makes from its numbers; it links a stage's pages.
 
 The page holds no date of its own, so that equal results give equal bytes.
 """
@@ -160,13 +159,13 @@ def _stages(
     """Heading -> what the page shows of its stages."""
     found: dict[str, list[dict[str, Any]]] = {}
     for stage in measured(experiment):
-        pages = getattr(stage.report, "pages", None)
-        own = [item for of, item in items(experiment) if of is stage]
+        own = [item for of, item in items(experiment) if of is stage and item.kind != "page"]
+        pages = [item for of, item in items(experiment, "page") if of is stage]
         found.setdefault(stage.title, []).append(
             {
                 "name": stage.name,
                 "parts": [_item(experiment, item, tables, root) for item in sorted(own, key=lambda item: item.kind)],
-                "pages": [(label, _link(path, root)) for label, path in pages(experiment).items()] if pages else [],
+                "pages": [(item.label, _link(item.files(experiment)[0], root)) for item in pages],
                 "command": _command(stage, results[stage.name][0].job, options),
                 "results": [_file(result, root) for result in results[stage.name]],
             }

@@ -1,4 +1,4 @@
-"""The report stage: tables and figures of an experiment, from its scores, and a page that shows them.
+"""The report stage: tables and figures of an experiment, from its scores, and pages that show them and the judgements.
 
     synopsis report --config config/demo.yaml
 
@@ -27,7 +27,7 @@ WIDTH_WITHOUT_TERMINAL = 110
 
 
 def report(experiment: Experiment, options: Sequence[str] = ()) -> dict[str, list[Path]]:
-    """Write the tables, figures and front page of `experiment` and return their paths as `report_files` names them.
+    """Write tables, figures, pages and front page of `experiment` and return their paths as `report_files` names them.
 
     options: how a command line names the experiment, for the commands on the page. Raises ArtifactError when the scores
     are damaged or lack a stage of the experiment, and when there are none: then the page alone is written, and says
@@ -52,11 +52,14 @@ def report(experiment: Experiment, options: Sequence[str] = ()) -> dict[str, lis
         with drawing():
             figure = item.make(experiment, scores)
         save_figure(figure, item.files(experiment))
+    for _, item in items(experiment, "page"):
+        write_text(item.files(experiment)[0], item.make(experiment, scores))
     write_text(layout.page, front_page(experiment, scores, made, headline(experiment), options))
     files = report_files(experiment)
     outputs = [path for paths in files.values() for path in paths]
     write_json(layout.root / "report.provenance.json", "report", {}, provenance.record(), outputs)
-    say(f"{layout.root}: {len(files['tables'])} tables and {len(files['figures'])} figures written")
+    written = ", ".join(f"{len(paths)} {kind}" for kind, paths in files.items())
+    say(f"{layout.root}: {written} written")
     return files
 
 

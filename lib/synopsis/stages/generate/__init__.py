@@ -1,4 +1,4 @@
-"""Write greedy outputs for a validation split, and their ROUGE; or answer questions.
+"""Write outputs for a validation split, and their ROUGE; or answer questions.
 
 \b
   synopsis generate --config config/demo.yaml gist-1-s0 seen

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synopsis.artifacts import Layout, read_csv
@@ -55,14 +56,25 @@ def _equal(experiment: Experiment, a: str, b: str, split: str) -> Iterator[dict[
     paths = [Layout(experiment).generations(run, split) for run in (a, b)]
     one, other = ({row["id"]: row["y_pred"] for row in read_csv(path, ["id", "y_pred"])} for path in paths)
     pairs = [(one[id], other[id]) for id in one if id in other]
-    common = {"run": a, "split": split, "dataset": experiment.generate.instructions, "setting": experiment.name_of(b)}
+    common = {"run": a, "split": split, "dataset": experiment.generate.instructions, "against": b}
     if pairs:
         yield {**common, "metric": EQUAL, "value": exact_match(pairs), "n": len(pairs)}
     yield {**common, "metric": NOT_SHARED, "value": len(one) + len(other) - 2 * len(pairs)}
 
 
+def examples(written: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """ROUGE-L of each output, from what one job wrote."""
+    from synopsis.stages.generate.rouge import score_rouge
+
+    found = read_csv(written[1], ["id", "y_pred", "y_true"])
+    scored = score_rouge([(row["y_pred"], row["y_true"]) for row in found], ["rougeL"]).rows if found else ()
+    for row, score in zip(found, scored, strict=True):
+        text = {"id": row["id"], "truth": row["y_true"]}
+        yield {**text, "metric": "rougeL", "value": 100 * score["rougeL"].fmeasure}
+
+
 def outputs(scores: pd.DataFrame) -> list[Group]:
-    alone = scores[scores["setting"] == ""]
+    alone = scores[scores["against"] == ""]
     return together(groups(alone, STAGE.name, "split", "compressor"), "split")
 
 
@@ -148,14 +160,16 @@ def equal_outputs(experiment: Experiment, scores: pd.DataFrame) -> Table:
     How often two compressors of one base write the same, white space at both ends aside. Only examples that both have
     are compared; those that one of them alone has are counted beside.
     """
-    found = together(groups(scores[scores["setting"] != ""], STAGE.name, "split", "compressor", "setting"), "split")
+    pairs = scores[(scores["stage"] == STAGE.name) & (scores["against"] != "")]
+    named = pairs.assign(other=pairs["against"].map(experiment.name_of))
+    found = together(groups(named, STAGE.name, "split", "compressor", "other"), "split")
     columns = [
         Column("Split", lambda group: group.split, key=True),
         Column("A", lambda group: group.compressor, key=True),
-        Column("B", lambda group: group.setting, key=True),
+        Column("B", lambda group: group.other, key=True),
         Column("Equal outputs (%)", lambda group: group.estimate(EQUAL), digits=1),
         Column("Examples", lambda group: counts_text(group.counts(EQUAL))),
-        Column("Of one alone", lambda group: group.total(NOT_SHARED)),
+        Column("Examples of one alone", lambda group: group.total(NOT_SHARED)),
         Column("Pairs of runs", lambda group: group.estimate(NOT_SHARED).count),
     ]
     return Table("Equal outputs of two compressors", columns, found)

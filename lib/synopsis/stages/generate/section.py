@@ -11,7 +11,7 @@ from pydantic import Field
 from synopsis.artifacts import Layout
 from synopsis.config.checks import chosen_runs, instructions_for, measured, too_long, unknown
 from synopsis.config.types import Distinct, Name, PositiveFloat, PositiveInt, Problem, Seed, Strict
-from synopsis.stages.record import Stage, untrained
+from synopsis.stages.record import COUNT, PERCENT, Bounds, Stage, untrained
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -99,4 +99,10 @@ STAGE = Stage(
     section=Generate,
     place=4,
     title="Instructions",
+    axes={"against": str},
+    metrics={
+        **dict.fromkeys(("rouge1", "rouge2", "rougeL", "exact_match"), Bounds(most=100, due=True, same_examples=True)),
+        **dict.fromkeys(("rougeLsum", "rougeL_low", "rougeL_high", "rougeL_published", "equal_outputs"), PERCENT),
+        "examples_of_one": COUNT,
+    },
 )

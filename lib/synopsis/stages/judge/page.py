@@ -33,7 +33,7 @@ show();
 """
 
 
-def page(
+def judgement_page(
     title: str,
     names: tuple[str, str],
     pairs: Sequence[Pair],

@@ -50,6 +50,8 @@ PARSERS: dict[str, dict[str, int]] = {
 
 `choice_ab` reads the format of the published judge, which calls the answer shown first A.
 """
+LONGEST_ANSWER = 10_000
+"""Characters that are read, from the end: the time of reading grows with the square of nonsense."""
 QUOTE = r"[\"'`\u2018\u2019\u201c\u201d]*"
 WRITTEN_CHOICE = re.compile(rf"\bchoice{QUOTE}\s*[:=]\s*{QUOTE}([\w.]+){QUOTE}[ \t]*(?=[,}}\n]|$)", re.I)
 
@@ -76,7 +78,7 @@ def parse_choice(text: str, parser: str = "choice_json") -> int | None:
     >>> [parse_choice(f'{{"choice": "{word}"}}', "choice_ab") for word in ("a", "B", "Tie", "both")]
     [0, 1, 2, None]
     """
-    values = PARSERS[parser]
+    values, text = PARSERS[parser], text[-LONGEST_ANSWER:]
     found = [_value(one["choice"], values) for one in _json_objects(text) if isinstance(one.get("choice"), int | str)]
     found = found or [_value(match[1], values) for match in WRITTEN_CHOICE.finditer(text)]
     return next((value for value in reversed(found) if value is not None), None)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from synopsis.reporting.items import figure, table
+from synopsis.artifacts import Layout
+from synopsis.reporting.items import Item, figure, page, table
 from synopsis.reporting.reading import read_result
 from synopsis.reporting.rendering import Cell, Column, Table, counts_text
-from synopsis.reporting.statistics import distinct, groups, wilson_interval
+from synopsis.reporting.statistics import distinct, groups
 from synopsis.stages.judge.section import STAGE
+from synopsis.stages.judge.statistics import agreement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,53 +19,61 @@ if TYPE_CHECKING:
 
     from synopsis.config.experiment import Experiment
 
-METRICS = (
-    "judgements",
-    "win",
-    "lose",
-    "tie",
-    "parse_error",
-    "api_error",
-    "win_rate",
-    "consistent",
-    "first_position_wins",
-    "identical",
-)
+COUNTS = ("judgements", "scored", "win", "tie", "lose", "parse_error", "api_error", "unmatched", "identical")
+PAIRED = ("both_orders", "consistent", "decided", "first_position_wins")
+SHARES = ("win_rate", "tie_rate", "length_controlled", "sign_test", "longer_wins", "length_a", "length_b")
+METRICS = (*COUNTS, *PAIRED, *SHARES)
+SIDES = ("low", "high")
+AGREEMENT = ("agreement", "kappa")
 OUTCOMES = {"first named wins": "#0072b2", "tie": "#cfcfcf", "second named wins": "#e69f00"}
 
 
 def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    scored: dict[tuple[str, str, str], dict[str, Any]] = {}
     for job in STAGE.jobs(experiment):
         found, place = read_result(job.record, STAGE.kind), job.wildcards
         axes = {"run": place["a"], "judge": place["judge"], "against": place["b"], "split": place["split"]}
         common = {**axes, "dataset": experiment.generate.instructions, "n": found["n"]}
         yield from ({**common, "metric": metric, "value": found[metric]} for metric in METRICS)
+        bounds = zip(SIDES, found["interval"] or (None, None), strict=True)
+        yield from ({**common, "metric": f"win_rate_{side}", "value": bound} for side, bound in bounds)
+        others = scored.setdefault((place["a"], place["b"], place["split"]), {})
+        for other, scores in others.items():
+            both = agreement(found["scores"], scores)
+            beside = {**common, "setting": other, "n": both["examples"]}
+            yield from ({**beside, "metric": metric, "value": both[metric]} for metric in AGREEMENT)
+        others[place["judge"]] = found["scores"]
 
 
 class Comparison:
     """Judgements of one judge on the outputs of two compressors, counted over training seeds.
 
-    win, tie, lose and the errors count judgements, of which each example has one for each order of the outputs; win is
-    for `a`. win_rate: percent of wins and half the ties among judgements without an error. interval: 95 %, in which an
-    example counts once, whatever the number of its judgements and of training seeds, since those are not independent.
-    consistent: percent of examples whose judgements agree; first_wins: of decisions for the output shown first.
+    win, tie, lose count the judgements of scored examples; win is for `a`. Examples are scored when all their
+    judgements are valid. win_rate: percent of wins and half the ties. interval: 95 %, its bounds averaged over training
+    seeds, since their outputs for one example are not independent. consistent: percent of examples judged alike in both
+    orders; first_wins: of decisions between different outputs for the one shown first; longer_wins: for the longer one.
     """
 
     def __init__(self, group: Any):
         self.judge, self.a, self.b, self.split = group.judge, group.compressor, group.other, group.split
         self.win, self.tie, self.lose = (group.total(metric) for metric in ("win", "tie", "lose"))
         self.parse_errors, self.api_errors = group.total("parse_error"), group.total("api_error")
-        self.examples, judgements = group.counts("win"), group.total("judgements")
+        self.examples, self.unmatched = group.counts("win"), group.total("unmatched")
+        self.unscored = sum(self.examples) - group.total("scored")
         self.decided = self.win + self.tie + self.lose
         self.win_rate = _percent(self.win + self.tie / 2, self.decided)
+        low, high = (group.mean(f"win_rate_{side}") for side in SIDES)
         self.interval = None
-        independent = max(self.examples) * self.decided / judgements if judgements else 0.0
-        share = (self.win + self.tie / 2) / self.decided if self.decided else 0.0
-        bounds = wilson_interval(share * independent, independent)
-        if bounds:
-            self.interval = (100 * bounds[0], 100 * bounds[1])
-        self.consistent = _percent(group.total("consistent"), sum(self.examples))
-        self.first_wins = _percent(group.total("first_position_wins"), self.win + self.lose)
+        if self.win_rate is not None and low is not None and high is not None:
+            self.interval = (min(100 * low, self.win_rate), max(100 * high, self.win_rate))
+        self.length_controlled, self.longer_wins = (
+            group.estimate("length_controlled") * 100,
+            group.estimate("longer_wins") * 100,
+        )
+        self.sign_test = group.mean("sign_test") if len(self.examples) == 1 else None
+        self.lengths = (group.mean("length_a"), group.mean("length_b"))
+        self.consistent = _percent(group.total("consistent"), group.total("both_orders"))
+        self.first_wins = _percent(group.total("first_position_wins"), group.total("decided"))
 
 
 def _percent(part: float, whole: float) -> float | None:
@@ -71,10 +81,14 @@ def _percent(part: float, whole: float) -> float | None:
 
 
 def comparisons(experiment: Experiment, scores: pd.DataFrame) -> list[Comparison]:
+    return [Comparison(group) for group in _groups(experiment, scores)]
+
+
+def _groups(experiment: Experiment, scores: pd.DataFrame, *more: str) -> list[Any]:
     judged = scores[scores["stage"] == STAGE.name]
+    judged = judged[judged["metric"].isin(AGREEMENT) == bool(more)]
     other = judged["against"].map(lambda run: experiment.trained_runs[run][0])
-    found = groups(judged.assign(other=other), STAGE.name, "judge", "compressor", "other", "split")
-    return [Comparison(group) for group in found]
+    return groups(judged.assign(other=other), STAGE.name, "judge", *more, "compressor", "other", "split")
 
 
 def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
@@ -87,11 +101,10 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
 @table("judgements", "judgements")
 def judgement_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     """
-    Pairwise judgements, each pair of outputs in both orders. The win rate is that of A and counts ties half; judgements
-    without a choice (*unparsed*) or without an answer (*failed*) are left out and never count as ties. The interval is
-    a 95 % Wilson interval in which each example counts once. *Consistent* are the examples judged alike in both orders;
-    *first wins* is the share of decisions for the answer shown first, 50 % for a judge without a preference for a
-    position.
+    Pairwise judgements, each pair of outputs in both orders. An example is scored when both its judgements are valid:
+    one without a choice (*unparsed*) or without an answer (*failed*) is never a tie. The win rate is that of A and
+    counts ties half, with the 95 % interval of a bootstrap over examples. *Equal lengths* is the win rate that a
+    logistic regression on the difference in length predicts for outputs of equal length.
     """
     columns = [
         Column("Judge", lambda one: one.judge, key=True),
@@ -103,24 +116,53 @@ def judgement_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         Column("B wins", lambda one: one.lose),
         Column("Unparsed", lambda one: one.parse_errors, brief=None),
         Column("Failed", lambda one: one.api_errors, brief=None),
+        Column("Not scored", lambda one: one.unscored, brief=None),
+        Column("Of one run only", lambda one: one.unmatched, brief=None),
         Column("Win rate of A (%)", lambda one: Cell(one.win_rate, interval=one.interval), digits=1),
+        Column("Equal lengths (%)", lambda one: one.length_controlled, digits=1),
+        Column("Sign test p", lambda one: one.sign_test, digits=3, brief=False),
         Column("Consistent (%)", lambda one: one.consistent, digits=1, brief=False),
         Column("First wins (%)", lambda one: one.first_wins, digits=1, brief=False),
+        Column("Longer wins (%)", lambda one: one.longer_wins, digits=1, brief=False),
+        Column("Length of A", lambda one: one.lengths[0], digits=0, brief=False),
+        Column("Length of B", lambda one: one.lengths[1], digits=0, brief=False),
         Column("Examples", lambda one: counts_text(one.examples)),
     ]
     note = (
-        "Judgements in both orders of the answers. Win rate: wins and half the ties, without unparsed and failed "
-        "judgements, with a 95 % Wilson interval in which each example counts once. Consistent: examples judged alike "
-        "in both orders. First wins: decisions for the answer shown first."
+        "Judgements of scored examples: those whose judgements in both orders are valid; unparsed and failed are the "
+        "others. Win rate: wins and half the ties, in brackets the 95 % interval of a bootstrap over examples, "
+        "averaged over training seeds. Equal lengths: the win rate that a logistic regression on the tanh of the "
+        "standardised difference in length predicts for outputs of equal length. Sign test: two-sided, over examples, "
+        "of a single training seed. Consistent: examples judged alike in both orders. First wins, longer wins: "
+        "decisions between different outputs for the one shown first, or for the longer one. Lengths: mean characters."
     )
     return Table("Pairwise judgements", columns, comparisons(experiment, scores), note)
+
+
+@table("judge_agreement", "agreement of judges", when=lambda experiment: len(experiment.judge.judges) > 1)
+def agreement_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
+    """
+    How far two judges agree about the winner (A, B or a tie) of an example that both have scored: share of equal
+    verdicts, and Cohen's kappa, which is 0 for the agreement of chance; means over training seeds.
+    """
+    columns = [
+        Column("Judge", lambda group: group.judge, key=True),
+        Column("Other judge", lambda group: group.setting, key=True),
+        Column("Split", lambda group: group.split, key=True),
+        Column("A", lambda group: group.compressor, key=True),
+        Column("B", lambda group: group.other, key=True),
+        Column("Agreement (%)", lambda group: group.estimate("agreement") * 100, digits=1),
+        Column("Kappa", lambda group: group.estimate("kappa")),
+        Column("Examples", lambda group: counts_text(group.counts("agreement"))),
+    ]
+    return Table("Agreement of judges", columns, _groups(experiment, scores, "setting"))
 
 
 @figure("judgements", "judgements")
 def judgement_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     """
-    Shares of decided judgements. The black line is the win rate of the first named compressor (ties count half) with
-    its 95 % Wilson interval, in which each example counts once; the dotted line marks 50 %.
+    Shares of the judgements of scored examples. The black line is the win rate of the first named compressor (ties
+    count half) with the 95 % interval of a bootstrap over examples; the dotted line marks 50 %.
     """
     from synopsis.reporting.style import handle, legend_below, new_figure, patch
 
@@ -149,3 +191,30 @@ def judgement_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     interval = handle("win rate, 95 % interval", color="k", marker="|", linewidth=1.0)
     legend_below(drawn, [*(patch(label, colour) for label, colour in OUTCOMES.items()), interval])
     return drawn
+
+
+def pages(experiment: Experiment) -> Iterator[Item]:
+    """A page to read the judgements of each comparison."""
+    several = len(experiment.judge.judges) > 1
+    for job in STAGE.jobs(experiment):
+        judge, a, b, split = job.wildcards.values()
+        label = f"judgements{f' of {judge}' if several else ''}: {a} against {b}, {split}"
+        yield page(f"{judge}-{a}-vs-{b}-{split}", label)(_page_of(judge, a, b, split))
+
+
+def _page_of(judge: str, a: str, b: str, split: str) -> Callable[..., str]:
+    def build(experiment: Experiment, scores: pd.DataFrame) -> str:
+        """
+        Every judgement to read: the task, both outputs, and what the judge said in each order. The list can be narrowed
+        to a winner, and to examples judged differently in the two orders.
+        """
+        from synopsis.stages.judge.page import judgement_page
+        from synopsis.stages.judge.pairs import read_pairs
+        from synopsis.stages.judge.run import stored_judgements
+
+        pairs, _, _ = read_pairs(experiment, a, b, split, with_instructions=True)
+        path = Layout(experiment).judgements(judge, a, b, split)
+        judgements = stored_judgements(experiment.judges[judge], pairs, path)
+        return judgement_page(f"Judgements of {judge}, {split}", (a, b), pairs, judgements)
+
+    return build

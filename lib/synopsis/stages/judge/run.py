@@ -99,6 +99,16 @@ def judge_pairs(
         return [held[question] for question in hashes]
 
 
+def stored_judgements(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path) -> list[Judgement]:
+    """The judgements of these pairs in the store at `path`, without asking; fewer where some are not there."""
+    latest, judge_hash = {judgement.key: judgement for judgement in read_judgements(path)}, hash_of(definition)
+    if definition.kind == "replay":
+        return list(latest.values())
+    hashes, _, _ = _divided(definition, pairs, judge_hash, latest)
+    keys = [(question.pair.id, question.order, judge_hash, prompt_hash) for question, prompt_hash in hashes.items()]
+    return [latest[key] for key in keys if key in latest]
+
+
 def estimate(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path, judge_hash: str) -> dict[str, Any]:
     """What `judge_pairs` would ask and cost, without asking.
 

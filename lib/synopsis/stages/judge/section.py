@@ -11,7 +11,7 @@ from pydantic import Field
 from synopsis.artifacts import Layout
 from synopsis.config.checks import measured, unknown
 from synopsis.config.types import Distinct, Name, Problem, Strict
-from synopsis.stages.record import Stage
+from synopsis.stages.record import COUNT, SHARE, Bounds, Stage
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -75,4 +75,9 @@ STAGE = Stage(
     place=5,
     title="Instructions",
     axes={"judge": str, "against": str},
+    metrics={
+        **dict.fromkeys(("judgements", "win", "lose", "tie", "parse_error", "api_error", "first_position_wins"), COUNT),
+        **dict.fromkeys(("consistent", "identical", "scored", "both_orders"), Bounds(whole=True, of_n=True)),
+        **dict.fromkeys(("win_rate", "tie_rate", "first_wins", "longer_wins", "length_controlled"), SHARE),
+    },
 )

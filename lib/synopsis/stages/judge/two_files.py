@@ -13,7 +13,7 @@ from synopsis.artifacts import Provenance, make_room, read_csv, write_csv, write
 from synopsis.config.reading import read_judge
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
-from synopsis.stages.judge.page import page
+from synopsis.stages.judge.page import judgement_page
 from synopsis.stages.judge.pairs import read_two_files
 from synopsis.stages.judge.replay import choice_named
 from synopsis.stages.judge.run import estimate, hash_of, judge_pairs
@@ -49,7 +49,7 @@ def judge_files(
         summary["labels"] = agreement(summary["scores"], {id: POINTS[choice] for id, choice in named.items()})
     winners = [{"id": id, "choice": winner(score)} for id, score in summary["scores"].items()]
     write_csv(out / VERDICTS, winners, ("id", "choice"))
-    write_text(out / PAGE, page(f"Judgements of {name}", (str(a), str(b)), pairs, judgements, named))
+    write_text(out / PAGE, judgement_page(f"Judgements of {name}", (str(a), str(b)), pairs, judgements, named))
     record = provenance.record(judge_models=sorted({one.model for one in judgements if one.model}))
     outputs = [out / VERDICTS, out / PAGE]
     write_json(out / SUMMARY, "judgement_summary", {**summary, "judge_hash": judge_hash}, record, outputs)
