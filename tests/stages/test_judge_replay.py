@@ -106,6 +106,16 @@ def test_recorded_judgements_are_a_judge(tmp_path):
         replayed(path, [*pairs, Pair("5", "", "", "x", "z", "")], tmp_path / "again.jsonl")
 
 
+def test_recorded_judgements_take_no_place_of_those_that_were_paid_for(tmp_path):
+    source, path = written(tmp_path, content()), tmp_path / "out" / "judgements.jsonl"
+    pairs = read_released(source).pairs()
+    paid = replayed(source, pairs, path)[0].model_copy(update={"model": "chat", "judge_hash": "of a chat judge"})
+    path.write_text(paid.model_dump_json() + "\n")
+    with pytest.raises(InputError, match=r"judgements\.jsonl: holds other judgements of a chat model"):
+        replayed(source, pairs, path)
+    assert path.read_text() == paid.model_dump_json() + "\n"
+
+
 def test_the_last_judgement_with_an_answer_counts(tmp_path):
     pairs = read_released(written(tmp_path, content())).pairs()[:1]
     one = read_released(tmp_path / "new-vs-old-human.json").judgements()[0].model_dump()
