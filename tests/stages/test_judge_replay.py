@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from synopsis.artifacts import read_json, write_json_lines
 from synopsis.config.files import JudgeDefinition
-from synopsis.errors import ArtifactError, DataError
+from synopsis.errors import ArtifactError, DataError, InputError
 from synopsis.stages.judge.pairs import Pair
 from synopsis.stages.judge.prompts import parse_choice
 from synopsis.stages.judge.replay import read_released, recount
