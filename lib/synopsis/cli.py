@@ -27,6 +27,7 @@ from synopsis.cli_options import (
     run_to_train,
     show,
 )
+from synopsis.cli_workflow import doctor, rerun
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 app = typer.Typer(
@@ -228,6 +229,8 @@ for stage in STAGES:
         add_stage(stage)
 app.command(cls=options.Command)(compress)
 app.command(cls=options.Command)(convert)
+app.command(cls=options.Command)(rerun)
+app.command(cls=options.Command)(doctor)
 
 
 @app.command(cls=options.Command)

@@ -99,12 +99,11 @@ def _twice(rows: pd.DataFrame, cell: list[str]) -> Iterator[tuple[Row, str]]:
 def _missing(rows: pd.DataFrame, place: list[str]) -> Iterator[tuple[Row, str]]:
     for _, found in rows.groupby("compressor", sort=False):
         runs = list(found["run"].unique())
-        if len(runs) > 1:
-            cells = found.drop_duplicates(["run", *place])
-            for _, cell in cells.groupby(place, sort=False, dropna=False):
-                for run in runs if len(cell) < len(runs) else []:
-                    if run not in set(cell["run"]):
-                        yield {**_row(cell), "run": run}, f"is missing; {cell['run'].iloc[0]} has it"
+        cells = found.drop_duplicates(["run", *place])
+        lacking = cells[cells.groupby(place, dropna=False)["run"].transform("size") < len(runs)]
+        for _, cell in lacking.groupby(place, sort=False, dropna=False):
+            for run in set(runs) - set(cell["run"]):
+                yield {**_row(cell), "run": run}, f"is missing; {cell['run'].iloc[0]} has it"
 
 
 def _other_counts(rows: pd.DataFrame, cell: list[str], metrics: Mapping[str, Bounds]) -> Iterator[tuple[Row, str]]:

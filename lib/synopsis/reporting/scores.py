@@ -63,8 +63,9 @@ def score(experiment: Experiment) -> pd.DataFrame:
     layout = Layout(experiment)
     check_provenance(experiment)
     provenance = Provenance(config=experiment.fingerprint(experiment), inputs=_hashed(experiment))
+    identities = {run: _identity(experiment, run) for run in experiment.run_names}
     rows = [
-        {**_identity(experiment, row["run"]), "stage": stage.name, **row}
+        {**identities[row["run"]], "stage": stage.name, **row}
         for stage in measured(experiment)
         for row in stage.report.rows(experiment)
     ]
