@@ -92,8 +92,6 @@ class Prefix(Mode):
     name = "prefix"
 
     def compress(self) -> None:
-        if self.model.config.is_encoder_decoder:
-            raise ValueError("an encoder that reads in both directions has no cache of plain tokens")
         cache, ids = DynamicCache(), self.ids[:, : self.case.context_length]
         self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
         layers: Any = cache.layers
@@ -136,7 +134,10 @@ class Compressed(Mode):
         return self.prompt, {"context": self.context}
 
 
-MODES: tuple[type[Mode], ...] = (Mode, Prefix, Compressed)
+def modes_of(model: Any, case: Case) -> dict[str, Mode]:
+    """By name; an encoder that reads in both directions has no cache of plain tokens, hence no `prefix`."""
+    classes = (Mode, Compressed) if model.config.is_encoder_decoder else (Mode, Prefix, Compressed)
+    return {cls.name: cls(model, case) for cls in classes}
 
 
 # -------------------------------------------------------------------------------------------------------------- clocks
