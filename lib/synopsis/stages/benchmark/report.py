@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from synopsis.artifacts import check_outputs, read_csv, read_json
 from synopsis.errors import ArtifactError
 from synopsis.reporting.items import figure, table
-from synopsis.reporting.rendering import Cell, Column, Table, at_most, counts_text
+from synopsis.reporting.rendering import Cell, Column, Table, at_most, cell_text, counts_text
 from synopsis.reporting.statistics import Group, distinct, failures, groups
 from synopsis.stages.benchmark import efficiency
 from synopsis.stages.benchmark.front import front_figure as front_figure
@@ -195,6 +195,23 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, Any]:
         numbers[f"{key}/memory_saving"] = work.smaller()
         numbers[f"{key}/reuses"] = work.reuses("none")
     return numbers
+
+
+def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
+    """What each compressor saves at its longest context and largest batch, and when that has paid for itself."""
+    found, sentences = works(scores), []
+    for compressor in distinct(work.of for work in found):
+        own = [work for work in found if work.of.compressor == compressor and work.against("none").value is not None]
+        if own:
+            most = max(own, key=lambda work: (work.of.context_length, work.of.batch_size))
+            uses = most.reuses("none")
+            sentences.append(
+                f"{compressor}: reading {most.of.context_length:,} tokens of context again "
+                f"(batch {most.of.batch_size}) takes {cell_text(most.against('none'), 2)} times as long as using them "
+                f"compressed, and {cell_text(Cell(most.smaller()), 1)} times the cache. Compressing "
+                f"{'never pays' if uses is None else f'pays from use {uses:,} on'}."
+            )
+    return sentences
 
 
 # --------------------------------------------------------------------------------------------------- tables and figures
