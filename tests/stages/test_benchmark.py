@@ -40,7 +40,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     layout = Layout(found)
     write_folder(LlamaForCausalLM(configuration(**FIELDS)).eval(), layout.model("base"))
     world_tokenizer(gist=False).save_pretrained(layout.tokenizer("base"))
-    write_folder(summary_model(seed=1, **FIELDS), layout.model("auto-s0"))
+    # As models that were trained here, which say that they use no cache.
+    write_folder(summary_model(seed=1, use_cache=False, **FIELDS), layout.model("auto-s0"))
     write_folder(GistLlamaForCausalLM(configuration(**GIST_FIELDS)).eval(), layout.model("gist-1-s0"))
     return found
 
@@ -74,6 +75,8 @@ def test_every_case_is_measured_in_every_mode(experiment: Experiment, run: str, 
         assert (row["run"], row["new_tokens"], row["segments"], row["dtype"]) == (run, NEW, 1, "float32")
         none = by_case["none", batch, length, 0]
         assert mode == "none" or row["flops"] < none["flops"]
+        # Each further token is read alone; reading all of them again would take five times as much.
+        assert none["flops"] < 2 * none["profiler_flops"]
         assert (row["compress_seconds"] is None) == (row["load_seconds"] is None) == (mode == "none")
         # Two layers with keys and values of 32 numbers of four bytes; a summary vector is stored as one embedding.
         held = vectors if mode == "compressed" else length

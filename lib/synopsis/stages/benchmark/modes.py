@@ -76,14 +76,14 @@ class Mode:
             target = start if more is None else torch.cat([start, more], dim=1)
             return self.model(ids, decoder_input_ids=target, **options)
         ids = ids if more is None else torch.cat([ids, more], dim=1)
-        return self.model(ids, use_cache=True, logits_to_keep=1 + (0 if more is None else more.shape[1]), **options)
+        return self.model(ids, logits_to_keep=1 + (0 if more is None else more.shape[1]), **options)
 
     def generate(self, streamer: Any = None) -> Tensor:
         """(batch, new) greedy tokens."""
         ids, options = self.given()
         new = self.case.new_tokens
-        length = {"max_new_tokens": new, "eos_token_id": None, "do_sample": False, "pad_token_id": 0}
-        return self.model.generate(ids, streamer=streamer, **length, **options)[:, -new:]
+        fixed = {"max_new_tokens": new, "eos_token_id": None, "do_sample": False, "pad_token_id": 0, "use_cache": True}
+        return self.model.generate(ids, streamer=streamer, **fixed, **options)[:, -new:]
 
 
 class Prefix(Mode):
