@@ -11,7 +11,7 @@ from reporting_artifacts import cell
 from synopsis.artifacts import read_json, write_csv, write_json, write_json_lines
 from synopsis.cli import app
 from synopsis.errors import ArtifactError, InputError
-from synopsis.reporting.comparison import comparison
+from synopsis.reporting.comparison import comparison, ranking
 from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.selection import pivoted, selected
 from typer.testing import CliRunner
@@ -85,6 +85,18 @@ def test_two_compressors_are_compared_on_the_examples_that_both_have(folder: Pat
     assert found.value == pytest.approx(0.35 - 0.85) and found.mark == "*"
     assert found.interval[0] < found.value < found.interval[1] < 0
     assert cell(needle, "detectable", 60, "choice").value > 0.1
+
+
+def test_the_best_of_each_row_is_marked_and_what_is_not_worse(folder: Path) -> None:
+    icl, needle, rouge = ranking(folder)
+    assert {cell(icl, name, "world_wears", "plain_48").mark for name in icl.names[3:-1]} == {"*"}, "all are equal"
+    assert cell(icl, "base", "world_eats", "summary_4").value is None
+    marks = {name: cell(needle, name, 60, "choice").mark for name in needle.names[2:-1]}
+    assert marks == {"full_attention": "*", "base": "+", "autocompressor": "", "rmt": ""}
+    assert [cell(rouge, name, "seen", "rougeL").mark for name in ("gist-1", "neg_control")] == ["*", ""]
+    assert "* The best." in printed("compare", str(folder), "--stage", "needle")
+    with pytest.raises(InputError, match="--stage judge: expected a stage with records of examples: "):
+        ranking(folder, "judge")
 
 
 def test_outputs_are_compared_by_rouge(folder: Path) -> None:

@@ -82,7 +82,7 @@ STAGE = Stage(
     title="Perplexity",
     axes={"domain": str, "context_length": int, "tokens": str, "summary_length": int},
     metrics={
-        "loss": Bounds(due=True),
+        "loss": Bounds(due=True, lower_is_better=True),
         **dict.fromkeys(("loss_low", "loss_high", "perplexity", "bits_per_byte"), AMOUNT),
         **dict.fromkeys(("summary_vectors", "n_documents", "skipped", "too_short"), COUNT),
     },
