@@ -76,7 +76,8 @@ def test_a_table_of_several_metrics_is_an_error(folder: Path, tmp_path: Path) ->
 
 
 def test_two_compressors_are_compared_on_the_examples_that_both_have(folder: Path) -> None:
-    icl, needle = comparison(folder, "rmt", "base")
+    loss, icl, needle = comparison(folder, "rmt", "base")
+    assert cell(loss, "difference", 50, "all", "loss").value == pytest.approx(0.3)
     assert (icl.title, needle.title) == ("In-context learning: rmt against base", "Needle: rmt against base")
     assert [cell(icl, name, "world_eats", "zero_shot").value for name in ("examples", "left out")] == [95, 5]
     same = cell(icl, "difference", "world_wears", "plain_48")
@@ -88,7 +89,8 @@ def test_two_compressors_are_compared_on_the_examples_that_both_have(folder: Pat
 
 
 def test_the_best_of_each_row_is_marked_and_what_is_not_worse(folder: Path) -> None:
-    icl, needle, rouge = ranking(folder)
+    loss, icl, needle, rouge = ranking(folder)
+    assert [cell(loss, name, 100, "all", "loss").mark for name in ("full_attention", "base")] == ["*", ""]
     assert {cell(icl, name, "world_wears", "plain_48").mark for name in icl.names[3:-1]} == {"*"}, "all are equal"
     assert cell(icl, "base", "world_eats", "summary_4").value is None
     marks = {name: cell(needle, name, 60, "choice").mark for name in needle.names[2:-1]}

@@ -10,7 +10,7 @@ where they are needed `weight` (of the value in the mean) and `cluster` (of exam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +69,7 @@ def ranking(folder: Path, stage: str | None = None) -> list[Table]:
         found = {name: _examples(folder, one, scores, name) for name in scores["compressor"].unique()}
         sides = {name: side for name, side in found.items() if not side.empty}
         if len(sides) > 1:
-            place = _place(next(iter(sides.values())))
+            place = _place(sides.values())
             joined = pd.concat([_averaged(side, place).assign(name=name) for name, side in sides.items()])
             _check_examples(one, joined, place)
             records = [
@@ -139,8 +139,11 @@ def _examples(folder: Path, stage: Stage, scores: pd.DataFrame, name: str) -> pd
     return frame
 
 
-def _place(side: pd.DataFrame) -> list[str]:
-    return [column for column in COLUMNS if column in side and column not in ("run", "seed", "value")]
+def _place(sides: Iterable[pd.DataFrame]) -> list[str]:
+    """The columns of a place that some record fills."""
+    rows = pd.concat(sides)
+    names = [name for name in COLUMNS if name in rows and name not in ("run", "seed", "value")]
+    return [name for name in names if (rows[name] != "").any()]
 
 
 def _averaged(side: pd.DataFrame, place: list[str]) -> pd.DataFrame:
@@ -164,7 +167,7 @@ def _check_examples(stage: Stage, sides: pd.DataFrame, place: list[str]) -> None
 
 
 def _rows(stage: Stage, a: pd.DataFrame, b: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    place = _place(a)
+    place = _place([a, b])
     example = [*place, "id"]
     sides = [_averaged(side, place) for side in (a, b)]
     _check_examples(stage, pd.concat(sides), place)
