@@ -17,7 +17,7 @@ LOCKED = [ -z "$$(ls -A .snakemake/locks 2>/dev/null)" ] || echo "Where no other
 
 RELEASE ?= gisting/data
 
-.PHONY: setup demo smollm2 smollm2_icl paper test lint browser clean
+.PHONY: setup demo smollm2 smollm2_icl paper test lint browser slurm clean
 .DEFAULT_GOAL := demo
 
 setup: .venv/ready
@@ -55,6 +55,12 @@ browser:
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium chromium-driver >/dev/null; } \
 	  || echo "No chromium: the tests of the report in a browser are skipped."
+
+# tests/slurm starts a Slurm of its own. Without its programs those tests are skipped.
+slurm:
+	@command -v slurmctld slurmd slurmdbd munged mariadbd >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurm-wlm slurmdbd \
+	  munge mariadb-server >/dev/null; } || echo "No Slurm: its tests are skipped."
 
 clean:
 	rm -rf results/demo results/smollm2 results/smollm2_icl .snakemake

@@ -58,6 +58,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
+SLURM = {"slurm_job": "SLURM_JOB_ID", "slurm_array": "SLURM_ARRAY_JOB_ID", "slurm_task": "SLURM_ARRAY_TASK_ID"}
+"""Fields of the provenance of a job of Slurm."""
+
+
 class Layout:
     """Paths of an experiment's artifacts; the one place where they are spelled."""
 
@@ -384,6 +388,8 @@ class Provenance:
             "packages": package_versions(),
             "python": platform.python_version(),
             "platform": platform.platform(),
+            "host": platform.node(),
+            **{key: os.environ[name] for key, name in SLURM.items() if name in os.environ},
             "device": self.device,
             "dtype": self.dtype,
             "seed": self.seed,

@@ -27,6 +27,7 @@ from synopsis.cli_options import (
     run_to_train,
     show,
 )
+from synopsis.cli_workflow import doctor, rerun
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 app = typer.Typer(
@@ -228,6 +229,8 @@ for stage in STAGES:
         add_stage(stage)
 app.command(cls=options.Command)(compress)
 app.command(cls=options.Command)(convert)
+app.command(cls=options.Command)(rerun)
+app.command(cls=options.Command)(doctor)
 
 
 @app.command(cls=options.Command)
@@ -326,6 +329,38 @@ def compare(
         raise InputError(f"compare {a}: expected another run or compressor to compare it with")
     found = ranking(folder, stage) if a is None or b is None else comparison(folder, a, b, stage)
     print(options.in_terminal(found), end="")
+
+
+@app.command(cls=options.Command)
+def export(
+    results: Annotated[Path | None, typer.Argument(metavar="RESULTS", help="Results of a reported experiment.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Folder of the paper.")] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="FOLDER", help="Instead: whether an export is still true.")
+    ] = None,
+    paper: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also typeset this LaTeX file there, with tectonic or latexmk.")
+    ] = None,
+) -> None:
+    """Copy tables (LaTeX) and figures (PDF) to a folder for a paper, with a manifest of hashes.
+
+    \b
+      synopsis export results/demo --to paper
+      synopsis export --check paper
+
+    --check fails (exit code 1) when an exported file, or a result that its numbers come from, has changed; it names
+    each. A table or figure that was edited in the folder is never overwritten.
+    """
+    from synopsis.reporting import export as exporting
+
+    if check is not None and results is None and to is None and paper is None:
+        exporting.check_export(check)
+    elif check is None and results is not None and to is not None:
+        exporting.export(results, to)
+        if paper is not None:
+            exporting.build(paper, to)
+    else:
+        raise InputError("name results and a folder, or a folder to check: RESULTS --to FOLDER, or --check FOLDER")
 
 
 @app.command(cls=options.Command)

@@ -62,7 +62,7 @@ def test_each_result_says_where_it_comes_from(finished: Project) -> None:
     assert " ".join(sorted(results)) == KINDS
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     for kind, provenance in results.items():
-        assert {"seed", "device", "dtype", "python", "platform", "finished"} <= set(provenance)
+        assert {"seed", "device", "dtype", "python", "platform", "host", "finished"} <= set(provenance)
         assert len(provenance["config"]) == 16 and provenance["wall_seconds"] >= 0
         assert {"torch", "transformers", "numpy"} <= set(provenance["packages"])
         assert all(digest and len(digest) == 64 for digest in provenance["inputs"].values()), kind

@@ -16,8 +16,9 @@ rule benchmark:
     threads: 256
     resources:
         config=CONFIG,
-        mem_mb=6000,
-        runtime=120,
+        gpu=1,
+        mem_mb=grows(6000),
+        runtime=grows(120),
     params:
         fingerprint=fingerprint(STAGES["benchmark"]),
     shell:

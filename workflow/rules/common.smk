@@ -12,6 +12,7 @@ from synopsis.stages.record import stages
 from synopsis.stages.workflow import (
     check_submitted,
     find_own_commands,
+    leave_warnings_to_jobs,
     one_message,
     one_of,
     overrides,
@@ -23,6 +24,7 @@ CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
 STAGES = stages()
 
 find_own_commands()
+leave_warnings_to_jobs()
 with one_message():
     if set("{}") & set(workflow.basedir):
         raise InputError(
@@ -74,6 +76,11 @@ def fingerprint(jobs):
 
 def outputs(jobs):
     return jobs.patterns(LAYOUT)
+
+
+def grows(first):
+    """A resource of which each attempt at a job gets as much again as the first one had."""
+    return lambda wildcards, attempt: first * attempt
 
 
 def shown(path):

@@ -14,8 +14,8 @@ rule judge:
         "../../envs/synopsis.yaml"
     resources:
         config=CONFIG,
-        mem_mb=1000,
-        runtime=240,
+        mem_mb=grows(1000),
+        runtime=grows(240),
     params:
         fingerprint=fingerprint(STAGES["judge"]),
     shell:

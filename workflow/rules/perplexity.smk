@@ -14,8 +14,9 @@ rule perplexity:
         "../../envs/synopsis.yaml"
     resources:
         config=CONFIG,
-        mem_mb=6000,
-        runtime=240,
+        gpu=1,
+        mem_mb=grows(6000),
+        runtime=grows(240),
     params:
         fingerprint=fingerprint(STAGES["perplexity"]),
     shell:

@@ -14,8 +14,8 @@ rule prepare_model:
         "../../envs/synopsis.yaml"
     resources:
         config=CONFIG,
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=grows(8000),
+        runtime=grows(60),
     params:
         fingerprint=fingerprint(PREPARE["model"]),
     shell:
@@ -35,8 +35,8 @@ rule prepare_tokenizer:
         "../../envs/synopsis.yaml"
     resources:
         config=CONFIG,
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grows(2000),
+        runtime=grows(10),
     params:
         fingerprint=fingerprint(PREPARE["tokenizer"]),
     shell:
@@ -58,8 +58,8 @@ rule prepare_corpus:
     threads: lambda w: 1 if EXPERIMENT.corpora[w.corpus].source == "world" else 8
     resources:
         config=CONFIG,
-        mem_mb=lambda w, threads: 2000 + 1000 * threads,
-        runtime=240,
+        mem_mb=lambda w, threads, attempt: (2000 + 1000 * threads) * attempt,
+        runtime=grows(240),
     params:
         fingerprint=fingerprint(PREPARE["corpus"]),
     shell:
@@ -77,8 +77,8 @@ rule prepare_instructions:
         "../../envs/synopsis.yaml"
     resources:
         config=CONFIG,
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=grows(2000),
+        runtime=grows(30),
     params:
         fingerprint=fingerprint(PREPARE["instructions"]),
     shell:
@@ -96,8 +96,8 @@ rule prepare_task:
         "../../envs/synopsis.yaml"
     resources:
         config=CONFIG,
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=grows(2000),
+        runtime=grows(30),
     params:
         fingerprint=fingerprint(PREPARE["task"]),
     shell:

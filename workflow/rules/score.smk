@@ -21,7 +21,7 @@ rule score:
         "../../envs/synopsis.yaml"
     resources:
         config=CONFIG,
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=grows(2000),
+        runtime=grows(30),
     shell:
         "synopsis --log {log:q} score {resources.config}"

@@ -18,7 +18,8 @@ rule pretrain:
     threads: 2
     resources:
         config=CONFIG,
-        mem_mb=4000,
+        gpu=1,
+        mem_mb=grows(4000),
         runtime=1440,
         start="",
     params:
@@ -42,7 +43,8 @@ rule train:
         "../../envs/synopsis.yaml"
     resources:
         config=CONFIG,
-        mem_mb=8000,
+        gpu=1,
+        mem_mb=grows(8000),
         runtime=1440,
         start="",
     params:

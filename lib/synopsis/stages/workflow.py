@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ from synopsis.errors import InputError, SynopsisError
 def find_own_commands() -> None:
     """Let jobs find the `synopsis` of the environment that runs Snakemake, activated or not."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def leave_warnings_to_jobs() -> None:
+    """In a job of Slurm, SIGUSR1 before the time limit reaches every process; Snakemake and shells would die of it."""
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -16,18 +16,16 @@ of the process that failed first, and 128 + the signal's number for a signal, as
 ends the others before one of them has reported the error, and has no exit code of a run that finished in spite of a
 signal.)
 
-The same command resumes a run that ended so, and Snakemake's `retries` submit it again. In a batch script of your
-own, with `#SBATCH --requeue --signal=B:USR1@300`, Slurm warns the script alone before the time limit:
+The same command resumes a run that ended so. A job of Slurm that SIGUSR1 warns of its time limit is queued again, and
+goes on in the next one:
 
-    synopsis train ... & run=$!
-    trap 'kill -USR1 $run' USR1
-    wait $run; code=$?
-    kill -0 $run 2>/dev/null && { wait $run; code=$?; }  # the signal ended the first wait
-    [ $code = 138 ] && scontrol requeue $SLURM_JOB_ID
+    #SBATCH --requeue --signal=USR1@300
+    srun synopsis train ...
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -77,6 +75,15 @@ def visible_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def requeue() -> None:
+    """Ask Slurm to queue the job that this process belongs to again; without one nothing happens."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is not None:
+        say(f"asking Slurm to queue job {job} again")
+        with contextlib.suppress(OSError):
+            subprocess.run(["scontrol", "requeue", job], check=False)
 
 
 # ------------------------------------------------------------------------------------------- started by torchrun, srun

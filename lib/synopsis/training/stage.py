@@ -10,6 +10,7 @@ started beside it waits and takes that model, or resumes from the checkpoints wh
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from synopsis.stages.train.section import STAGE
 from synopsis.training import distributed
 from synopsis.training.callbacks import Metrics, Progress, StopOnSignal, utilisation
 from synopsis.training.checkpoints import Checkpoints, checkpoint_to_resume
+from synopsis.training.launch import requeue
 from synopsis.training.lock import RunLock, owned
 from synopsis.training.preparation import Numbered, Prepared, prepare
 from synopsis.training.sharding import check_deepspeed, sharding, whole_weights
@@ -123,6 +125,8 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.state.global_step < training.steps:
         step = f"step {trainer.state.global_step} of {training.steps}"
+        if stop.received == signal.SIGUSR1 and distributed.is_first():
+            requeue()
         distributed.fail(Interrupted(f"{run}: stopped at {step}; the same command resumes there", stop.received))
     steps = trainer.state.global_step
     figures = {"train_loss": trainer.losses.mean(steps), "steps": float(steps)}

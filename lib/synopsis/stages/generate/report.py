@@ -42,13 +42,15 @@ def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
 
 def _pairs(experiment: Experiment) -> list[tuple[str, str]]:
-    """Runs of one base, and of one training seed where both have one."""
-    seeds = {run: seed for run, (_, seed) in experiment.trained_runs.items()}
-    return [
-        (a, b)
-        for a, b in combinations(experiment.runs_of(STAGE.name), 2)
-        if experiment.base_of(a) == experiment.base_of(b) and seeds.get(a, seeds.get(b)) == seeds.get(b, seeds.get(a))
+    """Pairs of runs of one base."""
+    runs = experiment.runs_of(STAGE.name)
+    pairs = [
+        pair
+        for a, b in combinations(dict.fromkeys(map(experiment.name_of, runs)), 2)
+        if experiment.base_named(a) == experiment.base_named(b)
+        for pair in experiment.paired_runs(a, b)
     ]
+    return [pair for pair in pairs if set(pair) <= set(runs)]
 
 
 def _equal(experiment: Experiment, a: str, b: str, split: str) -> Iterator[dict[str, Any]]:
@@ -160,9 +162,9 @@ def equal_outputs(experiment: Experiment, scores: pd.DataFrame) -> Table:
     How often two compressors of one base write the same, white space at both ends aside. Only examples that both have
     are compared; those that one of them alone has are counted beside.
     """
-    rows = scores[(scores["stage"] == STAGE.name) & (scores["against"] != "")]
-    rows = rows.assign(other=rows["against"].map(experiment.name_of))
-    found = together(groups(rows, STAGE.name, "split", "compressor", "other"), "split")
+    pairs = scores[(scores["stage"] == STAGE.name) & (scores["against"] != "")]
+    named = pairs.assign(other=pairs["against"].map(experiment.name_of))
+    found = together(groups(named, STAGE.name, "split", "compressor", "other"), "split")
     columns = [
         Column("Split", lambda group: group.split, key=True),
         Column("A", lambda group: group.compressor, key=True),

@@ -11,6 +11,7 @@ from pydantic import Field
 from synopsis.artifacts import Layout
 from synopsis.config.checks import chosen_runs, instructions_for, measured, too_long, unknown
 from synopsis.config.types import Distinct, Name, PositiveFloat, PositiveInt, Problem, Seed, Strict
+from synopsis.stages.generate.rouge import ROUGE_TYPES
 from synopsis.stages.record import COUNT, PERCENT, Bounds, Stage, untrained
 
 if TYPE_CHECKING:
@@ -101,8 +102,9 @@ STAGE = Stage(
     title="Instructions",
     axes={"against": str},
     metrics={
-        **dict.fromkeys(("rouge1", "rouge2", "rougeL", "exact_match"), Bounds(most=100, due=True, same_examples=True)),
-        **dict.fromkeys(("rougeLsum", "rougeL_low", "rougeL_high", "rougeL_published", "equal_outputs"), PERCENT),
+        **dict.fromkeys((*ROUGE_TYPES[:-1], "exact_match"), Bounds(most=100, due=True, same_examples=True)),
+        **{f"{kind}_{form}": PERCENT for kind in ROUGE_TYPES for form in ("low", "high", "published")},
+        **dict.fromkeys(("rougeLsum", "equal_outputs"), PERCENT),
         "examples_of_one": COUNT,
     },
 )

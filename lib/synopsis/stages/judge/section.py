@@ -37,7 +37,7 @@ class Judge(Strict):
                 yield from unknown((*key, str(place)), name, "a compressor whose outputs are generated", generating)
             if a == b:
                 yield Problem(key, f"'{a}' against itself", "two different compressors")
-            elif {a, b} <= generating.keys() and not set(experiment.seeds_of(a)) & set(experiment.seeds_of(b)):
+            elif {a, b} <= generating.keys() and not experiment.paired_runs(a, b):
                 found = (
                     f"'{a}' with the training seeds {experiment.seeds_of(a)} and '{b}' with {experiment.seeds_of(b)}"
                 )
