@@ -101,9 +101,10 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
 def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
     """The win rate of each comparison."""
     return [
-        f"{one.judge}: {one.a} against {one.b} on {one.split}: win rate "
-        f"{cell_text(Cell(one.win_rate, interval=one.interval), 1)} %, ties counted half."
+        f"{one.a} against {one.b} on {one.split}: win rate {cell_text(Cell(one.win_rate, interval=one.interval), 1)} % "
+        f"(judge: {one.judge}, ties half)."
         for one in comparisons(experiment, scores)
+        if one.win_rate is not None
     ]
 
 
