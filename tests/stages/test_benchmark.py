@@ -41,7 +41,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     write_folder(LlamaForCausalLM(configuration(**FIELDS)).eval(), layout.model("base"))
     world_tokenizer(gist=False).save_pretrained(layout.tokenizer("base"))
     write_folder(summary_model(seed=1, **FIELDS), layout.model("auto-s0"))
-    write_folder(GistLlamaForCausalLM(configuration(**GIST_FIELDS, use_cache=False)).eval(), layout.model("gist-1-s0"))
+    write_folder(GistLlamaForCausalLM(configuration(**GIST_FIELDS)).eval(), layout.model("gist-1-s0"))
     return found
 
 

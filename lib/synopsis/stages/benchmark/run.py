@@ -56,7 +56,6 @@ def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
     facts: dict[str, Any] = {}
     for dtype in section.dtypes:
         model = open_run(experiment, run, dtype).model
-        model.config.use_cache = True  # training leaves False in what it saves
         sweep = Sweep(model, dtype, section)
         cases = section.cases(experiment.subject(run))
         for case in track(cases, f"benchmark {run} {dtype}", unit="cases"):
