@@ -32,7 +32,7 @@ NEEDLE: dict[str, Any] = {
     **{"filler": ["old fox eats plums"], "needle": "guest Mira holds {key}", "question": "guest Mira holds"},
     "keys": ["lantern", "compass", "violin", "ladder"],
 }
-ROUGE_L = {"gist-1": 50.0, "pos_control": 60.0, "neg_control": 20.0}
+ROUGE_L = {"gist-1": 50.0, "pos_control": 60.0, "neg_control": 20.0, "base": 30.0, "cut": 25.0}
 TASK = {"source": {"world": "eats"}, "template": "{text} {answer}", "input_fields": ["text"], "options": ["a", "b"]}
 ICL_EXAMPLES = {"world_eats": 100, "world_wears": 50}
 ACCURACY = {"zero_shot": 0.4, "plain_48": 0.7, "summary_4": 0.6}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import hashlib
 import json
 import multiprocessing
@@ -15,6 +16,7 @@ import pytest
 from chat_server import ChatServer, completion, judge_quickly
 from synopsis.config.files import JudgeDefinition
 from synopsis.errors import SynopsisError
+from synopsis.stages.judge import chat, records
 from synopsis.stages.judge.pairs import Pair
 from synopsis.stages.judge.records import Judgement
 from synopsis.stages.judge.run import estimate, hash_of, judge_pairs
@@ -194,6 +196,12 @@ def test_an_estimate_asks_nothing(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------- odd services
+
+
+@pytest.mark.parametrize("module", [chat, records])
+def test_doctests(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("supported", [True, False])

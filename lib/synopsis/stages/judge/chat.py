@@ -162,7 +162,7 @@ class ChatJudge:
             text, usage = body["choices"][0]["message"].get("content") or "", body.get("usage") or {}
             if not isinstance(text, str):
                 raise TypeError("its content is no text")
-        except openai.BadRequestError:
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
             if not structured:
                 raise
             reply = await self._answer(prompt, structured=False)

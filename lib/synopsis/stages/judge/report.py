@@ -87,7 +87,7 @@ def comparisons(experiment: Experiment, scores: pd.DataFrame) -> list[Comparison
 def _groups(experiment: Experiment, scores: pd.DataFrame, *more: str) -> list[Any]:
     judged = scores[scores["stage"] == STAGE.name]
     judged = judged[judged["metric"].isin(AGREEMENT) == bool(more)]
-    other = judged["against"].map(lambda run: experiment.trained_runs[run][0])
+    other = judged["against"].map(experiment.name_of)
     return groups(judged.assign(other=other), STAGE.name, "judge", *more, "compressor", "other", "split")
 
 
