@@ -79,6 +79,8 @@ class ChatJudge:
 
         async with self._client:
             await asyncio.gather(*(work() for _ in range(min(self.definition.concurrency, len(questions)))))
+        if self.definition.price:
+            say(f"judge '{self.name}': these outputs have cost {self.spent:.4g} so far")
         if failures:
             raise failures[0]
 
