@@ -110,7 +110,7 @@ def pivoted(
         return Column(head or f"no {columns}", lambda key: cells.get((*key, head)), digits)
 
     shown = [*(key_column(*pair) for pair in enumerate(rows)), *map(value_column, heads)]
-    return Table(title or " and ".join(metrics), shown, keys, " ".join(filter(None, notes)))
+    return Table(title or (metrics[0] if len(metrics) == 1 else "Scores"), shown, keys, " ".join(filter(None, notes)))
 
 
 def _mark(keys: list[Any], cells: dict[Any, Cell], better: Callable[[Iterable[Any]], Any]) -> None:
