@@ -63,7 +63,7 @@ def jobs(project: Project, cluster: Cluster) -> list[str]:
 
 
 def started(project: Project, *words: str) -> subprocess.Popen[str]:
-    return project.start(*SNAKEMAKE, *words, TARGET)
+    return project.start(SNAKEMAKE[0], TARGET, *SNAKEMAKE[1:], *words)
 
 
 def held(project: Project, controller: subprocess.Popen[str]) -> int:
@@ -82,7 +82,9 @@ def ended(controller: subprocess.Popen[str]) -> str:
 
 
 def log(project: Project) -> str:
-    return (project.results / "logs" / "train" / f"{RUN}.log").read_text()
+    """What the job said so far; a job that starts again begins it anew."""
+    path = project.results / "logs" / "train" / f"{RUN}.log"
+    return path.read_text() if path.exists() else ""
 
 
 # ------------------------------------------------------------------------------------------------- stories
@@ -139,13 +141,20 @@ def without_its_controller(project: Project, cluster: Cluster) -> None:
     assert f"{RUN}: finished by the other process; taking {TARGET}\n" in log(project)
 
 
+def of_processes(project: Project, nodes: int) -> None:
+    """Two on each node."""
+    shape = f"nodes={nodes} tasks_per_node=2 tasks_per_gpu=0 gpu=0 gres='gpu:2' cpus_per_task=2 mem_mb=8000"
+    start = f"start='srun --nodes={nodes} --ntasks-per-node=2 --gpus-per-node=2 --kill-on-bad-exit=1'"
+    ended(started(project, "--set-resources", *(f"train:{value}" for value in ["mpi='srun'", *shape.split(), start])))
+    assert f'"processes": {2 * nodes}' in (project.folder / TARGET / "provenance.json").read_text()
+
+
+def on_one_node(project: Project, cluster: Cluster) -> None:
+    of_processes(project, 1)
+
+
 def on_two_nodes(project: Project, cluster: Cluster) -> None:
-    resources = "mpi=srun nodes=2 tasks_per_node=2 tasks_per_gpu=0 gres='gpu:2' cpus_per_task=2 mem_mb=8000"
-    start = "start='srun --nodes=2 --ntasks-per-node=2 --gpus-per-node=2 --kill-on-bad-exit=1'"
-    values = [f"train:{value}" for value in [*resources.split(), "gpu=0", start]]
-    controller = started(project, "--set-resources", *values)
-    ended(controller)
-    assert '"processes": 4' in (project.folder / TARGET / "provenance.json").read_text()
+    of_processes(project, 2)
 
 
 RESUMED = (at_its_time_limit, warned, cancelled, killed, without_its_controller)
@@ -160,16 +169,8 @@ def stories(
     """Each story under way, in a project that has data and base model and nothing else."""
     under_way = {}
     with ThreadPoolExecutor(3) as pool, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**cluster.environment, "MASTER_ADDR": "127.0.0.1"}.items():
-            patch.setenv(name, value)
-        for story in (
-            at_its_time_limit,
-            warned,
-            cancelled,
-            killed,
-            without_its_controller,
-            on_two_nodes,
-        ):
+        patch.setenv("MASTER_ADDR", "127.0.0.1")  # the names of the nodes lead nowhere
+        for story in (*RESUMED, on_one_node, on_two_nodes):
             project = finished.copy(tmp_path_factory.mktemp("story") / story.__name__)
             remove(project.folder / TARGET)
             shutil.rmtree(project.results / "logs" / "train")
@@ -188,10 +189,9 @@ def test_a_training_that_was(stories: Any, finished: Project, story: Story) -> N
     assert weights[0] == weights[1]
 
 
-def test_a_training_of_two_processes_on_each_of_two_nodes_has_the_losses_of_one(
-    stories: Any, finished: Project
-) -> None:
-    project, outcome = stories[on_two_nodes]
+@pytest.mark.parametrize("story", (on_one_node, on_two_nodes), ids=lambda story: story.__name__)
+def test_two_processes_on_each_node_have_the_losses_of_one(stories: Any, finished: Project, story: Story) -> None:
+    project, outcome = stories[story]
     outcome.result()
     rows = [[row["loss"] for row in metrics(each.folder / TARGET) if "loss" in row] for each in (project, finished)]
     assert len(rows[0]) == STEPS / 3 and rows[0] == pytest.approx(rows[1], rel=1e-4)
