@@ -28,7 +28,7 @@ from synopsis.cli_options import (
     show,
 )
 from synopsis.cli_workflow import doctor, rerun
-from synopsis.errors import ArtifactError, SynopsisError
+from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 app = typer.Typer(
     add_completion=False,
@@ -276,6 +276,90 @@ def summary(config: options.Config, change: options.Set = None) -> None:
 
 
 @app.command(cls=options.Command)
+def scores(
+    folder: options.Results,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Scores of this stage alone.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Rows with this value; may be given again.")
+    ] = None,
+    rows: Annotated[str | None, typer.Option(metavar="COLUMN,...", help="A table with a row for each value.")] = None,
+    columns: Annotated[str | None, typer.Option(metavar="COLUMN", help="Its columns.")] = None,
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="What it shows.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Print scores of an experiment: rows, or a table of means.
+
+    \b
+      synopsis scores results/demo --stage needle --where run=base --metric choice
+      synopsis scores results/demo --metric accuracy --rows compressor,setting --columns dataset
+    """
+    from synopsis.reporting import rendering, selection
+    from synopsis.reporting.scores import read_scores
+
+    named = {"stage": stage, "metric": metric}
+    conditions = [*(f"{column}={name}" for column, name in named.items() if name is not None), *(where or [])]
+    found = selection.selected(read_scores(folder / "scores.parquet"), conditions)
+    if rows is None and columns is None:
+        print(found.to_csv(index=False) if as_csv else options.in_terminal([selection.listed(found)]), end="")
+    else:
+        table = selection.pivoted(found, rows.split(",") if rows else [], columns)
+        print(rendering.as_csv(table) if as_csv else options.in_terminal([table]), end="")
+
+
+@app.command(cls=options.Command)
+def compare(
+    folder: options.Results,
+    a: Annotated[str, typer.Argument(help="A run or a compressor.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Of this stage alone.")] = None,
+) -> None:
+    """Compare two runs or compressors on the examples that both were measured on.
+
+    \b
+      synopsis compare results/demo autocompressor base
+      synopsis compare results/demo gist-1-s0 gist-1-s1 --stage generate
+
+    Differences are paired by example, with bootstrap intervals, p values corrected for their number, and the smallest
+    difference that so many examples could have shown.
+    """
+    from synopsis.reporting.comparison import comparison
+
+    print(options.in_terminal(comparison(folder, a, b, stage)), end="")
+
+
+@app.command(cls=options.Command)
+def export(
+    results: Annotated[Path | None, typer.Argument(metavar="RESULTS", help="Results of a reported experiment.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="Folder of the paper.")] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="FOLDER", help="Instead: whether an export is still true.")
+    ] = None,
+    paper: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also typeset this LaTeX file there, with tectonic or latexmk.")
+    ] = None,
+) -> None:
+    """Copy tables (LaTeX) and figures (PDF) to a folder for a paper, with a manifest of hashes.
+
+    \b
+      synopsis export results/demo --to paper
+      synopsis export --check paper
+
+    --check fails (exit code 1) when an exported file, or a result that its numbers come from, has changed; it names
+    each. A table or figure that was edited in the folder is never overwritten.
+    """
+    from synopsis.reporting import export as exporting
+
+    if check is not None and results is None and to is None and paper is None:
+        exporting.check_export(check)
+    elif check is None and results is not None and to is not None:
+        exporting.export(results, to)
+        if paper is not None:
+            exporting.build(paper, to)
+    else:
+        raise InputError("name results and a folder, or a folder to check: RESULTS --to FOLDER, or --check FOLDER")
+
+
+@app.command(cls=options.Command)
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of an experiment, or a part of them.")],
 ) -> None:
@@ -324,6 +408,8 @@ def paper(
     """
     from synopsis.paper.run import regenerate
 
+    if json_file is not None and json_file.is_dir():
+        raise InputError(f"--json {json_file}: is a folder; expected the name of a file")
     made = regenerate(release, read(config, change) if config else None)
     if out is not None:
         made.write(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,7 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one value, for instance icl.max_examples=50 (YAML)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the headline numbers as one JSON object on the last line.")]
+Results = Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of an experiment, for instance results/demo.")]
 RunOrNone = Annotated[str | None, typer.Argument(metavar="RUN", help="A run: a model's name, or <compressor>-s<seed>.")]
 CompressorOption = Annotated[
     str | None, typer.Option("--compressor", metavar="NAME", help="Instead of RUN: a compressor of the experiment.")
@@ -169,6 +171,14 @@ def show(values: dict[str, Any], as_json: bool) -> None:
     else:
         for name, value in values.items():
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def in_terminal(tables: list[Any]) -> str:
+    """Tables as text that fits the terminal."""
+    from synopsis.reporting.rendering import as_terminal_text
+
+    width = shutil.get_terminal_size((110, 24)).columns
+    return "\n\n\n".join(as_terminal_text(table, width) for table in tables) + "\n"
 
 
 def offline() -> None:

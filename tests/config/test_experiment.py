@@ -116,6 +116,9 @@ def test_runs(experiment):
 def test_runs_of_a_stage_are_those_that_it_can_measure(experiment):
     assert experiment.runs_of("perplexity") == ["base", "auto-s0", "auto-s1", "rmt-s0", "rmt-s1", "full-s0", "full-s1"]
     assert experiment.runs_of("generate") == ["gist-1-s0", "gist-1-s1", "pos-1-s1", "pos-1-s2"]
+    assert len(experiment.generate.runs) == 2, "without names every run"
+    assert all(experiment.can_measure("generate", name) for name in experiment.subjects)
+    assert experiment.models["opt"].measured_on("generate", "t5"), "which has no next token of plain text"
     assert experiment.runs_of("benchmark") == ["auto-s0", "auto-s1", "gist-1-s0", "gist-1-s1"]
 
 
@@ -140,6 +143,8 @@ def test_what_shows_no_demonstration_is_computed_with_the_first_seed_alone(exper
 
 def test_pairs_are_judged_seed_by_seed(experiment):
     assert experiment.judged_pairs() == [("gist-1-s1", "pos-1-s1")]
+    assert experiment.paired_runs("gist-1", "opt") == [("gist-1-s0", "opt"), ("gist-1-s1", "opt")]
+    assert experiment.paired_runs("base", "opt") == [("base", "opt")]
 
 
 def test_stages_that_are_not_configured_have_no_runs(tmp_path):

@@ -27,6 +27,7 @@ PRE = "models.base.pretraining"
 STORIES = "{source: world, facts: 32}"
 WORLD = "instructions:\n  translations: {source: world}"
 RUNS = "  runs: [base, auto, rmt, full]\n"
+MOST = "  max_new_tokens: 16\n  runs"
 FREE = "runs: [base, auto, rmt, full]"
 WARMUP = "      steps: 10\n      warmup_steps: 5\n      schedule: constant\n"
 RANDOM = ("      substeps: 2\n", "      substeps: 2\n      random_summary_length: true\n")
@@ -116,6 +117,12 @@ ONE_FAULT = [
     ("[30, 30, 30]", "[30, 30, 30, 30]", "found 16 vectors for 'auto' (4 steps); expected at most 12, as many as sta"),
     ("[30, 30, 30]", "[30, 30, 250]", "found 262 positions in one pass (8 summary vectors + 250 tokens + 4 summary to"),
     ("max_new_tokens: 16", "max_new_tokens: 256", "found 257 positions in one pass (256 new tokens + 1 token of a pro"),
+    (MOST, "  runs", "generate: found no limit; expected exactly one of 'max_new_tokens' and 'max_tokens'"),
+    (MOST, f"  max_tokens: 9\n{MOST}", "generate: found two limits; expected exactly one of 'max_new_tokens' and"),
+    (MOST, "  max_tokens: 257\n  runs", "generate.max_tokens: found 257 positions in one pass; expected at most"),
+    (MOST, f"  sampling: {{top_p: 0}}\n{MOST}", "generate.sampling.top_p: found 0; expected greater than 0"),
+    (MOST, f"  sampling: {{top_k: 9}}\n{MOST}", "generate.sampling.top_k: found an unknown key; expected one of"),
+    (MOST, f"  context: none\n{MOST}", "generate.context: found 'none'; expected one of compressed, full"),
     ("[64, 192]", "[64, 250]", "found 266 positions in one pass (250 tokens of context + 16 new tokens); expected at"),
     ("[64, 192]", "[1, 192]", "found a context of 1; expected at least 2, the fewest that 'gist-1' compresses"),
     ("generate:", "x-generate:", "judge: found judgements without outputs; expected a section 'generate' beside it"),

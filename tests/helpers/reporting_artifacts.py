@@ -193,7 +193,12 @@ def _write_needle(subject: Experiment, run: str) -> None:
         for depth in (0.0, 0.5)
     ]
     skipped = [] if len(steps) == 2 else [{"length": 200, "positions": 204, "model_positions": 128}]
-    write_json_lines(Layout.examples(Layout(subject).needle(run)), rows)
+    texts = [
+        {**row, "example": number, "key": NEEDLE["keys"][number % 4], "choice": number < 10 * row["choice"] - 1e-6}
+        for row in rows
+        for number in range(10)
+    ]
+    write_json_lines(Layout.examples(Layout(subject).needle(run)), texts)
     write_json(Layout(subject).needle(run), "needle", {"rows": rows, "skipped": skipped, "failed": []}, {})
 
 

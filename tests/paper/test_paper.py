@@ -22,7 +22,7 @@ from synopsis.errors import ArtifactError
 from synopsis.paper import run, runs
 from synopsis.paper.published import STATES, Cell, cells, checksums, load
 from synopsis.paper.run import regenerate
-from synopsis.reporting.scores import COLUMNS
+from synopsis.reporting.scores import COLUMNS, score
 
 OUTPUTS = "results/model_outputs/LLaMA-gist-1/outputs-3000-validation_human.csv"
 JUDGED = "results/chatgpt/chatgpt-LLaMA-gist-1-vs-LLaMA-pos_control-1-validation_human-3000.json"
@@ -170,7 +170,7 @@ def test_missing_files_are_named(release: Path, call: Any) -> None:
     [
         (ROUGE, "LLaMA,gist,1,3000,5", "LLaMA,gist,1,3000,6", "rouge / LLaMA-7B gist 1 / human", -10),
         (OUTPUTS, ",cat dog,", ",cat owl,", "rouge / LLaMA-7B gist 1 / human", -12.5),
-        (JUDGED, '"Tie"', '"a"', "win_rates / LLaMA-7B gist 1 / human counted", 50 - 45.83),
+        (JUDGED, '"Tie"', '"a"', "choices / LLaMA-7B gist 1 / human", 50 - 45.83),
         (JUDGED, ": 1.5,", ": 2.0,", "win_rates / LLaMA-7B gist 1 / human", 50 - 45.83),
         (BENCHMARK, "30000,", "90000,", "efficiency / LLaMA-7B CUDA ms: gist cache / mean", 62.5 - 21.8),
     ],
@@ -200,7 +200,7 @@ def test_files_and_exit_code(release: Path, call: Any, tmp_path: Path) -> None:
     assert cell["difference"] == pytest.approx(cell["value"] - 57.8) and "table 1" in cell["source"]
     assert written["failed"] and all(file["agrees"] for file in written["files"])
     files = Counter(path.suffix for path in (tmp_path / "out").iterdir())
-    assert files == {**dict.fromkeys((".md", ".csv", ".tex", ".html"), 12), ".svg": 1, ".pdf": 1, ".png": 1, ".json": 1}
+    assert files == {**dict.fromkeys((".md", ".csv", ".tex", ".html"), 13), ".svg": 1, ".pdf": 1, ".png": 1, ".json": 1}
     assert " 50.00 [" in out and "‡ does not agree" in out
     assert (tmp_path / "out/rouge.md").read_text() in out
 
@@ -208,10 +208,9 @@ def test_files_and_exit_code(release: Path, call: Any, tmp_path: Path) -> None:
 def test_latex_parses(release: Path) -> None:
     """pylatexenc reads every table without a fault, and the rows of a grid have as many cells as its columns."""
     walker = pytest.importorskip("pylatexenc.latexwalker", reason="pylatexenc is not installed")
-    from synopsis.reporting.rendering import as_latex
-
     for name, table in regenerate(release).rendered().items():
-        text = as_latex(table, name)
+        text = run.as_latex(table, name)
+        assert text.count(r"\begin{table}") == -(-len(table.rows) // run.LATEX_LINES)
         walker.LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
         for grid in text.split(r"\begin{tabular}")[1:]:
             columns, body = (
@@ -259,15 +258,22 @@ def test_runs_of_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert of == {
         "autocompressor_icl_opt / OPT-2.7B icl_750 / sst2": {"base": (75.0, 25.0)},
         "chatgpt / LLaMA-7B gist / seen": {"gist-1 (reference)": (62.5, None)},
-        "chatgpt / FLAN-T5-XXL gist / seen": {"gist-1 (reference)": (62.5, None)},
         "gist_tokens_win_rates / LLaMA-7B gist 1 / seen": {"gist-1 (reference)": (62.5, None)},
-        "gist_tokens_win_rates / FLAN-T5-XXL gist 1 / seen": {"gist-1 (reference)": (62.5, None)},
-        **{
-            f"{table} / {model} neg_control / human": {"neg_control": (20.0, None)}
-            for table in ("rouge", "gist_tokens_rouge")
-            for model in ("LLaMA-7B", "FLAN-T5-XXL")
-        },
+        "rouge / LLaMA-7B neg_control / human": {"neg_control": (20.0, None)},
+        "gist_tokens_rouge / LLaMA-7B neg_control / human": {"neg_control": (20.0, None)},
     }
+
+
+def test_runs_from_the_scores_of_an_experiment(tmp_path: Path) -> None:
+    subject, tables = artifacts.experiment(tmp_path), load()["tables"]
+    artifacts.write_artifacts(subject)
+    score(subject)
+    found = cells(tables)
+    runs.add_runs(found, tables, subject)
+    # A corpus of one domain stands for all.
+    (cell,) = [cell for cell in found if cell.name == "autocompressor_perplexity_llama / Llama-2-7B / 0"]
+    assert {name: run.mean for name, run in cell.runs.items()} == {"base": pytest.approx(exp(2.0))}
+    assert Counter(cell.table for cell in found if cell.runs)["gist_tokens_rouge"] == 6
 
 
 def test_an_experiment_without_scores_is_named(release: Path, tmp_path: Path) -> None:
@@ -297,6 +303,7 @@ def test_the_released_data_give_the_published_tables(request: pytest.FixtureRequ
         **{("rouge", agree): 13, ("rouge", known): 5, ("rouge", alone): 6, ("rouge", neither): 3},
         **{("chatgpt", agree): 8, ("chatgpt", known): 4, ("chatgpt", alone): 6},
         **{("gist_tokens_rouge", agree): 35, ("gist_tokens_rouge", differ): 1},
-        **{("gist_tokens_win_rates", agree): 42, ("gist_tokens_win_rates", known): 18},
+        ("gist_tokens_win_rates", agree): 30,
+        **{("gist_tokens_choices", agree): 12, ("gist_tokens_choices", known): 18},
         **{("efficiency", agree): 26, ("efficiency", alone): 22},
     }

@@ -99,7 +99,7 @@ def make_experiment(folder: Path, service: ChatService, examples: int = 2, **def
         "instructions": {"world": {"source": "world"}},
         "models": {"base": {"hub": "some/model", "type": "llama"}},
         "compressors": {"gist": {**gist, "condition": "gist"}, "control": {**gist, "condition": "pos_control"}},
-        "generate": {"instructions": "world", "splits": [SPLIT]},
+        "generate": {"instructions": "world", "splits": [SPLIT], "max_new_tokens": 16},
         "judge": {"judges": ["chat"], "pairs": [["gist", "control"]]},
     }
     chat = {"kind": "openai", "model": "some-model", "base_url": service.url, "prompt": PROMPT}

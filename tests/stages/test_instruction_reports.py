@@ -12,6 +12,7 @@ from synopsis.config.experiment import Experiment
 from synopsis.reporting.rendering import Table, as_markdown
 from synopsis.reporting.report import tables as build_tables
 from synopsis.reporting.scores import score
+from synopsis.stages.benchmark.front import qualities
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,20 @@ def test_benchmark_says_from_when_on_compressing_pays(tables: dict[str, Table]) 
     said = next(remark for remark in table.remarks if "included, rmt pays" in remark)
     assert "against reading the context again from 64 tokens and 5 uses on (batch 1), from" in said
     assert any("lost CPU time" in remark for remark in table.remarks)
+
+
+def test_the_front_has_a_point_for_each_compressor_and_base_with_a_quality(tmp_path: Path) -> None:
+    subject = artifacts.experiment(tmp_path, icl=None)
+    artifacts.write_artifacts(subject)
+    scores = score(subject)
+    figure = artifacts.figure(subject, "front", scores)
+    by_panel = [[line.get_xydata()[0].tolist() for line in panel.get_lines()] for panel in figure.axes]
+    loss_time, loss_bytes, rouge_time, rouge_bytes = by_panel
+    base, compressor = (qualities(scores, "perplexity")[name] for name in ("base", "rmt"))
+    assert [1.1 * (10 + 128 / 16), base] in [pytest.approx(point) for point in loss_time], "with the cached prefix"
+    assert [1.1 * 10, compressor] in [pytest.approx(point) for point in loss_time]
+    assert [128 * 3, base] in loss_bytes and [4 * 3, compressor] in loss_bytes
+    assert [point[0] for point in rouge_time] == pytest.approx(3 * [11]) and [4 * 3, 47.5] in rouge_bytes
 
 
 def test_missing_numbers_leave_gaps_and_say_so(subject: Experiment) -> None:

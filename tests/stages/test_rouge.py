@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 from synopsis.errors import DataError
 from synopsis.stages.generate.rouge import ROUGE_TYPES, exact_match, score_rouge, strip_special_tokens
 
@@ -19,6 +22,21 @@ def test_rows_by_hand() -> None:
     assert first["rougeL"] == pytest.approx((1.0, 3 / 4, 6 / 7))
     assert [row["rougeL"].fmeasure for row in scores.rows[1:]] == [0, 1, 0]
     assert scores.mean()["rougeL"] == pytest.approx(100 * (6 / 7 + 1) / 4)
+
+
+def test_rows_are_those_of_rouge_score() -> None:
+    """Texts of few words, so that there are many longest subsequences to choose from; lines, signs and forms."""
+    draw, words = random.Random(0), ["a", "the", "run", "runs", "running", "Dogs", "dog's", "7", "é", "!", ""]
+
+    def text() -> str:
+        return "".join(draw.choice(words) + draw.choice(" \n ,") for _ in range(draw.randrange(25)))
+
+    pairs = [(text(), text()) for _ in range(300)]
+    for stemmed in (True, False):
+        scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=stemmed)
+        for (prediction, truth), row in zip(pairs, score_rouge(pairs, use_stemmer=stemmed).rows, strict=True):
+            for kind, expected in scorer.score(truth, prediction).items():
+                assert row[kind] == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_precision_is_of_the_prediction() -> None:

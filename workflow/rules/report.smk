@@ -18,3 +18,26 @@ rule report:
         runtime=grows(30),
     shell:
         "synopsis --log {log:q} report {resources.config}"
+
+
+# Not made by itself: name it, as in `snakemake --cores 1 results/demo/paper/manifest.json`.
+rule example_paper:
+    input:
+        REPORT_FILES,
+        paper=Path(workflow.basedir) / "docs" / "paper" / "example.tex",
+    output:
+        LAYOUT.root / "paper" / "manifest.json",
+    log:
+        LOGS / "report" / "paper.log",
+    benchmark:
+        LOGS / "report" / "paper.tsv"
+    conda:
+        "../../envs/synopsis.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        results=LAYOUT.root,
+        folder=LAYOUT.root / "paper",
+    shell:
+        "synopsis --log {log:q} export {params.results:q} --to {params.folder:q} --paper {input.paper:q}"

@@ -154,8 +154,8 @@ class _Experiment(Strict):
     # ------------------------------------------------------------------------------------------------- the grid
 
     def seeds_of(self, compressor: str) -> list[int]:
-        """Training seeds; none of a compressor that is not trained."""
-        subject = self.compressors[compressor]
+        """Training seeds; none of a model, and of a compressor that is not trained."""
+        subject = self.subjects[compressor]
         if not isinstance(subject, TrainedCompressor):
             return []
         return list(self.training_seeds if subject.training_seeds is None else subject.training_seeds)
@@ -225,11 +225,18 @@ class _Experiment(Strict):
         return {name: setting for name, setting in settings.items() if setting.largest_budget >= (mean or 1)}
 
     def judged_pairs(self) -> list[tuple[str, str]]:
-        """Pairs of runs, one for each training seed that both compressors have."""
-        if self.judge is None:
-            return []
-        pairs = [(a, b, seed) for a, b in self.judge.pairs for seed in self.seeds_of(a) if seed in self.seeds_of(b)]
-        return [(f"{a}-s{seed}", f"{b}-s{seed}") for a, b, seed in pairs]
+        """The pairs of runs that judges compare."""
+        return [] if self.judge is None else [runs for a, b in self.judge.pairs for runs in self.paired_runs(a, b)]
+
+    def paired_runs(self, a: str, b: str) -> list[tuple[str, str]]:
+        """Runs of two models or compressors, one pair for each training seed that both have.
+
+        A run without a training seed goes with all runs of the other.
+        """
+        ours, theirs = self.seeds_of(a), self.seeds_of(b)
+        shared = [seed for seed in ours or theirs if seed in (theirs or ours)]
+        pairs = [(f"{a}-s{seed}" if ours else a, f"{b}-s{seed}" if theirs else b) for seed in shared]
+        return pairs if ours or theirs else [(a, b)]
 
     def fingerprint(self, *parts: Any) -> str:
         """Short hash of parts of the configuration: what a job depends on, and nothing else."""

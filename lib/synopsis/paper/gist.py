@@ -77,7 +77,7 @@ def _win_rates(of: Any, release: Release, model: str, condition: str, tokens: in
         found[split] = 100 * judged.win_rate, (100 * low, 100 * high)
         row = row_of(release, model, condition, tokens)
         of["gist_tokens_win_rates", row, split].put(*found[split])
-        of["gist_tokens_win_rates", row, f"{split} counted"].put(100 * judged.recounted)
+        of["gist_tokens_choices", row, split].put(100 * judged.recounted)
     return found
 
 

@@ -10,6 +10,7 @@ Values are set by `gist` and `runs`; this module sets them out as tables.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from synopsis.reporting.rendering import Column, Table, at_most
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
 
+LATEX_LINES = 15
 KNOWN, FAILED = "†", "‡"
 HOW_TO_READ = (
     "A number of ours without a sign agrees with the published one to its last printed digit, where there is one. "
@@ -76,7 +78,7 @@ class Paper:
         for name, table in {**self.rendered(), "summary": self.summary()}.items():
             write_text(folder / f"{name}.md", rendering.as_markdown(table))
             write_text(folder / f"{name}.csv", rendering.as_csv(table))
-            write_text(folder / f"{name}.tex", rendering.as_latex(table, name))
+            write_text(folder / f"{name}.tex", as_latex(table, name))
             write_text(folder / f"{name}.html", rendering.as_html(table))
         with drawing():
             figure = gist_tokens_figure(self.cells)
@@ -87,17 +89,30 @@ class Paper:
 def regenerate(release: Path, experiment: Experiment | None = None) -> Paper:
     """Every published number beside ours; DataError names what is missing or damaged in the release."""
     from synopsis.paper.gist import fill
-    from synopsis.paper.runs import add_runs
 
     published = load()
     found, data = cells(published["tables"]), Release(release, published["release"], checksums())
     inputs = [release / "results", release / "benchmarking"]
     if experiment is not None:
+        from synopsis.paper.runs import add_runs
+
         add_runs(found, published["tables"], experiment)
         inputs.append(Layout(experiment).scores)
     provenance = Provenance(config=file_hash(HERE / "published.yaml") or "", inputs=inputs)
     fill(found, data)
     return Paper(published["tables"], found, data.same(), provenance)
+
+
+def as_latex(table: Table, name: str) -> str:
+    """A table as LaTeX, long ones in parts that fit a page each."""
+    parts = []
+    for start in range(0, len(table.rows), LATEX_LINES):
+        part = copy(table)
+        part.rows = table.rows[start : start + LATEX_LINES]
+        if start:
+            part.note = "Continued"
+        parts.append(rendering.as_latex(part, f"{name}_{start}" if start else name))
+    return "\n".join(parts)
 
 
 @dataclass(frozen=True)
@@ -111,11 +126,15 @@ class Line:
 
 def _table(about: Mapping[str, Any], found: list[Cell]) -> Table:
     """Of each row of the paper the published numbers, ours with the difference, and those of runs."""
-    lines = [line for row in about["rows"] for line in _lines(row, [cell for cell in found if cell.row == row])]
+    lines = [
+        line
+        for row, entry in about["rows"].items()
+        for line in _lines(row, [cell for cell in found if cell.row == row], "of" in entry)
+    ]
 
     def column(name: str) -> Column:
         printed = [cell.published or "" for cell in found if cell.column.removesuffix(DEVIATION) == name]
-        digits = min(4, 1 + max(len(text.partition(".")[2]) for text in printed))
+        digits = max(2, *(len(text.partition(".")[2]) for text in printed))
 
         def shown(line: Line) -> Any:
             number = line.numbers.get(name)
@@ -137,7 +156,7 @@ def _table(about: Mapping[str, Any], found: list[Cell]) -> Table:
     return Table(about["title"], [*columns, *map(column, about["columns"])], lines, note, remarks)
 
 
-def _lines(row: str, found: list[Cell]) -> Iterator[Line]:
+def _lines(row: str, found: list[Cell], of_runs: bool) -> Iterator[Line]:
     deviations = {cell.column.removesuffix(DEVIATION): cell for cell in found if cell.column.endswith(DEVIATION)}
     means = [cell for cell in found if not cell.column.endswith(DEVIATION)]
 
@@ -162,5 +181,5 @@ def _lines(row: str, found: list[Cell]) -> Iterator[Line]:
     names = list(dict.fromkeys(name for cell in means for name in cell.runs))
     for name in names:
         yield Line(row, name, {cell.column: cell.runs.get(name) for cell in means})
-    if not names and all(cell.value is None for cell in means):
+    if of_runs and not names and all(cell.value is None for cell in means):
         yield Line(row, "ours", {cell.column: "no run" for cell in means})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from synopsis.artifacts import Layout
+from synopsis.compressors.architectures import ENCODER_DECODERS
 from synopsis.paper.published import Cell
 from synopsis.reporting.scores import read_scores
 from synopsis.reporting.statistics import Estimate
@@ -26,33 +27,39 @@ def add_runs(cells: list[Cell], tables: Mapping[str, Any], experiment: Experimen
     base model and data may be others. ArtifactError where the experiment has no scores.
     """
     scores = read_scores(Layout(experiment).scores)
+    by_row: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        table = tables[cell.table]
-        row, column = table["rows"][cell.row], table["columns"].get(cell.column)
-        if not column or "of" not in row:
+        by_row.setdefault((cell.table, cell.row), []).append(cell)
+    measured = {name: _chosen(scores, experiment, about.get("scores", {})) for name, about in tables.items()}
+    for (name, row), of_row in by_row.items():
+        entry, columns = tables[name]["rows"][row], tables[name]["columns"]
+        if "of" not in entry:
             continue
-        where = {**table["scores"], **row.get("scores", {}), **column}
-        kind = where.pop("as", None)
-        for name, found in _named(scores, experiment, row["of"]):
-            for judge in found["judge"].unique():
-                estimate = _estimate(_chosen(found[found["judge"] == judge], experiment, where), kind)
-                if estimate.count:
-                    cell.runs[f"{name} ({judge})" if judge else name] = estimate
+        kind = tables[name]["scores"].get("as")
+        for whose, found in _named(measured[name], experiment, entry["of"]):
+            found = _chosen(found, experiment, entry.get("scores", {}))
+            for cell in of_row:
+                if where := columns.get(cell.column):
+                    estimate = _estimate(_chosen(found, experiment, where), kind)
+                    if estimate.count:
+                        cell.runs[whose] = estimate
 
 
-def _named(scores: pd.DataFrame, experiment: Experiment, of: Mapping[str, Any]) -> list[tuple[str, pd.DataFrame]]:
-    """The scores of each model and compressor with these keys, with all its summary tokens."""
-    found = []
+def _named(scores: pd.DataFrame, experiment: Experiment, of: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The scores of each model and compressor with these keys, with all its summary tokens, and by each judge."""
     for name, subject in experiment.subjects.items():
-        if _has(subject, of):
+        base = experiment.models.get(experiment.base_named(name))
+        two_sided = base is not None and base.model_type in ENCODER_DECODERS
+        if _has(subject, of) and of.get("encoder_decoder", two_sided) == two_sided:
             length = scores["summary_length"]
             whole = length.isna() | (length == getattr(subject, "summary_length", None)).fillna(False)
-            found.append((name, scores[(scores["compressor"] == name) & whole]))
-    return found
+            found = scores[(scores["compressor"] == name) & whole]
+            for judge in found["judge"].unique():
+                yield f"{name} ({judge})" if judge else name, found[found["judge"] == judge]
 
 
 def _has(subject: Any, keys: Mapping[str, Any]) -> bool:
-    return all(getattr(subject, key, None) == value for key, value in keys.items())
+    return all(getattr(subject, key, None) == value for key, value in keys.items() if key != "encoder_decoder")
 
 
 def _chosen(scores: pd.DataFrame, experiment: Experiment, where: Mapping[str, Any]) -> pd.DataFrame:
@@ -61,7 +68,9 @@ def _chosen(scores: pd.DataFrame, experiment: Experiment, where: Mapping[str, An
         if isinstance(value, dict):
             runs = {run for run in scores[column].unique() if run and _has(experiment.subject(run), value)}
             scores = scores[scores[column].isin(runs)]
-        else:
+        elif value == ["all"] and scores[column].nunique() == 1:
+            continue  # a corpus of one domain has no rows of all domains
+        elif column != "as":
             values = value if isinstance(value, list) else [value]
             scores = scores[scores[column].isin(values)]
             if set(values) - set(scores[column]):

@@ -22,7 +22,7 @@ GAP = 2
 """Spaces between columns in the terminal."""
 MARKDOWN_WIDTH = 150
 LATEX_WIDTH = 90
-"""Most characters of a line of cells; a page of \\footnotesize text holds about this many."""
+"""Most characters of a line of cells; 5.5 inches of \\footnotesize text hold about this many."""
 HTML_STYLE = (
     "body{font:14px/1.45 system-ui,sans-serif;color:#1c1c1c;background:#fff;margin:1.5rem}"
     "h1{font-size:1em}table{border-collapse:collapse}"
@@ -179,7 +179,7 @@ def as_latex(table: Table, name: str) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        *([r"\footnotesize\setlength{\tabcolsep}{4pt}"] if len(blocks) > 1 else []),
+        r"\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{_latex(table.title)}. {_latex(table.note)}}}",
         rf"\label{{tab:{name.replace('_', '-')}}}",
         "\n\\par\\medskip\n".join(table.grid("latex_booktabs", block).translate(LATEX_SYMBOLS) for block in blocks),

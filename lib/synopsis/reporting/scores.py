@@ -23,17 +23,15 @@ from synopsis.artifacts import (
     Provenance,
     atomic_file,
     check_outputs,
-    read_json,
     write_json,
     write_text,
 )
 from synopsis.config.experiment import Experiment
 from synopsis.errors import ArtifactError
-from synopsis.progress import say
+from synopsis.reporting.checks import check_provenance, contradictions, impossible, report_faults
 from synopsis.reporting.items import measured
 from synopsis.reporting.statistics import FAILURES
-from synopsis.stages.prepare.section import PREPARE
-from synopsis.stages.record import Jobs, stages
+from synopsis.stages.record import stages
 
 AXES = {name: kind for stage in stages().values() for name, kind in stage.axes.items()}
 """The stages' own columns, and the type of their values."""
@@ -59,17 +57,21 @@ def score(experiment: Experiment) -> pd.DataFrame:
     Writes `scores.parquet`, the same rows as `scores.csv`, `accuracy.json` (the published
     `accuracy_dict[model][dataset][experiment_name][seed]`, nothing else, so that it can be loaded as it is) and
     `scores.provenance.json`, which speaks for all three. Warns of results that were made with other settings than those
-    of `experiment`, and scores what they hold. Raises ArtifactError when a result is missing or damaged.
+    of `experiment` or by several versions of the code, and scores what they hold. Raises ArtifactError when a result is
+    missing or damaged, and where numbers are impossible or contradict each other (see `checks`).
     """
     layout = Layout(experiment)
-    _warn_of_other_settings(experiment)
+    check_provenance(experiment)
     provenance = Provenance(config=experiment.fingerprint(experiment), inputs=_hashed(experiment))
+    identities = {run: _identity(experiment, run) for run in experiment.run_names}
     rows = [
-        {**_identity(experiment, row["run"]), "stage": stage.name, **row}
+        {**identities[row["run"]], "stage": stage.name, **row}
         for stage in measured(experiment)
         for row in stage.report.rows(experiment)
     ]
+    report_faults(experiment, impossible(rows))
     frame = _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
+    report_faults(experiment, contradictions(experiment, frame.assign(failed=["message" in row for row in rows])))
     accuracies = stages()["icl"].report.accuracy_dictionary(experiment, frame)
     write_text(layout.accuracy, json.dumps(accuracies, indent=2) + "\n")
     record = provenance.record()
@@ -124,24 +126,6 @@ def _record(scores: Path) -> Path:
 def _identity(experiment: Experiment, run: str) -> Row:
     seed = experiment.trained_runs[run][1] if run in experiment.trained_runs else None
     return {"compressor": experiment.name_of(run), "method": experiment.subject(run).method, "training_seed": seed}
-
-
-def _warn_of_other_settings(experiment: Experiment) -> None:
-    kinds: list[Jobs] = [*PREPARE.values(), *stages().values()]
-    other = [
-        str(job.record)
-        for jobs in kinds
-        for job in jobs.jobs(experiment)
-        if job.record.is_file()
-        and read_json(job.record, jobs.kind).get("provenance", {}).get("config", job.fingerprint) != job.fingerprint
-    ]
-    if other:
-        shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
-        count = "1 file was" if len(other) == 1 else f"{len(other)} files were"
-        say(
-            f"warning: {count} made with other settings than the experiment has now: {shown}. "
-            "The scores are those of the files as they are; run the workflow to make them anew."
-        )
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,10 +13,12 @@ stages of its own.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -99,17 +101,53 @@ def untrained(experiment: Experiment, run: str) -> list[Compressor]:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What the values of a metric may be; None stands for a value that does not exist.
+
+    whole: they are counts. of_n: at most as large as the number of examples. due: they exist where there are examples.
+    same_examples: a table compares them between runs, so all of a cell are over equally many.
+    """
+
+    most: float = math.inf
+    least: float = 0.0
+    whole: bool = False
+    of_n: bool = False
+    due: bool = False
+    same_examples: bool = False
+
+    def expected(self, value: Any, n: Any) -> str | None:
+        """What a value should be that it is not; None where it is right."""
+        if value is None:
+            return "a number" if self.due and n else None
+        most = n if self.of_n and n is not None else self.most
+        if is_number(value, int if self.whole else float) and self.least <= value <= most:
+            return None
+        limits = [f" {word} {limit}" for word, limit in (("from", self.least), ("to", most)) if math.isfinite(limit)]
+        return f"a {'whole' if self.whole else 'finite'} number{''.join(limits)}"
+
+
+def is_number(value: Any, kind: type) -> bool:
+    """Whether a value is a finite number, and a whole one where `kind` is int."""
+    return isinstance(value, Real) and math.isfinite(value) and (kind is float or float(value).is_integer())
+
+
+AMOUNT, COUNT, SHARE, PERCENT = Bounds(), Bounds(whole=True), Bounds(most=1), Bounds(most=100)
+
+
+@dataclass(frozen=True)
 class Stage(Jobs):
     """The record of a stage.
 
     section: its class in the YAML; None: it has no section. place: where it stands in the order of the report. title:
-    its heading there. axes: its own columns of the scores, with the type of their values.
+    its heading there. axes: its own columns of the scores, with the type of their values. metrics: what they may be;
+    one that is not named may be any finite number.
     """
 
     section: type[Strict] | None = None
     place: int = 0
     title: str = ""
     axes: Mapping[str, type] = field(default_factory=dict)
+    metrics: Mapping[str, Bounds] = field(default_factory=dict)
 
     @property
     def report(self) -> ModuleType:

@@ -12,6 +12,7 @@ from synopsis.errors import ArtifactError
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.rendering import Cell, Column, Table, at_most, counts_text
 from synopsis.reporting.statistics import Group, distinct, failures, groups
+from synopsis.stages.benchmark.front import front_figure
 from synopsis.stages.benchmark.section import METRICS, OTHER_LOAD, STAGE
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from synopsis.config.experiment import Experiment
     from synopsis.reporting.style import Style
+
+__all__ = ["benchmark_figure", "benchmark_table", "break_even_figure", "front_figure", "headline", "rows"]
 
 AXES = tuple(STAGE.axes)
 MODES = ("none", "prefix", "compressed")

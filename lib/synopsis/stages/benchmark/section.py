@@ -13,7 +13,7 @@ from synopsis.artifacts import Layout
 from synopsis.compressors.section import steps
 from synopsis.config.checks import chosen_runs, measured, too_long
 from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Problem, Strict
-from synopsis.stages.record import Stage, of_runs, untrained
+from synopsis.stages.record import AMOUNT, Stage, of_runs, untrained
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -95,4 +95,5 @@ STAGE = Stage(
         **{"mode": str, "batch_size": int, "context_length": int, "new_tokens": int, "segments": int},
         **{"dtype": str},
     },
+    metrics=dict.fromkeys(METRICS, AMOUNT),
 )

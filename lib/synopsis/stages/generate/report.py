@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synopsis.artifacts import Layout, read_csv
@@ -41,13 +42,15 @@ def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
 
 def _pairs(experiment: Experiment) -> list[tuple[str, str]]:
-    """Runs of one base, and of one training seed where both have one."""
-    seeds = {run: seed for run, (_, seed) in experiment.trained_runs.items()}
-    return [
-        (a, b)
-        for a, b in combinations(experiment.runs_of(STAGE.name), 2)
-        if experiment.base_of(a) == experiment.base_of(b) and seeds.get(a, seeds.get(b)) == seeds.get(b, seeds.get(a))
+    """Pairs of runs of one base."""
+    runs = experiment.runs_of(STAGE.name)
+    pairs = [
+        pair
+        for a, b in combinations(dict.fromkeys(map(experiment.name_of, runs)), 2)
+        if experiment.base_named(a) == experiment.base_named(b)
+        for pair in experiment.paired_runs(a, b)
     ]
+    return [pair for pair in pairs if set(pair) <= set(runs)]
 
 
 def _equal(experiment: Experiment, a: str, b: str, split: str) -> Iterator[dict[str, Any]]:
@@ -59,6 +62,17 @@ def _equal(experiment: Experiment, a: str, b: str, split: str) -> Iterator[dict[
     if pairs:
         yield {**common, "metric": EQUAL, "value": exact_match(pairs), "n": len(pairs)}
     yield {**common, "metric": NOT_SHARED, "value": len(one) + len(other) - 2 * len(pairs)}
+
+
+def examples(written: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """ROUGE-L of each output, from what one job wrote."""
+    from synopsis.stages.generate.rouge import score_rouge
+
+    found = read_csv(written[1], ["id", "y_pred", "y_true"])
+    scored = score_rouge([(row["y_pred"], row["y_true"]) for row in found], ["rougeL"]).rows if found else ()
+    for row, score in zip(found, scored, strict=True):
+        text = {"id": row["id"], "truth": row["y_true"]}
+        yield {**text, "metric": "rougeL", "value": 100 * score["rougeL"].fmeasure}
 
 
 def outputs(scores: pd.DataFrame) -> list[Group]:
@@ -148,9 +162,9 @@ def equal_outputs(experiment: Experiment, scores: pd.DataFrame) -> Table:
     How often two compressors of one base write the same, white space at both ends aside. Only examples that both have
     are compared; those that one of them alone has are counted beside.
     """
-    rows = scores[(scores["stage"] == STAGE.name) & (scores["against"] != "")]
-    rows = rows.assign(other=rows["against"].map(experiment.name_of))
-    found = together(groups(rows, STAGE.name, "split", "compressor", "other"), "split")
+    pairs = scores[(scores["stage"] == STAGE.name) & (scores["against"] != "")]
+    named = pairs.assign(other=pairs["against"].map(experiment.name_of))
+    found = together(groups(named, STAGE.name, "split", "compressor", "other"), "split")
     columns = [
         Column("Split", lambda group: group.split, key=True),
         Column("A", lambda group: group.compressor, key=True),

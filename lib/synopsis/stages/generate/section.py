@@ -11,7 +11,8 @@ from pydantic import Field
 from synopsis.artifacts import Layout
 from synopsis.config.checks import chosen_runs, instructions_for, measured, too_long, unknown
 from synopsis.config.types import Distinct, Name, PositiveFloat, PositiveInt, Problem, Seed, Strict
-from synopsis.stages.record import Stage, untrained
+from synopsis.stages.generate.rouge import ROUGE_TYPES
+from synopsis.stages.record import COUNT, PERCENT, Bounds, Stage, untrained
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -100,4 +101,10 @@ STAGE = Stage(
     place=4,
     title="Instructions",
     axes={"against": str},
+    metrics={
+        **dict.fromkeys((*ROUGE_TYPES[:-1], "exact_match"), Bounds(most=100, due=True, same_examples=True)),
+        **{f"{kind}_{form}": PERCENT for kind in ROUGE_TYPES for form in ("low", "high", "published")},
+        **dict.fromkeys(("rougeLsum", "equal_outputs"), PERCENT),
+        "examples_of_one": COUNT,
+    },
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from synopsis.artifacts import check_outputs
@@ -140,6 +141,13 @@ def _over_common_examples(
                 )
             counted[result.path, setting] = [right for id, right in answers.items() if id not in excluded]
     return counted
+
+
+def examples(outputs: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Whether each example was answered right, from what one job wrote."""
+    for record in json_lines(outputs[1], RECORD_KEYS, STAGE.name):
+        common = {"setting": record["setting"], "id": record["id"], "truth": record["label"]}
+        yield {**common, "metric": "accuracy", "value": record["prediction"] == record["label"]}
 
 
 def accuracy_dictionary(experiment: Experiment, scores: pd.DataFrame) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from synopsis.artifacts import Layout
 from synopsis.config.checks import chosen_runs, measured, not_its_language, too_long
 from synopsis.config.types import Distinct, Name, NonNegativeInt, PositiveInt, Problem, Strict
-from synopsis.stages.record import Stage, untrained
+from synopsis.stages.record import AMOUNT, COUNT, Bounds, Stage, untrained
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -106,4 +106,11 @@ STAGE = Stage(
     section=InContextLearning,
     place=2,
     title="In-context learning",
+    metrics={
+        "accuracy": Bounds(most=1, due=True, same_examples=True),
+        "failed": Bounds(most=1, whole=True),
+        **dict.fromkeys(("excluded", "dropped", "asked", "demonstrations", "unfilled", "over_budget"), COUNT),
+        **dict.fromkeys(("summary_vectors", "tokens", "naive_tokens"), COUNT),
+        **dict.fromkeys(("seconds", "examples_per_second"), AMOUNT),
+    },
 )

@@ -11,7 +11,7 @@ from pydantic import Field
 from synopsis.artifacts import Layout
 from synopsis.config.checks import measured, unknown
 from synopsis.config.types import Distinct, Name, Problem, Strict
-from synopsis.stages.record import Stage
+from synopsis.stages.record import AMOUNT, COUNT, SHARE, Bounds, Stage
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -37,7 +37,7 @@ class Judge(Strict):
                 yield from unknown((*key, str(place)), name, "a compressor whose outputs are generated", generating)
             if a == b:
                 yield Problem(key, f"'{a}' against itself", "two different compressors")
-            elif {a, b} <= generating.keys() and not set(experiment.seeds_of(a)) & set(experiment.seeds_of(b)):
+            elif {a, b} <= generating.keys() and not experiment.paired_runs(a, b):
                 found = (
                     f"'{a}' with the training seeds {experiment.seeds_of(a)} and '{b}' with {experiment.seeds_of(b)}"
                 )
@@ -75,4 +75,12 @@ STAGE = Stage(
     place=5,
     title="Instructions",
     axes={"judge": str, "against": str},
+    metrics={
+        **dict.fromkeys(("judgements", "win", "lose", "tie", "parse_error", "api_error", "unmatched"), COUNT),
+        **dict.fromkeys(("decided", "first_position_wins"), COUNT),
+        **dict.fromkeys(("scored", "identical", "both_orders", "consistent"), Bounds(whole=True, of_n=True)),
+        **dict.fromkeys(("win_rate", "win_rate_low", "win_rate_high", "tie_rate", "length_controlled"), SHARE),
+        **dict.fromkeys(("longer_wins", "sign_test", "agreement"), SHARE),
+        **dict.fromkeys(("length_a", "length_b"), AMOUNT),
+    },
 )

@@ -5,11 +5,12 @@ A cell that failed has no share (never zero), and its message is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synopsis.reporting.items import figure, table
-from synopsis.reporting.reading import read_result
+from synopsis.reporting.reading import json_lines, read_result
 from synopsis.reporting.rendering import DASH, Cell, Column, Table, at_most, cell_text, counts_text
 from synopsis.reporting.statistics import SKIPPED, Estimate, Group, failures, groups, skipped, wilson_interval
 from synopsis.stages.needle.section import STAGE
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from synopsis.config.experiment import Experiment
 
-METRICS = ("choice", "exact", "loss", "summary_vectors")
+SHARES = ("choice", "exact")
+METRICS = (*SHARES, "loss", "summary_vectors")
 MOST_FAILURES = 6
 SHADES = ("#eef4f8", "#7fb8d8", "#0072b2", "#00395a")
 """From 0 to 100 %: light to dark, so that it also reads in grey and with any colour blindness."""
@@ -50,6 +52,13 @@ def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
         for found in document.parts(SKIPPED):
             number = {"metric": SKIPPED, "value": found["positions"], "n": found["model_positions"]}
             yield {**job.wildcards, "length": found["length"], **number}
+
+
+def examples(outputs: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Whether each key was found and written, from what one job wrote; texts of all depths stand for their length."""
+    for record in json_lines(outputs[1], ("length", "depth", "example", "key", *SHARES), STAGE.name):
+        text = {"length": record["length"], "id": f"{record['depth']}/{record['example']}", "truth": record["key"]}
+        yield from ({**text, "metric": metric, "value": record[metric]} for metric in SHARES)
 
 
 class Retrieval:

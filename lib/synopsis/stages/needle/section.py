@@ -12,7 +12,7 @@ from synopsis.artifacts import Layout
 from synopsis.compressors.section import steps
 from synopsis.config.checks import chosen_runs, measured, too_long
 from synopsis.config.types import Distinct, Name, PositiveInt, Problem, Seed, Share, Strict, Text
-from synopsis.stages.record import Stage, of_runs, untrained
+from synopsis.stages.record import COUNT, Bounds, Stage, of_runs, untrained
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -120,4 +120,9 @@ STAGE = Stage(
     place=3,
     title="Needle",
     axes={"length": int, "depth": float},
+    metrics={
+        **dict.fromkeys(("choice", "exact"), Bounds(most=1, due=True, same_examples=True)),
+        "loss": Bounds(due=True),
+        **dict.fromkeys(("summary_vectors", "skipped"), COUNT),
+    },
 )

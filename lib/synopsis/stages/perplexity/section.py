@@ -12,7 +12,7 @@ from synopsis.artifacts import Layout
 from synopsis.compressors.section import Compressor, steps
 from synopsis.config.checks import chosen_runs, corpus_for, measured, too_long
 from synopsis.config.types import LARGEST, Distinct, Name, NonNegativeInt, PositiveInt, Problem, Strict
-from synopsis.stages.record import Stage, of_runs, untrained
+from synopsis.stages.record import AMOUNT, COUNT, Bounds, Stage, of_runs, untrained
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -81,4 +81,9 @@ STAGE = Stage(
     place=1,
     title="Perplexity",
     axes={"domain": str, "context_length": int, "tokens": str, "summary_length": int},
+    metrics={
+        "loss": Bounds(due=True),
+        **dict.fromkeys(("loss_low", "loss_high", "perplexity", "bits_per_byte"), AMOUNT),
+        **dict.fromkeys(("summary_vectors", "n_documents", "skipped", "too_short"), COUNT),
+    },
 )

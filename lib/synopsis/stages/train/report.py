@@ -29,9 +29,12 @@ def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
     for job in STAGE.jobs(experiment):
         (folder,) = job.outputs
         check_outputs(job.record, ["metrics.jsonl"])
+        # A run that was stopped and resumed may have a step twice; the last one counts.
+        found: dict[tuple[int, str], float] = {}
         for record in json_lines(folder / "metrics.jsonl", ("step",), STAGE.name):
-            common = {**job.wildcards, "step": record["step"]}
-            yield from ({**common, "metric": name, "value": record[name]} for name in METRICS if name in record)
+            found |= {(record["step"], name): record[name] for name in METRICS if name in record}
+        for (step, name), value in found.items():
+            yield {**job.wildcards, "step": step, "metric": name, "value": value}
 
 
 def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | None]:
@@ -55,8 +58,7 @@ def training_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     drawn, panels = new_figure(len(curves), 4.0, 3.0)
     for panel, (kind, found) in zip(panels, curves.items(), strict=True):
         for group in found:
-            # A run that was stopped and resumed may have a step twice; the last one counts.
-            losses = group.rows.drop_duplicates("step", keep="last").sort_values("step")
+            losses = group.rows.sort_values("step")
             style = looks[group.compressor]
             markers: dict[str, Any] = {"linestyle": "none", "marker": style.marker, "zorder": 3}
             look = {"linestyle": style.line, "linewidth": 1.1} if group.metric == "loss" else markers

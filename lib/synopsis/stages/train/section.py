@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from synopsis.artifacts import Layout
 from synopsis.compressors.section import Compressor
 from synopsis.config.data import TextCorpus
-from synopsis.stages.record import Stage
+from synopsis.stages.record import Bounds, Stage
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -65,4 +65,5 @@ STAGE = Stage(
     place=7,
     title="Training",
     axes={"step": int},
+    metrics=dict.fromkeys(("loss", "eval_loss", "learning_rate"), Bounds()),
 )
