@@ -296,7 +296,9 @@ def test_a_device_that_is_not_known_is_measured() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["llama", "opt", "t5"])
-def test_flops_of_reading_are_those_that_torch_counts(kind: str, size: int) -> None:
+def test_flops_of_reading_are_those_that_torch_and_deepspeed_count(
+    kind: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fields: dict[str, Any] = {"num_hidden_layers": size + 1, "hidden_size": 48 * size}
     fields |= {"word_embed_proj_dim": 48 * size} if kind == "opt" else {}
     config = configuration(kind, **({} if kind == "t5" else fields))
@@ -310,4 +312,11 @@ def test_flops_of_reading_are_those_that_torch_counts(kind: str, size: int) -> N
     with torch.no_grad():
         measured = counted(lambda: model(input_ids=ids, **more))
     found = size_of(model.config)
-    assert 2 * (sum(layer_flops(found, read)) + output_flops(found, read)) == pytest.approx(measured, rel=0.02)
+    flops = 2 * (sum(layer_flops(found, read)) + output_flops(found, read))
+    assert flops == pytest.approx(measured, rel=0.02)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    profiler = pytest.importorskip("deepspeed.profiling.flops_profiler").FlopsProfiler(model)
+    profiler.start_profile()
+    model(input_ids=ids, **more)
+    assert flops == pytest.approx(profiler.get_total_flops(), rel=0.02), "activations counted too"
+    profiler.end_profile()

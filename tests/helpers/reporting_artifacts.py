@@ -262,4 +262,6 @@ def _write_benchmark(subject: Experiment, run: str) -> None:
     rows[0]["note"] = OTHER_LOAD
     path = Layout(subject).benchmark(run)
     write_csv(path, rows, ["run", *AXES, "sample", *METRICS, "note"])
-    write_json(path.with_suffix(".json"), "benchmark", {}, {})
+    checks = [{"check": "tokens", "mode": "prefix", "difference": 0.2, "agrees": run != "rmt-s0"}]
+    facts = {"checks": checks, "largest_batch": {"none": 3, "prefix": 4, "compressed": 100}}
+    write_json(path.with_suffix(".json"), "benchmark", {"by_dtype": {"float32": facts}}, {})

@@ -42,6 +42,10 @@ def test_the_findings_are_sentences_with_their_uncertainty(reported: Experiment)
         "rmt: loss of tokens that only context predicts 2.500 [2.450, 2.550] nats after 0 tokens of context",
         "rmt: mean accuracy on 2 data sets 40.0 % with zero shot, 72.0 ± 2.0 % with plain 48, 62.0 ± 2.0 % with "
         "summary 4 (draws: 1–3).",
+        "gist-1 against pos_control on seen: win rate 68.8 [60.0, 75.0] % (judge: reference, ties half).",
+        "gist-1: ROUGE-L 50.0 [46.0, 53.0] on seen (75 % recovered), 45.0 [41.0, 48.0] on unseen (75 % recovered).",
+        "rmt: reading 128 tokens of context again (batch 8) takes 2.60 [2.60, 2.60] times as long as using them "
+        "compressed, and 32.0 times the cache. Compressing pays from use 7 on.",
         "base finds 85 [64, 95] % of the keys in contexts of 60 tokens (chance: 25 %).",
     ):
         assert sentence in text
@@ -54,7 +58,13 @@ def test_every_number_leads_to_its_files_and_a_command(reported: Experiment) -> 
     links = re.findall(r'href="([^"#]+)"', layout.page.read_text(encoding="utf-8"))
     paths = {unquote(unescape(link)) for link in links if not link.startswith("data:")}
     assert {path for path in paths if not (layout.root / path).is_file()} == {"snakemake-report.html"}
-    assert {"tables/icl.csv", "figures/icl.pdf", "needle/base.json", "icl/rmt-s0/world_eats/seed2.json"} <= paths
+    assert {
+        "tables/icl.csv",
+        "pages/reference-gist-1-s0-vs-pos_control-s0-seen.html",
+        "figures/icl.pdf",
+        "needle/base.json",
+        "icl/rmt-s0/world_eats/seed2.json",
+    } <= paths
     text = text_of(reported)
     assert "synopsis icl --config 'my file.yaml' base world_eats --seed 0" in text
     assert "synopsis train --config 'my file.yaml' base" in text

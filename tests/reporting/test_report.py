@@ -16,7 +16,7 @@ from synopsis.reporting.report import headline, main_tables, report, tables
 from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.style import save_figure, styles
 
-TABLES, FIGURES, PAGES = 8, 9, 4
+TABLES, FIGURES, PAGES = 9, 9, 4
 MAGIC = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
 
 

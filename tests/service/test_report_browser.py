@@ -99,7 +99,8 @@ def test_the_front_page_fits_the_window_and_loads_nothing(
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     headings = [found.text for found in browser.find_elements("css selector", "h2")]
     assert headings[:3] == ["Main findings", "Failed or missing", "Perplexity"] and headings[-1] == "Files"
-    assert NAMED or len(browser.find_elements("css selector", "figure img")) == 8
+    figures = list((front_page.parent / "figures").glob("*.svg"))
+    assert len(browser.find_elements("css selector", "figure img")) == len(figures) > 0
 
 
 def test_a_page_without_results_fits_a_phone(browser: Any, screenshots: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,23 @@ def test_benchmark_says_from_when_on_compressing_pays(tables: dict[str, Table]) 
     said = next(remark for remark in table.remarks if "included, rmt pays" in remark)
     assert "against reading the context again from 64 tokens and 5 uses on (batch 1), from" in said
     assert any("lost CPU time" in remark for remark in table.remarks)
+    assert "rmt-s0, float32, batch 1, context 64: tokens of the mode 'prefix' differ from one pass by 0.2" in "\n".join(
+        table.remarks
+    )
+    assert cell(table, "Compressed largest batch", "rmt", 8, 128).value == 100
+
+
+def test_the_published_form_of_the_benchmark(tables: dict[str, Table]) -> None:
+    keys, table = ("rmt", 1, 64, "wall time (ms)"), tables["efficiency"]
+    # Compressed 10, 11 and 30 ms, each 8 ms less than twice that.
+    assert cell(table, "None", *keys).value == pytest.approx(1.8 * 17)
+    assert cell(table, "Compressed", *keys).deviation == pytest.approx(statistics.stdev([10, 11, 30]))
+    less = cell(table, "None − compressed", *keys)
+    half = 4.302653 * statistics.stdev([8, 8.8, 24]) / math.sqrt(3)
+    assert (less.value, less.interval) == (pytest.approx(13.6), pytest.approx((13.6 - half, 13.6 + half)))
+    assert cell(table, "% of none", *keys).value == pytest.approx(100 * 8 / 18)
+    assert cell(table, "Mean % of none", *keys).value == pytest.approx(100 * 8 / 18)
+    assert [row[3].value for row in table.rows[:3]] == ["CPU time (ms)", "GFLOP", "wall time (ms)"], "there is no GPU"
 
 
 def test_the_front_has_a_point_for_each_compressor_and_base_with_a_quality(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_gist_tokens_true_outputs_and_truncation_make_no_other_example(tmp_path)
         (
             [("Call it.", "no", "red"), *ROWS_B[1:]],
             PUBLISHED,
-            r"example '1': x differs \('Name it\.' and 'Call it\.'\)",
+            r"example '1': x differs \('Nameit\.' and 'Callit\.'\)",
         ),
         (ROWS_B, ["x", "prediction", "y_true"], r"b\.csv: the column y_pred is missing; found x, prediction, y_true"),
         ([], PUBLISHED, r"b\.csv has 0"),

@@ -16,6 +16,8 @@ rule report:
         config=CONFIG,
         mem_mb=grows(2000),
         runtime=grows(30),
+    params:
+        tables=EXPERIMENT.fingerprint(*EXPERIMENT.tables.values()),
     shell:
         "synopsis --log {log:q} report {resources.config}"
 

@@ -14,7 +14,7 @@ from synopsis.compressors.section import Subject, TrainedCompressor, sections
 from synopsis.config.data import SPLITS, TextCorpus, WorldCorpus, WorldInstructions
 from synopsis.config.training import LanguageModelTraining
 from synopsis.config.types import Key, Problem
-from synopsis.stages.record import stages
+from synopsis.stages.record import COMMON_COLUMNS, stages
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -25,7 +25,7 @@ RESERVED = frozenset({"instructions", "tasks", "tokenizers"})
 
 def check_experiment(experiment: Experiment) -> list[Problem]:
     """Every problem between sections; of several with one key and one remedy the first."""
-    found = [*_names(experiment), *_corpora(experiment), *_trainings(experiment)]
+    found = [*_names(experiment), *_corpora(experiment), *_trainings(experiment), *_tables(experiment)]
     for name in stages():
         section: Any = getattr(experiment, name, None)
         found += [] if section is None else section.check(experiment)
@@ -75,6 +75,25 @@ def _trainings(experiment: Experiment) -> Iterator[Problem]:
                 wanted = f"at most {width}, the hidden_size of '{compressor.base}'"
                 yield Problem((*key, "training", "lora", "rank"), str(lora.rank), wanted)
         yield from compressor.check(key, name, experiment)
+
+
+def _tables(experiment: Experiment) -> Iterator[Problem]:
+    """Tables of columns and metrics that the scores will not have."""
+    for name, table in experiment.tables.items():
+        key = ("report", "tables", name)
+        measured = [stage.name for stage in stages().values() if any(True for _ in stage.grid(experiment))]
+        yield from unknown((*key, "stage"), table.stage, "a stage of this experiment", measured)
+        if table.stage in measured:
+            stage = stages()[table.stage]
+            yield from unknown((*key, "metric"), table.metric, f"a metric of {table.stage}", stage.metrics)
+            known = [*COMMON_COLUMNS, *stage.axes]
+            for part, columns in (
+                ("rows", table.rows),
+                ("columns", [table.columns or known[0]]),
+                ("where", table.where),
+            ):
+                for column in columns:
+                    yield from unknown((*key, part), column, "a column of the scores", known)
 
 
 # ----------------------------------------------------------------------------------------- what sections ask as well

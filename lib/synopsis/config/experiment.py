@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field, create_model
 from synopsis.compressors.architectures import ENCODER_DECODERS
 from synopsis.compressors.section import Compressor, Subject, TrainedCompressor, sections
 from synopsis.config.data import Corpus, Instructions
-from synopsis.config.files import JudgeDefinition, Task
+from synopsis.config.files import JudgeDefinition, TableDefinition, Task
 from synopsis.config.training import LanguageModelTraining
 from synopsis.config.types import Distinct, Folder, Name, Positions, PositiveInt, Problem, Seed, Strict
 from synopsis.stages.record import stages
@@ -124,6 +124,13 @@ class Tracking(Strict):
     project: Annotated[str, Field(min_length=1)] = "synopsis"
 
 
+class Report(Strict):
+    """Tables beside those that every stage makes."""
+
+    tables: Annotated[list[Name], Distinct()] = Field(default_factory=list)
+    """Names of files in config/tables."""
+
+
 class _Experiment(Strict):
     """A whole experiment: its data, models, compressors and what is measured."""
 
@@ -142,9 +149,11 @@ class _Experiment(Strict):
     models: dict[Name, Model] = Field(min_length=1)
     compressors: dict[Name, AnyCompressor] = Field(default_factory=dict)
     tracking: Tracking | None = None
-    # The fields below are filled by `load_experiment` from the files that `icl` and `judge` name.
+    report: Report | None = None
+    # The fields below are filled by `load_experiment` from the files that `icl`, `judge` and `report` name.
     tasks: dict[Name, Task] = Field(default_factory=dict, exclude=True)
     judges: dict[Name, JudgeDefinition] = Field(default_factory=dict, exclude=True)
+    tables: dict[Name, TableDefinition] = Field(default_factory=dict, exclude=True)
 
     if TYPE_CHECKING:
 
@@ -265,7 +274,7 @@ def load_experiment(*paths: str | Path, overrides: dict[str, Any] | None = None)
 def json_schema() -> dict[str, Any]:
     """The JSON schema of an experiment file."""
     schema = Experiment.model_json_schema()
-    for filled_later in ("tasks", "judges"):
+    for filled_later in ("tasks", "judges", "tables"):
         schema["properties"].pop(filled_later)
     schema["patternProperties"] = {"^x-": {"description": "ignored; a place for YAML anchors"}}
     return schema

@@ -1,4 +1,4 @@
-"""Tasks and judges: the sections that are files of their own, named by the experiment."""
+"""Tasks, judges and tables: the sections that are files of their own, named by the experiment."""
 
 from __future__ import annotations
 
@@ -207,3 +207,24 @@ class JudgeDefinition(Strict):
             found = "a text without " + ", ".join(hidden) if self.prompt else "nothing"
             wanted = "the question to the judge, with {instruction}, {answer_a} and {answer_b}"
             yield Problem(("prompt",), found, wanted)
+
+
+class TableDefinition(Strict):
+    """A table of means of one metric of a stage: a file config/tables/<name>.yaml."""
+
+    stage: str
+    metric: str
+    """As `synopsis scores` lists it."""
+    rows: Annotated[list[str], Field(min_length=1), Distinct()]
+    """Columns of the scores; each combination of their values that occurs is a row."""
+    columns: str | None = None
+    """The column whose values are the columns of the table; None: one column."""
+    where: dict[str, str | int | float | list[str | int | float]] = Field(default_factory=dict)
+    """Only scores with this value, or one of these values, in a column."""
+    title: NotEmpty
+    caption: str = ""
+    factor: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """100 for shares that are to be shown in percent."""
+    digits: Annotated[int, Field(ge=0, le=12)] = 2
+    best: Literal["highest", "lowest"] | None = None
+    """Marks the best mean of each column."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from synopsis.config.checks import check_experiment, hint
 from synopsis.config.experiment import Experiment
-from synopsis.config.files import JudgeDefinition, Task
+from synopsis.config.files import JudgeDefinition, TableDefinition, Task
 from synopsis.config.types import NAME, NAME_LENGTH, PATTERNS, Key, Problem, Problems
 from synopsis.config.yaml_files import Entries, Place, Section, entry, place_of, read_yaml
 from synopsis.errors import ConfigError, Fault
@@ -24,6 +24,7 @@ from synopsis.errors import ConfigError, Fault
 FILED: tuple[tuple[str, str, str, type[BaseModel]], ...] = (
     ("icl", "datasets", "tasks", Task),
     ("judge", "judges", "judges", JudgeDefinition),
+    ("report", "tables", "tables", TableDefinition),
 )
 """Section, key of the list of names, folder of the files (and field of the experiment), what a file holds."""
 
@@ -103,7 +104,7 @@ def _placed(value: Any) -> Any:
     return placed
 
 
-# ------------------------------------------------------------------------------------------------ tasks and judges
+# ------------------------------------------------------------------------------------------------ files of their own
 
 
 def _read_files(paths: list[Path], content: Section, faults: list[Fault]) -> Iterable[Problem]:
@@ -147,7 +148,7 @@ def read_judge(judge: str) -> tuple[str, JudgeDefinition]:
 
 
 def _folders(paths: list[Path], folder: str) -> list[Path]:
-    """Folders of tasks or judges: beside the experiment file or one folder above it, then below config/."""
+    """Folders of tasks, judges or tables: beside the experiment file or one folder above it, then below config/."""
     places = [parent / folder for path in paths for parent in (path.parent, path.resolve().parent.parent)]
     return [place for place in [*places, Path("config") / folder] if place.is_dir()]
 

@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synopsis.artifacts import Layout, write_text
+from synopsis.errors import InputError
 from synopsis.stages.record import Stage, stages
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from synopsis.config.experiment import Experiment
+    from synopsis.config.files import TableDefinition
 
 FORMATS = {"table": ("csv", "md", "tex", "html"), "figure": ("svg", "pdf", "png"), "page": ("html",)}
 SHOWN = {"table": ".html", "figure": ".svg", "page": ".html"}
@@ -83,8 +85,37 @@ def items(experiment: Experiment, kind: str | None = None) -> list[tuple[Stage, 
     return [
         (stage, item)
         for stage in measured(experiment)
-        for item in [*vars(stage.report).values(), *getattr(stage.report, "pages", lambda _: ())(experiment)]
+        for item in [
+            *vars(stage.report).values(),
+            *_defined(experiment, stage),
+            *getattr(stage.report, "pages", lambda _: ())(experiment),
+        ]
         if isinstance(item, Item) and kind in (None, item.kind) and item.when(experiment)
+    ]
+
+
+def _defined(experiment: Experiment, stage: Stage) -> list[Item]:
+    """The stage's tables of files in config/tables. InputError where one has the name of another table."""
+    own = {
+        item.name for other in measured(experiment) for item in vars(other.report).values() if isinstance(item, Item)
+    }
+    if taken := sorted(own & experiment.tables.keys()):
+        raise InputError(f"report.tables: '{taken[0]}' is a table that every report has; expected another name")
+
+    def make(definition: TableDefinition) -> Callable[..., Any]:
+        def build(experiment: Experiment, scores: pd.DataFrame) -> Any:
+            from synopsis.reporting.selection import defined
+
+            return defined(definition, scores)
+
+        build.__doc__ = definition.caption or definition.title
+        return build
+
+    found = experiment.tables.items()
+    return [
+        Item("table", name, definition.title, make(definition), lambda _: True)
+        for name, definition in found
+        if definition.stage == stage.name
     ]
 
 

@@ -31,14 +31,13 @@ from synopsis.errors import ArtifactError
 from synopsis.reporting.checks import check_provenance, contradictions, impossible, report_faults
 from synopsis.reporting.items import measured
 from synopsis.reporting.statistics import FAILURES
-from synopsis.stages.record import stages
+from synopsis.stages.record import COMMON_COLUMNS, stages
 
 AXES = {name: kind for stage in stages().values() for name, kind in stage.axes.items()}
 """The stages' own columns, and the type of their values."""
 TYPES: dict[str, type] = {
-    **dict.fromkeys(("run", "compressor", "method"), str),
+    **dict.fromkeys(COMMON_COLUMNS, str),
     "training_seed": int,
-    **dict.fromkeys(("stage", "dataset", "split", "setting"), str),
     "seed": int,
     **AXES,
     "metric": str,

@@ -5,18 +5,22 @@ synopsis scores results/demo --metric accuracy --rows compressor,setting --colum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from synopsis.errors import InputError
-from synopsis.reporting.rendering import Column, Table, at_most
+from synopsis.reporting.rendering import Cell, Column, Table, at_most
 from synopsis.reporting.scores import COLUMNS, TYPES
 from synopsis.reporting.statistics import Estimate, exists, plain
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from synopsis.config.files import TableDefinition
+
 MOST_ROWS, MOST_NAMED = 200, 12
+BEST = "†"
 FOLLOW_FROM_OTHERS = ("compressor", "method", "stage", "metric", "value", "n")
 """Columns that are not named among those that a mean is over."""
 
@@ -66,10 +70,20 @@ def listed(scores: pd.DataFrame) -> Table:
     return Table(f"{len(scores):,} scores", columns, scores.head(MOST_ROWS).to_dict("records"), note)
 
 
-def pivoted(scores: pd.DataFrame, rows: Sequence[str], columns: str | None) -> Table:
-    """Means of the values, a row for each combination of `rows`, a column for each value of `columns`.
+def pivoted(
+    scores: pd.DataFrame,
+    rows: Sequence[str],
+    columns: str | None,
+    title: str = "",
+    caption: str = "",
+    factor: float = 1.0,
+    digits: int = 4,
+    best: str | None = None,
+) -> Table:
+    """Means of the values times `factor`, a row for each combination of `rows`, a column for each value of `columns`.
 
-    InputError where the scores hold several metrics, or `rows` or `columns` are no columns of theirs.
+    best: `highest` or `lowest`, which is marked in each column. InputError where the scores hold several metrics,
+    or `rows` or `columns` are no columns of theirs.
     """
     for option, names in (("--rows", rows), ("--columns", [columns] if columns else [])):
         for name in names:
@@ -79,17 +93,37 @@ def pivoted(scores: pd.DataFrame, rows: Sequence[str], columns: str | None) -> T
         raise InputError(f"--metric: expected one of {', '.join(metrics)}; a table shows one metric")
     named = scores.assign(shown=_texts(scores, columns) if columns else "value")
     found = named.groupby([*rows, "shown"], sort=False, dropna=False)["value"]
-    cells = {tuple(map(plain, key)): Estimate.of(values) for key, values in found}
+    cells = {tuple(map(plain, key)): Cell.of(Estimate.of(values) * factor) for key, values in found}
     keys, heads = list(dict.fromkeys(key[:-1] for key in cells)), list(dict.fromkeys(key[-1] for key in cells))
+    if best:
+        for head in heads:
+            _mark([key for key in cells if key[-1] == head], cells, max if best == "highest" else min)
     others = [name for name in COLUMNS if name not in (*rows, columns, *FOLLOW_FROM_OTHERS)]
     over = [name for name in others if scores[name].nunique() > 1]
-    note = f"Means over {', '.join(over)}; ± is the standard deviation of the values." if over else ""
+    notes = [caption, f"Means over {', '.join(over)}; ± is the standard deviation of the values." if over else ""]
+    notes += [f"{BEST} marks the {best} mean of a column."] if best else []
 
     def key_column(place: int, name: str) -> Column:
         return Column(name, lambda key: key[place], key=True)
 
     def value_column(head: str) -> Column:
-        return Column(head or f"no {columns}", lambda key: cells.get((*key, head)), 4)
+        return Column(head or f"no {columns}", lambda key: cells.get((*key, head)), digits)
 
     shown = [*(key_column(*pair) for pair in enumerate(rows)), *map(value_column, heads)]
-    return Table(" and ".join(metrics), shown, keys, note)
+    return Table(title or " and ".join(metrics), shown, keys, " ".join(filter(None, notes)))
+
+
+def _mark(keys: list[Any], cells: dict[Any, Cell], better: Callable[[Iterable[Any]], Any]) -> None:
+    means = [cells[key].value for key in keys if cells[key].value is not None]
+    for key in keys:
+        if means and cells[key].value == better(means):
+            cells[key] = replace(cells[key], mark=BEST)
+
+
+def defined(definition: TableDefinition, scores: pd.DataFrame) -> Table:
+    """The table of a file in config/tables. InputError where its `where` names values that the scores do not have."""
+    given = {"stage": definition.stage, "metric": definition.metric, **definition.where}
+    values = {column: found if isinstance(found, list) else [found] for column, found in given.items()}
+    chosen = selected(scores, [f"{column}={value}" for column, found in values.items() for value in found])
+    settings = definition.model_dump(exclude={"stage", "metric", "where"})
+    return pivoted(chosen, **settings)

@@ -29,10 +29,14 @@ LINES = ("-", "--", "-.", ":")
 GREYS = ("#4d4d4d", "#8c8c8c", "#b3b3b3")
 """Of models without compression."""
 
+PAGE_WIDTH = 6.75
+"""Inches; the widest text of a paper. Figures are no wider, so that they are printed in the size that they were made
+in; a panel of 3.3 inches is as wide as a column."""
+
 RC: dict[Any, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -41,13 +45,13 @@ RC: dict[Any, Any] = {
     "grid.linewidth": 0.7,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5.0,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
     "errorbar.capsize": 2.0,
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.constrained_layout.h_pad": 0.05,
     "figure.dpi": 100.0,
-    "savefig.dpi": 160.0,
+    "savefig.dpi": 200.0,
     "pdf.fonttype": 42,
     "svg.fonttype": "path",
     "svg.hashsalt": "synopsis",
@@ -90,15 +94,16 @@ def drawing() -> Iterator[None]:
 def new_figure(
     count: int, width: float, height: float, most_columns: int = 4, share_y: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, `width` x `height` inches each, without pyplot's global state.
+    """A figure of `count` panels of `height` inches, without pyplot's global state.
 
-    Rows are of about equal length; of five panels, three stand above two.
+    Panels are `width` inches wide, or narrower where a row would be wider than a page. Rows are of about equal length;
+    of five panels, three stand above two.
     """
     from matplotlib.figure import Figure
 
     rows = -(-count // most_columns)
     columns = -(-count // rows)
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    figure = Figure(figsize=(min(columns * width, PAGE_WIDTH), rows * height), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).ravel())
     for panel in axes[count:]:
         panel.set_axis_off()
@@ -133,9 +138,12 @@ def subject_handles(looks: dict[str, Style], subjects: Sequence[str], lines: boo
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], most_columns: int = 5) -> None:
-    """One legend for all panels, under them, in rows of about equal length."""
-    rows = -(-len(handles) // most_columns)
-    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows))
+    """One legend for all panels, under them, in as few rows of about equal length as the figure's width holds."""
+    for rows in range(-(-len(handles) // most_columns), len(handles) + 1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows))
+        if legend.get_window_extent().width <= figure.bbox.width or rows == len(handles):
+            break
+        legend.remove()
 
 
 def save_figure(figure: Figure, paths: Sequence[Path]) -> None:

@@ -131,6 +131,9 @@ def is_number(value: Any, kind: type) -> bool:
     return isinstance(value, Real) and math.isfinite(value) and (kind is float or float(value).is_integer())
 
 
+COMMON_COLUMNS = ("run", "compressor", "method", "training_seed", "stage", "dataset", "split", "setting", "seed")
+"""Columns of the scores that every stage has, beside its axes, and before `metric`, `value` and `n`."""
+
 AMOUNT, COUNT, SHARE, PERCENT = Bounds(), Bounds(whole=True), Bounds(most=1), Bounds(most=100)
 
 

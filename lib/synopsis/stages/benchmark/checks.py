@@ -5,6 +5,7 @@ A check that fails is a result, with its numbers; nothing is raised.
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def checks(modes: dict[str, Mode], folder: Path, dtype: str) -> list[dict[str, A
     found: list[dict[str, Any]] = []
 
     def check(name: str, mode: str, difference: float) -> None:
-        agrees = difference <= TOLERANCE[dtype]  # False for what is not a number
-        found.append({"check": name, "mode": mode, "difference": difference, "agrees": agrees})
+        number = difference if isfinite(difference) else None
+        agrees = number is not None and number <= TOLERANCE[dtype]
+        found.append({"check": name, "mode": mode, "difference": number, "agrees": agrees})
 
     logits = {}
     for mode in modes.values():

@@ -76,7 +76,7 @@ class Mode:
             target = start if more is None else torch.cat([start, more], dim=1)
             return self.model(ids, decoder_input_ids=target, **options)
         ids = ids if more is None else torch.cat([ids, more], dim=1)
-        return self.model(ids, logits_to_keep=1 + (0 if more is None else more.shape[1]), **options)
+        return self.model(ids, use_cache=True, logits_to_keep=1 + (0 if more is None else more.shape[1]), **options)
 
     def generate(self, streamer: Any = None) -> Tensor:
         """(batch, new) greedy tokens."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from synopsis.artifacts import check_outputs, read_csv, read_json
 from synopsis.errors import ArtifactError
 from synopsis.reporting.items import figure, table
-from synopsis.reporting.rendering import Cell, Column, Table, at_most, counts_text
+from synopsis.reporting.rendering import Cell, Column, Table, at_most, cell_text, counts_text
 from synopsis.reporting.statistics import Group, distinct, failures, groups
-from synopsis.stages.benchmark.front import front_figure
+from synopsis.stages.benchmark import efficiency
+from synopsis.stages.benchmark.front import front_figure as front_figure
 from synopsis.stages.benchmark.section import METRICS, OTHER_LOAD, STAGE
 
 if TYPE_CHECKING:
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
     from synopsis.reporting.style import Style
 
-__all__ = ["benchmark_figure", "benchmark_table", "break_even_figure", "front_figure", "headline", "rows"]
+__all__ = [
+    "benchmark_figure",
+    "benchmark_table",
+    "break_even_figure",
+    "efficiency_table",
+    "front_figure",
+    "headline",
+    "rows",
+]
 
 AXES = tuple(STAGE.axes)
 MODES = ("none", "prefix", "compressed")
@@ -50,25 +59,33 @@ def rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
             cell = tuple(kind(sample[axis]) for axis, kind in STAGE.axes.items())
             cells.setdefault(cell, []).append({**sample, **numbers})
         first: dict[str, Any] = {}
+        last: dict[str, Any] = {}
         for cell, samples in cells.items():
             axes = {**job.wildcards, **dict(zip(AXES, cell, strict=True))}
             if samples[0]["sample"] == "":
                 yield {**axes, "metric": "wall_seconds", "value": None, "n": 0, "message": samples[0]["note"]}
                 continue
             first.setdefault(axes["dtype"], axes)
+            last[axes["dtype"]] = axes
             for metric in METRICS:
                 values = [sample[metric] for sample in samples if sample[metric] is not None]
                 yield {**axes, "metric": metric, "value": median(values) if values else None, "n": len(samples)}
             disturbed = sum(sample["note"] == OTHER_LOAD for sample in samples)
             yield {**axes, "metric": "disturbed", "value": disturbed, "n": len(samples)}
             for mode in BASELINES if cell[0] == "compressed" else ():
-                for name, value in compared(cells.get((mode, *cell[1:]), []), samples).items():
-                    yield {**axes, "metric": f"{name}_{mode}", "value": value, "n": len(samples)}
+                for name, value in compared(mode, cells.get((mode, *cell[1:]), []), samples).items():
+                    yield {**axes, "metric": name, "value": value, "n": len(samples)}
+            if cell[0] == "compressed":
+                whole = {mode: cells.get((mode, *cell[1:]), []) for mode in MODES}
+                for mode, metric, value in efficiency.numbers(whole):
+                    yield {**axes, "mode": mode, "metric": metric, "value": value, "n": len(samples)}
         for dtype, facts in read_json(record, STAGE.kind).get("by_dtype", {}).items():
             for check in facts["checks"]:
                 if not check["agrees"] and dtype in first:
                     number = {"metric": "failed_check", "value": check.get("difference"), "n": 1}
-                    yield {**job.wildcards, **first[dtype], **number, "message": failed_check(check)}
+                    yield {**first[dtype], **number, "message": failed_check(check)}
+            for mode, batch in facts.get("largest_batch", {}).items() if dtype in last else ():
+                yield {**last[dtype], "mode": mode, "metric": "largest_batch", "value": batch, "n": 1}
 
 
 def _number(path: Any, column: str, text: str) -> float | None:
@@ -86,21 +103,23 @@ def failed_check(check: dict[str, Any]) -> str:
         return f"not compressing: the cache holds {check['difference']:.0%} of the context's positions{equal}"
     if mode is None:
         return f"the checks could not be made: {name}"
+    if check["difference"] is None:
+        return f"{name} of the mode '{mode}' are not finite"
     return f"{name} of the mode '{mode}' differ from one pass by {check['difference']:.2g} of the largest"
 
 
-def compared(others: list[dict[str, Any]], own: list[dict[str, Any]]) -> dict[str, float]:
+def compared(mode: str, others: list[dict[str, Any]], own: list[dict[str, Any]]) -> dict[str, float]:
     """Of the wall times: the median of the paired differences (`saved`) and ratios (`faster`), with 95 % intervals."""
     import numpy as np
     from scipy.stats import bootstrap
 
     found: dict[str, float] = {}
-    by_number = {one["sample"]: one["wall_seconds"] for one in others}
-    pairs = [(by_number[one["sample"]], one["wall_seconds"]) for one in own if by_number.get(one["sample"])]
-    if not pairs:
+    if not others or others[0]["sample"] == "":
         return found
-    other, mine = np.array(pairs).T
+    # Samples are pairs by their order; a mode that failed has none.
+    other, mine = (np.array([one["wall_seconds"] for one in samples]) for samples in (others, own))
     for name, values in (("saved", other - mine), ("faster", other / mine)):
+        name = f"{name}_{mode}"
         found[name] = float(np.median(values))
         if len(values) > 1:
             drawn = bootstrap((values,), np.median, n_resamples=2000, method="percentile", rng=0)
@@ -124,7 +143,7 @@ class Work:
 
     def against(self, mode: str, name: str = "faster", factor: float = 1.0) -> Cell:
         """The compressed context against another mode, with its interval."""
-        middle, low, high = (self.value("compressed", f"{name}{part}_{mode}", factor) for part in ("", "_low", "_high"))
+        middle, low, high = (self.value("compressed", f"{name}_{mode}{part}", factor) for part in ("", "_low", "_high"))
         return Cell(middle, interval=None if low is None or high is None else (low, high))
 
     def smaller(self) -> float | None:
@@ -178,6 +197,23 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, Any]:
     return numbers
 
 
+def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
+    """What each compressor saves at its longest context and largest batch, and when that has paid for itself."""
+    found, sentences = works(scores), []
+    for compressor in distinct(work.of for work in found):
+        own = [work for work in found if work.of.compressor == compressor and work.against("none").value is not None]
+        if own:
+            most = max(own, key=lambda work: (work.of.context_length, work.of.batch_size))
+            uses = most.reuses("none")
+            sentences.append(
+                f"{compressor}: reading {most.of.context_length:,} tokens of context again "
+                f"(batch {most.of.batch_size}) takes {cell_text(most.against('none'), 2)} times as long as using them "
+                f"compressed, and {cell_text(Cell(most.smaller()), 1)} times the cache. Compressing "
+                f"{'never pays' if uses is None else f'pays from use {uses:,} on'}."
+            )
+    return sentences
+
+
 # --------------------------------------------------------------------------------------------------- tables and figures
 
 
@@ -229,16 +265,14 @@ def benchmark_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         *by_mode("context in use (KiB)", "used_bytes", 1 / KIBIBYTE, 1),
         Column("In use, a token and row (bytes)", _bytes_per_token, 1, brief=False),
         Column("Context smaller in use (×)", lambda work: work.smaller(), digits=1),
-        *by_mode("profiler CPU (ms)", "profiler_cpu_seconds", 1e3, 1),
-        *by_mode("profiler CUDA (ms)", "profiler_cuda_seconds", 1e3, 1),
-        *by_mode("profiler GFLOP", "profiler_flops", 1e-9, 3),
+        *by_mode("largest batch", "largest_batch", 1, 0),
         Column("Samples", lambda work: counts_text(work.samples), brief=False),
     ]
     note = (
         "None: the context is read again; prefix: its keys and values are cached; compressed: it was compressed. "
         "Medians of the wall time of a whole batch; faster: the median of paired ratios, with a bootstrap interval of "
         "95 %. Pays from use: compressing included, against reading the context again. Floor: the least time by the "
-        "device's peak and bandwidth. Profiler: the published measure, of one pass over what is left to read."
+        "device's peak and bandwidth. Largest batch: that fits on the GPU, with the longest context."
     )
     return Table("Time and memory in three modes", columns, found, note, _remarks(scores, found))
 
@@ -275,6 +309,30 @@ def sentence(compressor: str, found: list[Work]) -> str:
         ]
         parts.append(f"against {words} {', '.join(said)}")
     return f"Making the context included, {compressor} pays {'; '.join(parts)}."
+
+
+@table("efficiency", "published form")
+def efficiency_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
+    """
+    The measure of Mu et al. (2023) and the wall time: means and standard deviations over samples, and what the
+    compressed context saves: the mean of the paired differences with its 95 % interval (t), in percent as the ratio of
+    the means, and the mean of the samples' percentages. CUDA time, CPU time and GFLOP are those of torch's profiler, of
+    one pass over what is left to read; CUDA time is the sum of the kernels' times. The wall time is that of an answer.
+    """
+    records = [
+        (work, measure)
+        for work in works(scores)
+        for measure in efficiency.MEASURES
+        if work.value("compressed", f"{measure}_mean") is not None
+    ]
+    columns = [
+        Column("Compressor", lambda record: record[0].of.compressor, key=True),
+        Column("Batch", lambda record: record[0].of.batch_size, key=True),
+        Column("Context", lambda record: record[0].of.context_length, key=True),
+        Column("Measure", lambda record: efficiency.MEASURES[record[1]][0], key=True),
+        *efficiency.columns(),
+    ]
+    return Table("Efficiency in the published form", columns, records)
 
 
 @figure("benchmark", "three modes")

@@ -80,6 +80,7 @@ class Sweep:
         self.rates: Rates = rates_of(device_name(model.device), dtype) or measured_rates(model.device, dtype)
         self.dtype, self.random, self.checks = dtype, random.Random(0), list[dict[str, Any]]()
         if section.compile:
+            torch._dynamo.config.suppress_errors = True  # what cannot be compiled stays eager, with a warning
             decoder = model.get_decoder()
             decoder.forward = torch.compile(decoder.forward, dynamic=True)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from synopsis.artifacts import Layout, read_csv
 from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import read_result
-from synopsis.reporting.rendering import Cell, Column, Table, counts_text
+from synopsis.reporting.rendering import Cell, Column, Table, cell_text, counts_text
 from synopsis.reporting.statistics import Group, distinct, groups, recovered_percent, together
 from synopsis.stages.generate.rouge import exact_match
 from synopsis.stages.generate.section import STAGE
@@ -112,6 +112,17 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
         numbers[f"{key}/rougeL"] = group.mean("rougeL")
         numbers[f"{key}/recovered_percent"] = recovered(experiment, found, group)
     return numbers
+
+
+def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
+    """ROUGE-L of each compressor, split by split."""
+    found, texts = outputs(scores), dict[str, list[str]]()
+    for group in found:
+        rouge, way = Cell.of(group.estimate("rougeL")), recovered(experiment, found, group)
+        text = cell_text(rouge if rouge.deviation is not None else replace(rouge, interval=interval(group)), 1)
+        share = "" if way is None else f" ({way:.0f} % recovered)"
+        texts.setdefault(group.compressor, []).append(f"{text} on {group.split}{share}")
+    return [f"{compressor}: ROUGE-L {', '.join(parts)}." for compressor, parts in texts.items()]
 
 
 @table("rouge", "ROUGE")

@@ -388,7 +388,7 @@ def icl_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     compressors, chance = distinct(found), _chance(experiment)
     titles = [*datasets, MEAN_TITLE] if len(datasets) > 1 else datasets
     height = max(1.8, 0.9 + 0.12 * len(settings) * (len(compressors) + 1))
-    drawn, panels = new_figure(len(titles), 3.0, height)
+    drawn, panels = new_figure(len(titles), 3.3, height, most_columns=3)
     for panel, title in zip(panels, titles, strict=True):
         for one in found:
             shift = 0.8 * ((compressors.index(one.compressor) + 0.5) / len(compressors) - 0.5)

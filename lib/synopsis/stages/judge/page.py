@@ -64,7 +64,7 @@ def _article(pair: Pair, judgements: Sequence[Judgement], label: str | None) -> 
     task = "\n".join(part for part in (pair.instruction, pair.input) if part)
     said = "".join(
         f"<h3>{'A' if one.order == 'ab' else 'B'} shown first: {WINNERS.get(one.state, one.state)}</h3>"
-        + _block(one.error or one.answer)
+        + _block("not asked: identical outputs" if one.identical else one.error or one.answer)
         for one in judgements
     )
     return (

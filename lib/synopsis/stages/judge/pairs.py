@@ -109,14 +109,17 @@ def task_in(x: str, y_true: str) -> str:
     'Instruction: Add.\\nInput: 1 1'
     """
     text = re.sub(rf"\s*({GIST}\s*)+", "\n", x)
-    starts = [found for found in re.finditer(r"\n\s*Output:", text) if _agree(text[found.end() :], y_true)]
+    starts = [found for found in re.finditer(r"\n\s*Output:", text) if not _difference(text[found.end() :], y_true)]
     return text[: starts[0].start() if starts else None].strip()
 
 
-def _agree(one: str, other: str) -> bool:
-    """Whether two texts are the same, or one is the other truncated."""
+def _difference(one: str, other: str) -> tuple[str, str] | None:
+    """Where two texts differ, without white space; None where they are the same, or one is the other truncated."""
     first, second = ("".join(text.replace(GIST, "").split()) for text in (one, other))
-    return first.startswith(second) or second.startswith(first)
+    if first.startswith(second) or second.startswith(first):
+        return None
+    start = max(next(place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b) - 20, 0)
+    return first[start : start + 40], second[start : start + 40]
 
 
 Row = dict[str, str]
@@ -131,10 +134,10 @@ def _matched(paths: list[Path], rows_a: Rows, rows_b: Rows) -> tuple[dict[str, t
         raise DataError(f"{both}: no example is in both; expected outputs for the same examples")
     for id, (row_a, row_b) in found.items():
         for column in ("x", "y_true"):
-            if not _agree(row_a.get(column, ""), row_b.get(column, "")):
+            if excerpts := _difference(row_a.get(column, ""), row_b.get(column, "")):
+                shown = "{!r} and {!r}".format(*excerpts)
                 raise DataError(
-                    f"{both}: example {id!r}: {column} differs ({row_a[column][:60]!r} and {row_b[column][:60]!r}); "
-                    "expected outputs for the same examples"
+                    f"{both}: example {id!r}: {column} differs ({shown}); expected outputs for the same examples"
                 )
     return found, len(rows_a) + len(rows_b) - 2 * len(found)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from synopsis.artifacts import Layout
 from synopsis.reporting.items import Item, figure, page, table
 from synopsis.reporting.reading import read_result
-from synopsis.reporting.rendering import Cell, Column, Table, counts_text
+from synopsis.reporting.rendering import Cell, Column, Table, cell_text, counts_text
 from synopsis.reporting.statistics import distinct, groups
 from synopsis.stages.judge.section import STAGE
 from synopsis.stages.judge.statistics import agreement
@@ -96,6 +96,16 @@ def headline(experiment: Experiment, scores: pd.DataFrame) -> dict[str, float | 
         f"judge/{one.judge}/{one.a}-vs-{one.b}/{one.split}/win_rate": one.win_rate and one.win_rate / 100
         for one in comparisons(experiment, scores)
     }
+
+
+def findings(experiment: Experiment, scores: pd.DataFrame) -> list[str]:
+    """The win rate of each comparison."""
+    return [
+        f"{one.a} against {one.b} on {one.split}: win rate {cell_text(Cell(one.win_rate, interval=one.interval), 1)} % "
+        f"(judge: {one.judge}, ties half)."
+        for one in comparisons(experiment, scores)
+        if one.win_rate is not None
+    ]
 
 
 @table("judgements", "judgements")

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from synopsis.artifacts import Provenance, make_room, read_csv, write_csv, write_json, write_text
+from synopsis.artifacts import Provenance, read_csv, write_csv, write_json, write_text
 from synopsis.config.reading import read_judge
 from synopsis.errors import ArtifactError, DataError
 from synopsis.progress import say
@@ -42,7 +42,6 @@ def judge_files(
     store, judge_hash = out / STORE, hash_of(definition)
     if dry_run:
         return estimate(definition, pairs, store, judge_hash)
-    make_room(store)
     judgements = judge_pairs(name, definition, pairs, store, judge_hash)
     summary = {"judge": name, "a": str(a), "b": str(b), "unmatched": unmatched, **summarise(pairs, judgements)}
     if labels is not None:

@@ -178,14 +178,14 @@ def needle_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     beginning). A key is found when the model holds it for likelier than all other choices; the mark at the colours is
     what guessing gives. Compressors answer from the compressed context alone. Grey: not measured; the table says why.
     """
-    from synopsis.reporting.style import new_figure
+    from synopsis.reporting.style import PAGE_WIDTH, new_figure
 
     section, by_compressor = experiment.needle, dict[str, list[Retrieval]]()
     for one in retrievals(experiment, scores):
         by_compressor.setdefault(one.compressor, []).append(one)
     width = max(1.9, 0.7 + CELL_WIDTH * len(section.depths))
     height = max(1.55, 0.8 + CELL_HEIGHT * len(section.lengths))
-    drawn, panels = new_figure(len(by_compressor), width, height)
+    drawn, panels = new_figure(len(by_compressor), width, height, most_columns=max(1, round(PAGE_WIDTH / width)))
     for panel, (compressor, found) in zip(panels, by_compressor.items(), strict=True):
         shares = _heatmap(panel, found)
         panel.set_title(compressor)

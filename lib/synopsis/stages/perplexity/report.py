@@ -257,8 +257,8 @@ def _remarks(scores: pd.DataFrame) -> list[str]:
 def perplexity_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     """
     Loss of the last tokens of a document, by the number of tokens read before them; the contexts stand at equal
-    distances. A panel for each class of tokens. Bands: standard deviation over training seeds where a compressor has
-    several, elsewhere the interval over documents.
+    distances. A panel for each class of tokens. Bands: 95 % interval over documents. Dots, where a compressor has
+    several training seeds: one each.
     """
     from synopsis.reporting.style import legend_below, styles, subject_handles
 
@@ -285,8 +285,8 @@ def perplexity_vectors_figure(experiment: Experiment, scores: pd.DataFrame) -> F
     """
     Loss of the last tokens of a document, by the number of summary vectors read before them. The small numbers are the
     tokens of context that the vectors stand for. Where fewer summary tokens were used than the compressor has, each
-    number has a line. A panel for each class of tokens. Bands: standard deviation over training seeds where a
-    compressor has several, elsewhere the interval over documents.
+    number has a line. A panel for each class of tokens. Bands: 95 % interval over documents. Dots, where a compressor
+    has several training seeds: one each.
     """
     from synopsis.reporting.style import LINES, handle, legend_below, styles
 
@@ -308,6 +308,7 @@ def perplexity_vectors_figure(experiment: Experiment, scores: pd.DataFrame) -> F
             places = [group.mean("summary_vectors") or 0.0 for group in line]
             _loss_line(panel, places, line, looks[compressor], lines[compressor, fewer])
             _name_contexts(panel, places, line, looks[compressor].colour, left=number % 2 == 1)
+        panel.margins(y=0.1)
         panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         panel.set_xlabel("summary vectors")
     handles = [
@@ -329,7 +330,7 @@ def _panels(found: Sequence[Group]) -> tuple[Figure, dict[str, Axes]]:
     from synopsis.reporting.style import new_figure
 
     classes = distinct(found, "tokens")
-    drawn, panels = new_figure(len(classes), 4.2, 3.0, most_columns=3)
+    drawn, panels = new_figure(len(classes), 3.3, 2.4, most_columns=2)
     for panel, tokens in zip(panels, classes, strict=True):
         panel.set_title(TOKEN_TITLES.get(tokens, tokens))
         panel.set_ylabel("loss (nats per token)")
@@ -342,18 +343,17 @@ def _line(found: Sequence[Group], tokens: str, compressor: str) -> list[Group]:
 
 
 def _loss_line(panel: Axes, places: Sequence[float], line: Sequence[Group], style: Style, dashes: str) -> None:
-    """Mean loss with its band: spread over training seeds where there are several, else interval over documents."""
+    """Mean loss, the loss of each training seed where there are several, and the interval over documents."""
     import numpy as np
 
-    bands = []
-    for group in line:
-        mean, deviation = _mean_and_deviation(group)
-        spread = None if mean is None or deviation is None else (mean - deviation, mean + deviation)
-        bands.append(spread or _interval(group) or (None, None))
-    low, high = np.array(bands, dtype=float).reshape(-1, 2).T
+    low, high = np.array([_interval(group) or (None, None) for group in line], dtype=float).reshape(-1, 2).T
     middle = np.array([group.mean("loss") for group in line], dtype=float)
     panel.plot(places, middle, color=style.colour, marker=style.marker, linestyle=dashes)
-    panel.fill_between(places, low, high, color=style.colour, alpha=0.18, linewidth=0)
+    panel.fill_between(places, low, high, color=style.colour, alpha=0.12, linewidth=0)
+    for place, group in zip(places, line, strict=True):
+        losses = group.values("loss")
+        if len(losses) > 1:
+            panel.scatter([place] * len(losses), losses, s=6, color=style.colour, alpha=0.6, linewidths=0)
 
 
 def _name_contexts(panel: Axes, places: Sequence[float], line: Sequence[Group], colour: str, left: bool) -> None:

@@ -55,7 +55,7 @@ def training_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
         compressor = experiment.compressors.get(group.compressor)
         curves.setdefault(compressor.trained_on if compressor else None, []).append(group)
     looks = styles(experiment)
-    drawn, panels = new_figure(len(curves), 4.0, 3.0)
+    drawn, panels = new_figure(len(curves), 3.3, 2.3, most_columns=3)
     for panel, (kind, found) in zip(panels, curves.items(), strict=True):
         for group in found:
             losses = group.rows.sort_values("step")
