@@ -1,6 +1,6 @@
 """The workflow on a Slurm of its own: what is asked for, and that work which is cut short ends as if it had not been.
 
-Each story is a training in a project of its own; they wait most of the time, so three of them run at once.
+Each story is a training in a project of its own; they wait most of the time, so four of them run at once.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def stories(
 ) -> Iterator[dict[Story, tuple[Project, Future[None]]]]:
     """Each story under way, in a project that has data and base model and nothing else."""
     under_way = {}
-    with ThreadPoolExecutor(3) as pool, pytest.MonkeyPatch.context() as patch:
+    with ThreadPoolExecutor(4) as pool, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MASTER_ADDR", "127.0.0.1")  # the names of the nodes lead nowhere
         for story in (*RESUMED, on_one_node, on_two_nodes):
             project = finished.copy(tmp_path_factory.mktemp("story") / story.__name__)
