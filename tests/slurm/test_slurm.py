@@ -220,11 +220,11 @@ def test_slurm_was_asked_for_what_the_profile_says(finished: Project, cluster: C
         _, state, resources, submitted = line.split("|", 3)
         if str(finished.folder) in submitted:
             assert state == "COMPLETED"
-            rule = re.search(r"--comment (?:rule|group)_(\w+?)(?:_wildcards|\s)", submitted)
+            rule = re.search(r"--comment rule_(\w+?)(?:_wildcards|\s)", submitted)
             assert rule is not None, submitted
             asked.setdefault(rule[1], []).append([resources, submitted])
-    assert len(asked["train"]) == 3 and len(asked["cells"]) == 1, asked.keys()
-    for rule in ("train", "pretrain", "cells", "icl"):
+    assert len(asked["train"]) == 3 and len(asked["cells_generate"]) == 1, asked.keys()
+    for rule in ("train", "pretrain", "cells_generate", "icl"):
         for resources, submitted in asked[rule]:
             assert (
                 "cpu=8" in resources
