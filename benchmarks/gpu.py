@@ -38,7 +38,7 @@ from synopsis.costs.memory import generation_bytes
 from synopsis.costs.model_size import known, model_size
 from synopsis.progress import say
 from synopsis.stages.benchmark.checks import checks
-from synopsis.stages.benchmark.modes import MODES, PROMPT_TOKENS, Case, Compressed, timed
+from synopsis.stages.benchmark.modes import PROMPT_TOKENS, Case, Compressed, modes_of, timed
 from synopsis.stages.benchmark.run import Sweep, attempt, device_name
 from synopsis.training.trainable import choose_trainable
 from training import StepSizes, compressed_step
@@ -115,7 +115,7 @@ def parity(sizes: Sizes, device: str) -> Iterator[dict[str, Any]]:
             expected = answered(on_cpu) if on_cpu else None
             model = model.to(device)
             with tempfile.TemporaryDirectory() as folder:
-                modes = {cls.name: cls(model, Case(2, 48, 8, 1)) for cls in MODES}
+                modes = modes_of(model, Case(2, 48, 8, 1))
                 found = checks(modes, Path(folder), dtype)
             against = None if expected is None else float((answered(modes["compressed"]) - expected).abs().max())
             failed = [check for check in found if not check["agrees"]]
@@ -157,7 +157,7 @@ def sweep(sizes: Sizes, device: str) -> Iterator[dict[str, Any]]:
         for batch in sizes.batches:
             case = Case(batch, sizes.context, sizes.new_tokens, sizes.segments)
             rows = list(points.rows(case))
-            found = {cls.name: summed_up([row for row in rows if row["mode"] == cls.name]) for cls in MODES}
+            found = {name: summed_up([row for row in rows if row["mode"] == name]) for name in modes_of(model, case)}
             held = {"prefix": sizes.context, "compressed": sizes.segments * sizes.summary}
             read = {mode: step_bytes(model, batch, count) for mode, count in held.items()}
             result = {"model": name, **vars(case), "modes": found, "ceiling": read["prefix"] / read["compressed"]}

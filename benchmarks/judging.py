@@ -42,7 +42,7 @@ class JudgingSizes(Sizes):
     pairs: int = 1000
     seconds: float = 0.05
     concurrency: int = 32
-    asking_limit: float = 1 / 1.3
+    asking_limit: float = round(1 / 1.3, 3)
     stored: int = 50_000
     stored_seconds: float = 2.0
     resuming_limit: float = 1.0

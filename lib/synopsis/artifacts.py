@@ -27,7 +27,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -112,7 +112,7 @@ class Layout:
 
     @staticmethod
     def examples(result: Path) -> Path:
-        """The records of single examples beside a result of icl or needle."""
+        """The records of single examples beside a result: of icl, needle and, by document, perplexity."""
         return result.with_suffix(".examples.jsonl.gz")
 
     def generations(self, run: str, split: str) -> Path:
@@ -272,7 +272,7 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def write_json_lines(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Rows as JSON lines, compressed when the name ends in .gz (without a time stamp: equal rows, equal bytes)."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     with atomic_file(path) as temporary:

@@ -309,8 +309,8 @@ def scores(
 @app.command(cls=options.Command)
 def compare(
     folder: options.Results,
-    a: Annotated[str, typer.Argument(help="A run or a compressor.")],
-    b: Annotated[str, typer.Argument(help="Another one.")],
+    a: Annotated[str | None, typer.Argument(metavar="A", help="A run or a compressor.")] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Another one; without A and B all are compared.")] = None,
     stage: Annotated[str | None, typer.Option(metavar="NAME", help="Of this stage alone.")] = None,
 ) -> None:
     """Compare two runs or compressors on the examples that both were measured on.
@@ -318,13 +318,17 @@ def compare(
     \b
       synopsis compare results/demo autocompressor base
       synopsis compare results/demo gist-1-s0 gist-1-s1 --stage generate
+      synopsis compare results/demo
 
     Differences are paired by example, with bootstrap intervals, p values corrected for their number, and the smallest
-    difference that so many examples could have shown.
+    difference that so many examples could have shown. Without A and B: all in one table, the best of each row marked.
     """
-    from synopsis.reporting.comparison import comparison
+    from synopsis.reporting.comparison import comparison, ranking
 
-    print(options.in_terminal(comparison(folder, a, b, stage)), end="")
+    if a is not None and b is None:
+        raise InputError(f"compare {a}: expected another run or compressor to compare it with")
+    found = ranking(folder, stage) if a is None or b is None else comparison(folder, a, b, stage)
+    print(options.in_terminal(found), end="")
 
 
 @app.command(cls=options.Command)

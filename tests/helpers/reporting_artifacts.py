@@ -32,7 +32,7 @@ NEEDLE: dict[str, Any] = {
     **{"filler": ["old fox eats plums"], "needle": "guest Mira holds {key}", "question": "guest Mira holds"},
     "keys": ["lantern", "compass", "violin", "ladder"],
 }
-ROUGE_L = {"gist-1": 50.0, "pos_control": 60.0, "neg_control": 20.0}
+ROUGE_L = {"gist-1": 50.0, "pos_control": 60.0, "neg_control": 20.0, "base": 30.0, "cut": 25.0}
 TASK = {"source": {"world": "eats"}, "template": "{text} {answer}", "input_fields": ["text"], "options": ["a", "b"]}
 ICL_EXAMPLES = {"world_eats": 100, "world_wears": 50}
 ACCURACY = {"zero_shot": 0.4, "plain_48": 0.7, "summary_4": 0.6}
@@ -132,8 +132,25 @@ def _write_perplexity(subject: Experiment, run: str) -> None:
         for tokens in LOSS_WITHOUT_CONTEXT
         for context in subject.perplexity.context_lengths
     ]
+    write_json_lines(Layout.examples(Layout(subject).perplexity(run)), _document_losses(subject, rows))
     document = {"corpus": "world", "split": "test", "rows": rows, "skipped": [], "not_finite": [], "documents": 20}
     write_json(Layout(subject).perplexity(run), "perplexity", {**document, "too_short": 0}, {})
+
+
+def _document_losses(subject: Experiment, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """20 documents of 32 tokens, whose losses differ by up to 0.1."""
+    losses: dict[int, dict[str, float]] = {}
+    for row in rows:
+        losses.setdefault(row["context_length"], {}).setdefault(row["tokens"], row["loss"])
+    return [
+        {
+            **{"context_length": context, "summary_length": None, "document": number, "domain": "stories"},
+            **{"hash": number, "n": dict.fromkeys(by_class, 32)},
+            "loss": {name: loss + 0.1 * math.sin(number) for name, loss in by_class.items()},
+        }
+        for context, by_class in losses.items()
+        for number in range(20)
+    ]
 
 
 def perplexity_row(subject: Experiment, run: str, domain: str, tokens: str, context: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from reporting_artifacts import cell
 from synopsis.artifacts import read_json, write_csv, write_json, write_json_lines
 from synopsis.cli import app
 from synopsis.errors import ArtifactError, InputError
-from synopsis.reporting.comparison import comparison
+from synopsis.reporting.comparison import comparison, ranking
 from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.selection import pivoted, selected
 from typer.testing import CliRunner
@@ -76,7 +76,8 @@ def test_a_table_of_several_metrics_is_an_error(folder: Path, tmp_path: Path) ->
 
 
 def test_two_compressors_are_compared_on_the_examples_that_both_have(folder: Path) -> None:
-    icl, needle = comparison(folder, "rmt", "base")
+    loss, icl, needle = comparison(folder, "rmt", "base")
+    assert cell(loss, "difference", 50, "all", "loss").value == pytest.approx(0.3)
     assert (icl.title, needle.title) == ("In-context learning: rmt against base", "Needle: rmt against base")
     assert [cell(icl, name, "world_eats", "zero_shot").value for name in ("examples", "left out")] == [95, 5]
     same = cell(icl, "difference", "world_wears", "plain_48")
@@ -85,6 +86,19 @@ def test_two_compressors_are_compared_on_the_examples_that_both_have(folder: Pat
     assert found.value == pytest.approx(0.35 - 0.85) and found.mark == "*"
     assert found.interval[0] < found.value < found.interval[1] < 0
     assert cell(needle, "detectable", 60, "choice").value > 0.1
+
+
+def test_the_best_of_each_row_is_marked_and_what_is_not_worse(folder: Path) -> None:
+    loss, icl, needle, rouge = ranking(folder)
+    assert [cell(loss, name, 100, "all", "loss").mark for name in ("full_attention", "base")] == ["*", ""]
+    assert {cell(icl, name, "world_wears", "plain_48").mark for name in icl.names[3:-1]} == {"*"}, "all are equal"
+    assert cell(icl, "base", "world_eats", "summary_4").value is None
+    marks = {name: cell(needle, name, 60, "choice").mark for name in needle.names[2:-1]}
+    assert marks == {"full_attention": "*", "base": "+", "autocompressor": "", "rmt": ""}
+    assert [cell(rouge, name, "seen", "rougeL").mark for name in ("gist-1", "neg_control")] == ["*", ""]
+    assert "* The best." in printed("compare", str(folder), "--stage", "needle")
+    with pytest.raises(InputError, match="--stage judge: expected a stage with records of examples: "):
+        ranking(folder, "judge")
 
 
 def test_outputs_are_compared_by_rouge(folder: Path) -> None:

@@ -50,7 +50,8 @@ def test_the_findings_are_sentences_with_their_uncertainty(reported: Experiment)
     ):
         assert sentence in text
     assert "judge/reference/gist-1-vs-pos_control/seen/win_rate 0.6875" in text
-    assert "Nothing failed, and no result is missing." in text
+    assert "rmt-s0, benchmark" in text and "tokens of the mode 'prefix' differ from one pass by 0.2" in text
+    assert "Failed or missing (1)" in text
 
 
 def test_every_number_leads_to_its_files_and_a_command(reported: Experiment) -> None:

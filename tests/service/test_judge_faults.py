@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import hashlib
 import json
 import multiprocessing
@@ -15,6 +16,7 @@ import pytest
 from chat_server import ChatServer, completion, judge_quickly
 from synopsis.config.files import JudgeDefinition
 from synopsis.errors import SynopsisError
+from synopsis.stages.judge import chat, records
 from synopsis.stages.judge.pairs import Pair
 from synopsis.stages.judge.records import Judgement
 from synopsis.stages.judge.run import estimate, hash_of, judge_pairs
@@ -149,7 +151,7 @@ PRICE = {"prompt": 1000.0, "completion": 10_000.0}
 """The server counts 100 tokens and 10: 0.2 a request. At worst it is 10 tokens and a prompt of 105 bytes: 0.205."""
 
 
-def test_max_cost_is_not_passed_and_can_be_raised(tmp_path):
+def test_max_cost_is_not_passed_and_can_be_raised(tmp_path, capsys):
     pairs, path = make_pairs(10), tmp_path / "store.jsonl"
     with ChatServer(plain) as server:
         definition = define(server, price=PRICE, max_tokens=10, max_cost=2.1)
@@ -159,6 +161,7 @@ def test_max_cost_is_not_passed_and_can_be_raised(tmp_path):
         with pytest.raises(SynopsisError, match="2 of max_cost"):
             judge_pairs("chat", definition, pairs, path, hash_of(definition))
         assert server.asked.total() == 10, "what an earlier run spent counts"
+        assert "these outputs have cost 2 so far" in capsys.readouterr().err
         richer = define(server, price=PRICE, max_tokens=10, max_cost=4.1)
         assert len(judge_pairs("chat", richer, pairs, path, hash_of(richer))) == 20 == server.asked.total()
 
@@ -194,6 +197,12 @@ def test_an_estimate_asks_nothing(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------- odd services
+
+
+@pytest.mark.parametrize("module", [chat, records])
+def test_doctests(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("supported", [True, False])

@@ -221,6 +221,13 @@ def test_too_many_errors_fail_the_stage_and_keep_the_store(tmp_path, service):
     assert len(service.requests) == 8
 
 
+def test_a_service_that_is_down_is_given_up_soon(tmp_path, service):
+    service.answer = lambda prompt, earlier: failing(503)
+    with pytest.raises(SynopsisError, match=r"10 of 200 judgements have no answer, 10 of them in a row"):
+        run_judge(make_experiment(tmp_path, service, examples=100))
+    assert len(service.requests) == 30
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [

@@ -154,6 +154,17 @@ def test_a_model_that_is_gist_trained_elsewhere_reads_its_own_gist_tokens(experi
     assert as_model == as_run and all(prompt.compressed[-1] == GIST for prompt in as_model)
 
 
+def test_a_published_source_that_was_cut_before_its_gist_token_is_read_whole(experiment: Experiment) -> None:
+    subject = experiment.subject("t5-gist-s0")
+    training = subject.training.model_copy(update={"tokenization": "published", "max_length": 6})
+    subject = subject.model_copy(update={"training": training})
+    model, tokenizer = load(Layout(experiment).model("t5-gist-s0"), device="cpu"), world_tokenizer()
+    rows = [{"id": size, "instruction": " ".join(["map"] * size), "input": "fox"} for size in (2, 9)]
+    one, other = prompts_of(rows, model, tokenizer, subject, experiment.generate, "seen")
+    assert one.compressed[-1] == GIST and other.compressed == [] and len(other.ids) == 6
+    assert len(decoded(model, tokenizer, [one, other], experiment.generate, "rows")) == 2
+
+
 @pytest.mark.parametrize("run", ["base", "gist-1-s0", "auto-s0", "t5-gist-s0"])
 def test_a_row_draws_the_same_in_every_batch_and_order(experiment: Experiment, run: str) -> None:
     drawn: dict[object, dict[str, str]] = {}

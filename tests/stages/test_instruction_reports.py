@@ -78,6 +78,21 @@ def test_judgements_leave_errors_out_and_say_what_the_judge_prefers(tables: dict
     assert {name: cell(table, name, *names).value for name in shares} == pytest.approx(shares)
 
 
+def test_plain_models_and_what_is_not_trained_have_rows(tmp_path: Path) -> None:
+    trained = artifacts.experiment(tmp_path).model_dump()["compressors"]["gist-1"]
+    subject = artifacts.experiment(
+        tmp_path,
+        only="judge",
+        compressors={"gist-1": trained, "cut": {"method": "truncation", "base": "base", "budget": 4}},
+        generate={"instructions": "words", "splits": ["seen"], "max_new_tokens": 8},
+        judge={"judges": ["reference"], "pairs": [["gist-1", "cut"]]},
+    )
+    artifacts.write_artifacts(subject)
+    found = build_tables(subject, score(subject))
+    assert cell(found["judgements"], "A wins", "reference", "seen", "gist-1", "cut").value == 60
+    assert cell(found["rouge"], "Recovered (%)", "seen", "base").value is None
+
+
 def test_two_judges_are_compared_on_the_examples_that_both_have_scored(tmp_path: Path) -> None:
     judges = {"reference": {"kind": "reference"}, "strict": {"kind": "reference", "tie_margin": 0.5}}
     section = {"judges": list(judges), "pairs": [["gist-1", "pos_control"]]}

@@ -172,6 +172,14 @@ def test_a_prompt_that_shows_one_answer_only_is_refused(tmp_path):
         make_experiment(tmp_path, kind="openai", model="m", prompt="{instruction} {answer_a}")
 
 
+def test_a_limit_of_the_cost_needs_a_price(tmp_path):
+    judge_file = {"kind": "openai", "model": "m", "prompt": "{instruction} {answer_a} {answer_b}", "max_cost": 1.0}
+    with pytest.raises(InputError, match=r"j\.yaml:\d: max_cost: found a limit without a price; expected `price:"):
+        make_experiment(tmp_path, **judge_file)
+    with pytest.raises(InputError, match=r"price\.prompt: found -1"):
+        make_experiment(tmp_path, **judge_file, price={"prompt": -1, "completion": 1})
+
+
 def test_instruction_text_comes_from_the_artifact_and_must_be_there(tmp_path):
     experiment = make_experiment(tmp_path)
     for run in (A, B):

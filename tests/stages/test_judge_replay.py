@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from synopsis.artifacts import read_json, write_json_lines
 from synopsis.config.files import JudgeDefinition
-from synopsis.errors import ArtifactError, DataError
+from synopsis.errors import ArtifactError, DataError, InputError
 from synopsis.stages.judge.pairs import Pair
 from synopsis.stages.judge.prompts import parse_choice
 from synopsis.stages.judge.replay import read_released, recount
@@ -104,6 +104,16 @@ def test_recorded_judgements_are_a_judge(tmp_path):
         replayed(source, [*pairs[:3], Pair("4", "", "", "x", "z", "")], path)
     with pytest.raises(DataError, match="holds no judgement of example '5'"):
         replayed(path, [*pairs, Pair("5", "", "", "x", "z", "")], tmp_path / "again.jsonl")
+
+
+def test_recorded_judgements_take_no_place_of_those_that_were_paid_for(tmp_path):
+    source, path = written(tmp_path, content()), tmp_path / "out" / "judgements.jsonl"
+    pairs = read_released(source).pairs()
+    paid = replayed(source, pairs, path)[0].model_copy(update={"model": "chat", "judge_hash": "of a chat judge"})
+    path.write_text(paid.model_dump_json() + "\n")
+    with pytest.raises(InputError, match=r"judgements\.jsonl: holds other judgements of a chat model"):
+        replayed(source, pairs, path)
+    assert path.read_text() == paid.model_dump_json() + "\n"
 
 
 def test_the_last_judgement_with_an_answer_counts(tmp_path):

@@ -22,6 +22,7 @@ from synopsis.engine.last_segment import Batches, Reading, demand, scored_losses
 from synopsis.errors import DataError, InputError
 from synopsis.stages.perplexity import run as stage
 from synopsis.stages.perplexity.documents import Documents, text_bytes
+from synopsis.stages.perplexity.report import examples
 from synopsis.stages.perplexity.section import STAGE
 from text_corpora import make_tokenizer
 from tokenizers import Tokenizer, decoders
@@ -289,6 +290,22 @@ def test_the_stage_gives_the_losses_of_one_pass(tmp_path: Path) -> None:
         assert row["summary_vectors"] == {0: 0, 15: 6, 40: 12}[length]
     assert (result["documents"], result["too_short"], result["beyond_limit"]) == (4, 2, 0)
     assert result["skipped"] == result["not_finite"] == []
+
+
+def test_losses_of_documents_make_the_mean(tmp_path: Path) -> None:
+    found = prepared(tmp_path, kinds=True)
+    rows = by_row(stage.perplexity(found, "auto-s0"))
+    of_documents: dict[Any, list[dict[str, Any]]] = {}
+    for record in examples(STAGE.outputs(Layout(found), run="auto-s0")):
+        of_documents.setdefault((record["context_length"], None, record["tokens"]), []).append(record)
+    assert len({record["truth"] for record in of_documents[40, None, "all"]}) == 4
+    assert of_documents.keys() == {key[1:] for key in rows}
+    for (domain, *key), row in rows.items():
+        if domain == "all":
+            records = of_documents[tuple(key)]
+            losses, weights = ([record[name] for record in records] for name in ("value", "weight"))
+            assert np.average(losses, weights=weights) == pytest.approx(row["loss"])
+            assert sum(weights) == row["n_tokens"]
 
 
 @pytest.mark.parametrize("run", ["base", "auto-s0", "full-s0"])

@@ -322,7 +322,7 @@ class ContextMixin(Model):
                 self.pad_token(options),
             )
         options = self._longer(options, length)
-        options.pop("use_cache", None)  # the context is in the cache
+        options["use_cache"] = True  # the context is in it, whatever the configuration says
         # The k cached positions need ids that generate can count; it never reads them.
         full = torch.cat([inputs.new_zeros(rows, length), inputs], dim=1)
         out = super().generate(

@@ -1,6 +1,7 @@
-"""Two runs or compressors over the same examples, stage by stage, from the records of single examples.
+"""Runs and compressors over the same examples, stage by stage, from the records of single examples.
 
     synopsis compare results/demo autocompressor base
+    synopsis compare results/demo                           # all, the best marked
 
 A stage whose `report.py` has `examples(outputs)` takes part. It yields a record for each example that a job measured:
 its place (dataset, split, setting, the stage's axes), `id`, `truth` (equal where the id is), `metric`, `value`, and
@@ -9,7 +10,8 @@ where they are needed `weight` (of the value in the mean) and `cluster` (of exam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,11 +22,12 @@ from synopsis.artifacts import Layout, check_outputs
 from synopsis.errors import ArtifactError, InputError
 from synopsis.reporting.rendering import Cell, Column, Table
 from synopsis.reporting.scores import COLUMNS, read_scores
-from synopsis.reporting.statistics import Difference, holm, paired_difference
-from synopsis.stages.record import Stage, stages
+from synopsis.reporting.statistics import ROUNDING, Difference, holm, paired_difference, plain
+from synopsis.stages.record import AMOUNT, Stage, stages
 
 LEVEL = 0.05
 MARK = "*"
+BEST, EVEN = "*", "+"
 NOTE = (
     "Means over the examples that both have; of an example over its draws (training seeds and seeds of demonstrations, "
     "those that both have). ± is the standard deviation over draws. In brackets: 95 % interval of a bootstrap over "
@@ -42,11 +45,10 @@ def comparison(folder: Path, a: str, b: str, stage: str | None = None) -> list[T
         if name not in known:
             raise InputError(f"{folder}: has no run or compressor {name!r}; found {', '.join(known)}")
     found: dict[str, list[dict[str, Any]]] = {}
-    for one in stages().values():
-        if stage in (None, one.name) and hasattr(one.report, "examples"):
-            sides = [_examples(folder, one, scores, name) for name in (a, b)]
-            if not any(side.empty for side in sides) and (rows := list(_rows(one, *sides))):
-                found[one.name] = rows
+    for one in _with_examples(stage):
+        sides = [_examples(folder, one, scores, name) for name in (a, b)]
+        if not any(side.empty for side in sides) and (rows := list(_rows(one, *sides))):
+            found[one.name] = rows
     if not found:
         raise InputError(f"{folder}: {a!r} and {b!r} have no examples in common{f' in {stage!r}' if stage else ''}")
     rows = [row for of_stage in found.values() for row in of_stage]
@@ -55,6 +57,68 @@ def comparison(folder: Path, a: str, b: str, stage: str | None = None) -> list[T
     tables = [_table(stages()[name], a, b, of_stage) for name, of_stage in found.items()]
     tables[-1].note = NOTE
     return tables
+
+
+def ranking(folder: Path, stage: str | None = None) -> list[Table]:
+    """A table for each stage, of all models and compressors over the examples that all of a row have.
+
+    The best of each row is marked, and what is not worse by the examples. InputError where no stage has two to compare.
+    """
+    scores, tables = read_scores(folder / "scores.parquet"), []
+    for one in _with_examples(stage):
+        found = {name: _examples(folder, one, scores, name) for name in scores["compressor"].unique()}
+        sides = {name: side for name, side in found.items() if not side.empty}
+        if len(sides) > 1:
+            place = _place(sides.values())
+            joined = pd.concat([_averaged(side, place).assign(name=name) for name, side in sides.items()])
+            _check_examples(one, joined, place)
+            records = [
+                {**{name: plain(rows[name].iloc[0]) for name in place}, **_ranked(one, rows)}
+                for _, rows in joined.groupby(place, sort=False)
+            ]
+            columns = [*map(_key, place), *map(_ranked_column, sides), Column("examples", lambda row: row["examples"])]
+            remarks = [f"{BEST} The best. {EVEN} Not worse (p ≥ {LEVEL:g}, corrected by Holm within the row)."]
+            tables.append(Table(f"{one.title}: over the examples that all have", columns, records, remarks=remarks))
+    if not tables:
+        raise InputError(f"{folder}: no stage has measured the same examples of two models or compressors")
+    return tables
+
+
+def _ranked(stage: Stage, rows: pd.DataFrame) -> dict[str, Any]:
+    """The cells of one place, and how many examples they are over."""
+    draws = rows.pivot(index=["id", "seed"], columns="name", values="value").dropna()
+    values = draws.groupby(level="id", sort=False).mean()
+    about = rows.drop_duplicates("id").set_index("id").loc[values.index, ["weight", "cluster"]]
+    weights = about["weight"].astype(float)
+    means = values.mul(weights, axis=0).sum() / weights.sum()
+    cells = {str(name): Cell(float(mean)) for name, mean in means.items()}
+    if len(values) and len(means) > 1:
+        lower = stage.metrics.get(rows["metric"].iloc[0], AMOUNT).lower_is_better
+        best = str(means.idxmin() if lower else means.idxmax())
+        others = [name for name in cells if name != best]
+        pairs = [about.assign(a=values[best], b=values[name]) for name in others]
+        p = holm([paired_difference(of_pair, resamples=0).p for of_pair in pairs])
+        even = [name for name, value in zip(others, p, strict=True) if value is not None and value >= LEVEL]
+        equal = [name for name in cells if abs(means[name] - means[best]) <= ROUNDING]
+        marks = {**dict.fromkeys(even, EVEN), **dict.fromkeys(equal, BEST)}
+        cells = {name: replace(cell, mark=marks.get(name, "")) for name, cell in cells.items()}
+    return {"cells": cells, "examples": len(values)}
+
+
+def _ranked_column(name: str) -> Column:
+    return Column(name, lambda row: row["cells"].get(name), 3)
+
+
+def _key(name: str) -> Column:
+    return Column(name, lambda row: row[name], key=True)
+
+
+def _with_examples(stage: str | None) -> list[Stage]:
+    found = [one for one in stages().values() if hasattr(one.report, "examples")]
+    names = [one.name for one in found]
+    if stage not in (None, *names):
+        raise InputError(f"--stage {stage}: expected a stage with records of examples: {', '.join(names)}")
+    return [one for one in found if stage in (None, one.name)]
 
 
 def _examples(folder: Path, stage: Stage, scores: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -75,37 +139,49 @@ def _examples(folder: Path, stage: Stage, scores: pd.DataFrame, name: str) -> pd
     return frame
 
 
-def _rows(stage: Stage, a: pd.DataFrame, b: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    place = [column for column in COLUMNS if column in a and column not in ("run", "seed", "value")]
-    example = [*place, "id"]
-    # Runs that differ in the training seed are averaged first, so that draws of demonstrations can be paired.
-    sides = [
-        side.groupby([*example, "seed"], sort=False, dropna=False)
-        .agg(
-            value=("value", "mean"), weight=("weight", "first"), cluster=("cluster", "first"), truth=("truth", "first")
-        )
-        .reset_index()
-        for side in (a, b)
-    ]
-    both = sides[0].merge(sides[1], on=[*example, "seed"], suffixes=("", "_b"))
-    other = both[both["truth"] != both["truth_b"]]
+def _place(sides: Iterable[pd.DataFrame]) -> list[str]:
+    """The columns of a place that some record fills."""
+    rows = pd.concat(sides)
+    names = [name for name in COLUMNS if name in rows and name not in ("run", "seed", "value")]
+    return [name for name in names if (rows[name] != "").any()]
+
+
+def _averaged(side: pd.DataFrame, place: list[str]) -> pd.DataFrame:
+    """Over runs that differ in the training seed, so that draws of demonstrations can be paired."""
+    first = {name: (name, "first") for name in ("weight", "cluster", "truth")}
+    return side.groupby([*place, "id", "seed"], sort=False).agg(value=("value", "mean"), **first).reset_index()
+
+
+def _check_examples(stage: Stage, sides: pd.DataFrame, place: list[str]) -> None:
+    """ArtifactError where examples of one id are not the same."""
+    known = sides.drop_duplicates([*place, "id", "truth"])
+    other = known[known.duplicated([*place, "id"], keep=False)]
     if len(other):
         first = other.iloc[0]
-        where = ", ".join(f"{name} {first[name]}" for name in example)
+        where = ", ".join(f"{name} {first[name]}" for name in [*place, "id"])
+        truths = other.loc[(other[[*place, "id"]] == first[[*place, "id"]]).all(axis=1), "truth"]
         raise ArtifactError(
-            f"{stage.name}: {where}: the two were measured on different examples, of the truths {first['truth']!r} and "
-            f"{first['truth_b']!r}. Delete the older results and run again."
+            f"{stage.name}: {where}: measured on different examples, of the truths {' and '.join(map(repr, truths))}. "
+            "Delete the older results and run again."
         )
-    paired = both.groupby(example, sort=False, dropna=False).agg(
+
+
+def _rows(stage: Stage, a: pd.DataFrame, b: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    place = _place([a, b])
+    example = [*place, "id"]
+    sides = [_averaged(side, place) for side in (a, b)]
+    _check_examples(stage, pd.concat(sides), place)
+    both = sides[0].merge(sides[1], on=[*example, "seed"], suffixes=("", "_b"))
+    paired = both.groupby(example, sort=False).agg(
         a=("value", "mean"), b=("value_b", "mean"), weight=("weight", "first"), cluster=("cluster", "first")
     )
-    everything = pd.concat([a, b]).groupby(place, sort=False, dropna=False)["id"].nunique().to_dict()
+    everything = pd.concat([a, b]).groupby(place, sort=False)["id"].nunique().to_dict()
     draws = [_draws(side, both, place) for side in (a, b)]
-    for key, pairs in paired.groupby(level=place, sort=False, dropna=False):
+    for key, pairs in paired.groupby(level=place, sort=False):
         found = paired_difference(pairs)
         spread = [of_side.get(key) for of_side in draws]
         left_out = int(everything[key]) - found.examples
-        yield {**dict(zip(place, key, strict=True)), "found": found, "spread": spread, "left_out": left_out}
+        yield {**dict(zip(place, map(plain, key), strict=True)), "found": found, "spread": spread, "left_out": left_out}
 
 
 def _draws(side: pd.DataFrame, both: pd.DataFrame, place: list[str]) -> dict[Any, float]:
@@ -113,9 +189,9 @@ def _draws(side: pd.DataFrame, both: pd.DataFrame, place: list[str]) -> dict[Any
     keys = [*place, "id", "seed"]
     kept = side.merge(both[keys], on=keys)
     kept["sum"] = kept["value"] * kept["weight"]
-    sums = kept.groupby([*place, "run", "seed"], sort=False, dropna=False)[["sum", "weight"]].sum()
+    sums = kept.groupby([*place, "run", "seed"], sort=False)[["sum", "weight"]].sum()
     means = sums["sum"] / sums["weight"]
-    return means.groupby(level=place, sort=False, dropna=False).std().dropna().to_dict()
+    return means.groupby(level=place, sort=False).std().dropna().to_dict()
 
 
 def _table(stage: Stage, a: str, b: str, rows: list[dict[str, Any]]) -> Table:
@@ -127,12 +203,9 @@ def _table(stage: Stage, a: str, b: str, rows: list[dict[str, Any]]) -> Table:
         mark = MARK if row["p"] is not None and row["p"] < LEVEL else ""
         return Cell(found.value, interval=found.interval, mark=mark)
 
-    def key(name: str) -> Column:
-        return Column(name, lambda row: row[name], key=True)
-
     names = [name for name in rows[0] if name not in ("found", "spread", "left_out", "p")]
     columns = [
-        *map(key, names),
+        *map(_key, names),
         side(a, 0),
         side(b, 1),
         Column("difference", difference, 3),

@@ -173,11 +173,11 @@ class Difference:
         return self.a - self.b
 
 
-def paired_difference(pairs: pd.DataFrame) -> Difference:
+def paired_difference(pairs: pd.DataFrame, resamples: int = RESAMPLES) -> Difference:
     """`a` against `b`, numbers of the same example in columns of one row, and `weight`, how much it counts in the mean.
 
     Rows of one `cluster` (questions about one document) are not independent: the bootstrap draws clusters again, and
-    the t test is over their sums. Draws are those of a fixed seed.
+    the t test is over their sums. Draws are those of a fixed seed; without `resamples` there is no interval.
     """
     import numpy as np
     from scipy import stats
@@ -191,25 +191,27 @@ def paired_difference(pairs: pd.DataFrame) -> Difference:
     total, count = weights.sum(), len(sums)
     a, b = (float((weights * pairs[side]).sum() / total) for side in ("a", "b"))
     interval, p, smallest = None, None, None
-    if count > 1:
+    if count > 1 and resamples:
         drawn = stats.bootstrap(
             (sums[:, 0], sums[:, 1]),
             lambda differences, counts, axis: differences.sum(axis) / counts.sum(axis),
             paired=True,
             vectorized=True,
-            n_resamples=RESAMPLES,
+            n_resamples=resamples,
             batch=max(1, DRAWN_AT_ONCE // count),
             method="percentile",
             rng=0,
         ).confidence_interval
         interval = float(drawn.low), float(drawn.high)
-        if np.ptp(sums[:, 0]) > ROUNDING * np.abs(sums).max():
-            spread = float(sums[:, 0].std(ddof=1) * count / total)
-            smallest = spread * float(np.squeeze(TTestPower().solve_power(nobs=count, alpha=0.05, power=0.8)))
-            p = float(stats.ttest_1samp(sums[:, 0], 0).pvalue)
-        if count == len(pairs) and pairs[["a", "b"]].isin([0.0, 1.0]).all(axis=None):
-            only_a, only_b = (int((pairs[one] > pairs[other]).sum()) for one, other in (("a", "b"), ("b", "a")))
-            p = float(mcnemar(np.array([[0, only_a], [only_b, 0]]), exact=True).pvalue)
+    if count > 1 and np.ptp(sums[:, 0]) > ROUNDING * np.abs(sums).max():
+        spread = float(sums[:, 0].std(ddof=1) * count / total)
+        smallest = spread * float(np.squeeze(TTestPower().solve_power(nobs=count, alpha=0.05, power=0.8)))
+        p = float(stats.ttest_1samp(sums[:, 0], 0).pvalue)
+    elif count > 1 and abs(a - b) <= ROUNDING:
+        p = 1.0
+    if count == len(pairs) and pairs[["a", "b"]].isin([0.0, 1.0]).all(axis=None):
+        only_a, only_b = (int((pairs[one] > pairs[other]).sum()) for one, other in (("a", "b"), ("b", "a")))
+        p = float(mcnemar(np.array([[0, only_a], [only_b, 0]]), exact=True).pvalue)
     return Difference(a, b, interval, p, smallest, len(pairs), count)
 
 

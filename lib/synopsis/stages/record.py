@@ -114,6 +114,7 @@ class Bounds:
     of_n: bool = False
     due: bool = False
     same_examples: bool = False
+    lower_is_better: bool = False
 
     def expected(self, value: Any, n: Any) -> str | None:
         """What a value should be that it is not; None where it is right."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from synopsis.compressors.context import CompressedContext
-from synopsis.stages.benchmark.modes import PROMPT_TOKENS, Mode
+from synopsis.stages.benchmark.modes import PROMPT_TOKENS, Mode, Prefix
 
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """By dtype: the largest difference, as a share of the largest of the numbers that are compared."""
@@ -44,9 +45,13 @@ def checks(modes: dict[str, Mode], folder: Path, dtype: str) -> list[dict[str, A
         chosen = out.gather(-1, tokens[..., None])[..., 0]
         check("tokens", name, float((out.amax(-1) - chosen).max() / out.abs().max()))
         logits[name] = mode.prefill(more).logits.float()
-        if name == "prefix":
+        if isinstance(mode, Prefix):
             check("logits", name, _difference(logits[name], out))
-            check("keys and values", name, _difference(*(_pairs(one.prefill()) for one in (mode, whole))))
+            check(
+                "keys and values",
+                name,
+                _difference(_pairs(mode, mode.prompt, mode.cache()), _pairs(mode, mode.ids, DynamicCache())),
+            )
         if name == "compressed" and mode.context is not None:
             before, file = mode.context, folder / "check.safetensors"
             before.save(file)
@@ -65,7 +70,9 @@ def _difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
-def _pairs(out: Any) -> Tensor:
-    """(layers, 2, batch, heads, prompt, width): keys and values of the prompt."""
-    pairs = [torch.stack([layer.keys, layer.values]) for layer in out.past_key_values.layers]
+def _pairs(mode: Mode, ids: Tensor, cache: DynamicCache) -> Tensor:
+    """(layers, 2, batch, heads, prompt, width): keys and values of the prompt, read into the cache with the ids."""
+    mode.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
+    layers: Any = cache.layers
+    pairs = [torch.stack([layer.keys, layer.values]) for layer in layers]
     return torch.stack([pair[..., -PROMPT_TOKENS:, :] for pair in pairs]).float()

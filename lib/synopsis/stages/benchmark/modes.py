@@ -76,14 +76,14 @@ class Mode:
             target = start if more is None else torch.cat([start, more], dim=1)
             return self.model(ids, decoder_input_ids=target, **options)
         ids = ids if more is None else torch.cat([ids, more], dim=1)
-        return self.model(ids, use_cache=True, logits_to_keep=1 + (0 if more is None else more.shape[1]), **options)
+        return self.model(ids, logits_to_keep=1 + (0 if more is None else more.shape[1]), **options)
 
     def generate(self, streamer: Any = None) -> Tensor:
         """(batch, new) greedy tokens."""
         ids, options = self.given()
         new = self.case.new_tokens
-        length = {"max_new_tokens": new, "eos_token_id": None, "do_sample": False, "pad_token_id": 0}
-        return self.model.generate(ids, streamer=streamer, **length, **options)[:, -new:]
+        fixed = {"max_new_tokens": new, "eos_token_id": None, "do_sample": False, "pad_token_id": 0, "use_cache": True}
+        return self.model.generate(ids, streamer=streamer, **fixed, **options)[:, -new:]
 
 
 class Prefix(Mode):
@@ -92,8 +92,6 @@ class Prefix(Mode):
     name = "prefix"
 
     def compress(self) -> None:
-        if self.model.config.is_encoder_decoder:
-            raise ValueError("an encoder that reads in both directions has no cache of plain tokens")
         cache, ids = DynamicCache(), self.ids[:, : self.case.context_length]
         self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
         layers: Any = cache.layers
@@ -136,7 +134,10 @@ class Compressed(Mode):
         return self.prompt, {"context": self.context}
 
 
-MODES: tuple[type[Mode], ...] = (Mode, Prefix, Compressed)
+def modes_of(model: Any, case: Case) -> dict[str, Mode]:
+    """By name; an encoder that reads in both directions has no cache of plain tokens, hence no `prefix`."""
+    classes = (Mode, Compressed) if model.config.is_encoder_decoder else (Mode, Prefix, Compressed)
+    return {cls.name: cls(model, case) for cls in classes}
 
 
 # -------------------------------------------------------------------------------------------------------------- clocks

@@ -224,7 +224,8 @@ def benchmark_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     (*prefix*), and when it was compressed before (*compressed*): medians of the wall times of a whole batch, averaged
     over training seeds. *Faster* is the median ratio of paired samples, with its bootstrap interval of 95 %.
     *Pays from use* counts the uses of one context after which compressing it has paid for itself. *Floor* is what the
-    device's peak and bandwidth allow; models that fit into the processor's caches can be below it.
+    device's peak and bandwidth allow; models that fit into the processor's caches can be below it. An encoder that
+    reads in both directions has no prefix to cache.
     """
 
     def by_mode(name: str, metric: str, factor: float, digits: int, modes: Sequence[str] = MODES) -> list[Column]:

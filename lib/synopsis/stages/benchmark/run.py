@@ -33,7 +33,7 @@ from synopsis.engine.memory import out_of_memory
 from synopsis.engine.runs import open_run
 from synopsis.progress import say, track
 from synopsis.stages.benchmark.checks import TOLERANCE, checks
-from synopsis.stages.benchmark.modes import MODES, PROMPT_TOKENS, Case, Mode, cost, published, sample
+from synopsis.stages.benchmark.modes import PROMPT_TOKENS, Case, Mode, cost, modes_of, published, sample
 from synopsis.stages.benchmark.section import METRICS, OTHER_LOAD, STAGE
 
 COLUMNS = ("run", *STAGE.axes, "sample", *METRICS, "note")
@@ -87,15 +87,13 @@ class Sweep:
     def rows(self, case: Case) -> Iterator[dict[str, Any]]:
         """One row a sample and mode, in the order in which they were taken; of modes that fail one row."""
         with tempfile.TemporaryDirectory() as name:
-            folder, modes, fixed = Path(name), dict[str, Mode](), dict[str, dict[str, Any]]()
-            for cls in MODES:
-                mode = cls(self.model, case)
-                fixed[mode.name], note = attempt(self._prepared, mode, folder)
+            folder, modes, fixed = Path(name), modes_of(self.model, case), dict[str, dict[str, Any]]()
+            for name, mode in list(modes.items()):
+                fixed[name], note = attempt(self._prepared, mode, folder)
                 mode.context = None  # one at a time
                 if note:
-                    yield {"mode": mode.name, "note": note}
-                else:
-                    modes[mode.name] = mode
+                    yield {"mode": name, "note": note}
+                    del modes[name]
             if not self.checks:
                 found, note = attempt(checks, modes, folder, self.dtype)
                 self.checks += found or [{"check": note, "agrees": False}]
@@ -144,11 +142,11 @@ class Sweep:
         }
         if self.model.device.type == "cuda":
 
-            def fits(cls: type[Mode], batch: int) -> bool:
-                mode = cls(self.model, replace(last, batch_size=batch))
+            def fits(name: str, batch: int) -> bool:
+                mode = modes_of(self.model, replace(last, batch_size=batch))[name]
                 return not (attempt(mode.compress)[1] or attempt(mode.generate)[1])
 
-            found["largest_batch"] = {cls.name: largest(partial(fits, cls)) for cls in MODES}
+            found["largest_batch"] = {name: largest(partial(fits, name)) for name in modes_of(self.model, last)}
         return found
 
 

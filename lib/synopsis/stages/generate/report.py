@@ -97,8 +97,9 @@ def recovered(experiment: Experiment, found: list[Group], group: Group) -> float
 
 
 def _control(experiment: Experiment, compressor: str, condition: str) -> str:
-    """The first compressor of `condition` with the same base model; "" when there is none."""
-    base = experiment.compressors[compressor].base
+    """The first compressor of `condition` with the same base model, or with a plain model as base; "" for none."""
+    own = experiment.compressors.get(compressor)
+    base = compressor if own is None else own.base
     for name, other in experiment.compressors.items():
         if getattr(other, "condition", None) == condition and other.base == base:
             return name

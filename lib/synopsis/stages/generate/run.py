@@ -97,7 +97,7 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     path = layout.generations(run, split)
     write_csv(path, table, COLUMNS)
     pairs = [(row["y_pred"], row["y_true"]) for row in table]
-    # Without line breaks between sentences rougeLsum would be rougeL under another name.
+    # It compares line by line, which says nothing of outputs that were not split into sentences.
     types = ROUGE_TYPES if any("\n" in prediction for prediction, _ in pairs) else ROUGE_TYPES[:-1]
     rouge = score_rouge(pairs, types)
     published = rouge.published()

@@ -79,6 +79,8 @@ class ChatJudge:
 
         async with self._client:
             await asyncio.gather(*(work() for _ in range(min(self.definition.concurrency, len(questions)))))
+        if self.definition.price:
+            say(f"judge '{self.name}': these outputs have cost {self.spent:.4g} so far")
         if failures:
             raise failures[0]
 
@@ -162,7 +164,7 @@ class ChatJudge:
             text, usage = body["choices"][0]["message"].get("content") or "", body.get("usage") or {}
             if not isinstance(text, str):
                 raise TypeError("its content is no text")
-        except openai.BadRequestError:
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
             if not structured:
                 raise
             reply = await self._answer(prompt, structured=False)

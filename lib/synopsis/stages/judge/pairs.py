@@ -110,7 +110,7 @@ def task_in(x: str, y_true: str) -> str:
     """
     text = re.sub(rf"\s*({GIST}\s*)+", "\n", x)
     starts = [found for found in re.finditer(r"\n\s*Output:", text) if not _difference(text[found.end() :], y_true)]
-    return text[: starts[0].start() if starts else None].strip()
+    return text[: starts[0 if y_true else -1].start() if starts else None].strip()
 
 
 def _difference(one: str, other: str) -> tuple[str, str] | None:

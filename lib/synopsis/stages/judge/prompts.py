@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 
 from synopsis.config.files import JudgeDefinition
 from synopsis.stages.judge.pairs import Question
 
 FIELDS = ("instruction", "input", "answer_a", "answer_b")
+PLACES = re.compile("{(" + "|".join(FIELDS) + ")}")
 NO_INPUT = "(none)"
 
 
@@ -28,9 +30,16 @@ def fill(template: str, question: Question) -> str:
     """
     pair = question.pair
     values = dict(zip(FIELDS, (pair.instruction, pair.input or NO_INPUT, question.first, question.second), strict=True))
-    if tags := "|".join(sorted(set(re.findall(r"</?(\w+)>", template)))):
-        values = {name: re.sub(rf"<(\s*/?\s*(?:{tags})\b)", r"&lt;\1", it, flags=re.I) for name, it in values.items()}
-    return re.sub("{(" + "|".join(FIELDS) + ")}", lambda found: values[found[1]], template)
+    tags = _tags_of(template)
+    values = {name: tags.sub(r"&lt;\1", text) if "<" in text else text for name, text in values.items()}
+    return PLACES.sub(lambda found: values[found[1]], template)
+
+
+@cache
+def _tags_of(template: str) -> re.Pattern[str]:
+    """What would open or close one of the template's tags."""
+    tags = "|".join(sorted(set(re.findall(r"</?(\w+)>", template)))) or "(?!)"
+    return re.compile(rf"<(\s*/?\s*(?:{tags})\b)", re.I)
 
 
 PARSERS: dict[str, dict[str, int]] = {

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from synopsis.artifacts import Provenance, write_json, write_json_lines
 from synopsis.config.files import JudgeDefinition
-from synopsis.errors import DataError
+from synopsis.errors import DataError, InputError
 from synopsis.reporting.rendering import Column, Table
 from synopsis.stages.judge.pairs import ORDERS, Pair
 from synopsis.stages.judge.records import Judgement
@@ -157,6 +157,11 @@ def replay(definition: JudgeDefinition, pairs: Sequence[Pair], path: Path, judge
             one.model_copy(update={"id": pair.id})
             for pair, one in zip(pairs, released.judgements(judge_hash=judge_hash), strict=True)
         ]
+    known = {one.key for one in judgements}
+    if any(one.model and one.key not in known for one in read_judgements(path)):
+        raise InputError(
+            f"{path}: holds other judgements of a chat model, which would be lost; expected another folder"
+        )
     write_json_lines(path, [one.model_dump() for one in judgements])
     return judgements
 

@@ -66,10 +66,8 @@ class Comparison:
         self.interval = None
         if self.win_rate is not None and low is not None and high is not None:
             self.interval = (min(100 * low, self.win_rate), max(100 * high, self.win_rate))
-        self.length_controlled, self.longer_wins = (
-            group.estimate("length_controlled") * 100,
-            group.estimate("longer_wins") * 100,
-        )
+        self.length_controlled = group.estimate("length_controlled") * 100
+        self.longer_wins = group.estimate("longer_wins") * 100
         self.sign_test = group.mean("sign_test") if len(self.examples) == 1 else None
         self.lengths = (group.mean("length_a"), group.mean("length_b"))
         self.consistent = _percent(group.total("consistent"), group.total("both_orders"))
@@ -87,7 +85,7 @@ def comparisons(experiment: Experiment, scores: pd.DataFrame) -> list[Comparison
 def _groups(experiment: Experiment, scores: pd.DataFrame, *more: str) -> list[Any]:
     judged = scores[scores["stage"] == STAGE.name]
     judged = judged[judged["metric"].isin(AGREEMENT) == bool(more)]
-    other = judged["against"].map(lambda run: experiment.trained_runs[run][0])
+    other = judged["against"].map(experiment.name_of)
     return groups(judged.assign(other=other), STAGE.name, "judge", *more, "compressor", "other", "split")
 
 

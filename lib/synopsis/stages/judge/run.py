@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from synopsis.artifacts import Layout, Provenance, write_json
 from synopsis.config.experiment import Experiment
@@ -28,7 +28,9 @@ from synopsis.stages.judge.statistics import summarise
 from synopsis.stages.judge.store import JudgementStore, read_judgements
 
 EARLY_ERROR_SHARE = 0.2
-"""With more judgements than this without an answer the service is down, and asking on would cost hours of retries."""
+DOWN_AFTER = 10
+"""With a larger share of judgements without an answer, or with as many in a row whose retries were all in vain (and not
+fewer than are asked at a time), the service is down, and asking on would cost hours."""
 
 BYTES_PER_TOKEN = 4
 """Of English, about, for an estimate before anything is asked."""
@@ -167,34 +169,39 @@ def _ask(
     held: dict[Question, Judgement],
 ) -> None:
     """Ask the questions of `hashes`, and put their judgements into the store and into `held`."""
-    total, errors, ended = len(held) + len(hashes), 0, False
+    total, errors, in_a_row, ended = len(held) + len(hashes), 0, 0, False
     progress = track(iter(lambda: ended, True), f"judge {name}", total=len(hashes), unit="judgements")
 
-    def fail_with_more_than(share: float, error: str | None) -> None:
-        if errors > share * total:
-            raise SynopsisError(
-                f"judge '{name}': {errors} of {total} judgements have no answer, more than {share:.0%} (the last: "
-                f"{error}). No summary was written. The judgements made so far are kept in {store.path}: run again "
-                "when the service answers, and only the missing ones are asked."
-            )
+    def fail(extent: str, error: str | None) -> NoReturn:
+        raise SynopsisError(
+            f"judge '{name}': {errors} of {total} judgements have no answer, {extent} (the last: {error}). No summary "
+            f"was written. The judgements made so far are kept in {store.path}: run again when the service answers, "
+            "and only the missing ones are asked."
+        )
 
     def keep(replies: Sequence[tuple[Question, Reply]]) -> None:
-        nonlocal errors
+        nonlocal errors, in_a_row
         made = [Judgement.of(question, reply, hashes[question], judge_hash) for question, reply in replies]
         store.append(made)
-        for (question, _), judgement in zip(replies, made, strict=True):
+        for (question, reply), judgement in zip(replies, made, strict=True):
             held[question] = judgement
-            if judgement.state == "api_error":
-                errors += 1
-                fail_with_more_than(max(EARLY_ERROR_SHARE, definition.max_error_share), judgement.error)
-            else:
+            if reply.error is None:
+                in_a_row = 0
                 next(progress)
+                continue
+            errors += 1
+            in_a_row += reply.attempts > definition.max_retries
+            if errors > (share := max(EARLY_ERROR_SHARE, definition.max_error_share)) * total:
+                fail(f"more than {share:.0%}", reply.error)
+            if in_a_row >= max(DOWN_AFTER, definition.concurrency):
+                fail(f"{in_a_row} of them in a row", reply.error)
 
     _make_judge(name, definition, store.spent(judge_hash)).ask(list(hashes), keep)
     ended = True
     next(progress, None)
-    last = [judgement.error for judgement in held.values() if judgement.error]
-    fail_with_more_than(definition.max_error_share, last[-1] if last else None)
+    if errors > definition.max_error_share * total:
+        last = [judgement.error for judgement in held.values() if judgement.error][-1]
+        fail(f"more than {definition.max_error_share:.0%}", last)
     if errors:
         say(f"{store.path}: warning: {errors} judgements have no answer; run again to ask for them")
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,9 @@ from synopsis.artifacts import make_room, report_full_disk
 from synopsis.errors import ArtifactError
 from synopsis.progress import say
 from synopsis.stages.judge.records import Judgement
+
+FLUSH_SECONDS = 0.01
+"""Lines that come within this time are flushed together."""
 
 
 class JudgementStore:
@@ -31,8 +35,8 @@ class JudgementStore:
     def __init__(self, path: Path):
         self.path = path
         self._flushing = ThreadPoolExecutor(1, thread_name_prefix="flush")
-        self._flushed: Future[None] | None = None
-        self._written = False
+        self._waiting = False
+        self._failure: OSError | None = None
 
     def __enter__(self) -> JudgementStore:
         make_room(self.path)
@@ -60,8 +64,7 @@ class JudgementStore:
     def __exit__(self, *error: object) -> None:
         with self._stream, report_full_disk(self.path):  # closing the stream gives the lock up
             self._flushing.shutdown()
-            if self._flushed is not None:
-                self._flushed.result()
+            self._raise_failure()
 
     def spent(self, judge_hash: str) -> float:
         """What this judge's judgements have cost, those included that hold no longer."""
@@ -75,17 +78,24 @@ class JudgementStore:
             rest = b"".join(json.dumps(judgement.model_dump()).encode() + b"\n" for judgement in judgements)
             while rest:
                 rest = rest[self._stream.write(rest) :]
-            if self._flushed is not None and self._flushed.done():
-                self._flushed.result()
-            self._written = True
-            self._flushed = self._flushing.submit(self._flush)
+            self._raise_failure()
+            if not self._waiting:
+                self._waiting = True
+                self._flushing.submit(self._flush)
         self.latest |= {judgement.key: judgement for judgement in judgements}
 
     def _flush(self) -> None:
-        """Once for all lines that came together."""
-        if self._written:
-            self._written = False
+        """Once for all lines that come within a moment."""
+        time.sleep(FLUSH_SECONDS)
+        self._waiting = False
+        try:
             os.fsync(self._stream.fileno())
+        except OSError as error:
+            self._failure = error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _lock(self) -> None:
         try:

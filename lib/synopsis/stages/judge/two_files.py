@@ -51,7 +51,8 @@ def judge_files(
     write_text(out / PAGE, judgement_page(f"Judgements of {name}", (str(a), str(b)), pairs, judgements, named))
     record = provenance.record(judge_models=sorted({one.model for one in judgements if one.model}))
     outputs = [out / VERDICTS, out / PAGE]
-    write_json(out / SUMMARY, "judgement_summary", {**summary, "judge_hash": judge_hash}, record, outputs)
+    summary |= {"judge_hash": judge_hash, "max_error_share": definition.max_error_share}
+    write_json(out / SUMMARY, "judgement_summary", summary, record, outputs)
     say(f"{out / PAGE}: the judgements to read")
     return summary
 

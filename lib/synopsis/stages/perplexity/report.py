@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synopsis.config.data import TextCorpus
 from synopsis.reporting.items import figure, table
-from synopsis.reporting.reading import Result, read_result
+from synopsis.reporting.reading import Result, json_lines, read_result
 from synopsis.reporting.rendering import Cell, Column, Table, at_most, cell_text, counts_text
 from synopsis.reporting.statistics import SKIPPED, Estimate, Group, distinct, failures, groups, skipped, together
 from synopsis.stages.perplexity.section import STAGE
@@ -77,6 +78,16 @@ def _message(found: Result, not_finite: Sequence[Mapping[str, Any]]) -> str:
     ]
     first = f", the first in document {of_row[0]['document']} (domain {of_row[0]['domain']})" if of_row else ""
     return f"losses that are not finite in {len(of_row)} of its documents{first}"
+
+
+def examples(outputs: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Losses of the documents of all domains, from what one job wrote; those that are not finite are left out."""
+    keys = ("context_length", "summary_length", "document", "hash", "n", "loss")
+    for record in json_lines(outputs[1], keys, STAGE.name):
+        text = {name: record[name] for name in keys[:2]} | {"id": record["document"], "truth": record["hash"]}
+        for tokens, loss in record["loss"].items():
+            if loss is not None:
+                yield {**text, "tokens": tokens, "metric": "loss", "value": loss, "weight": record["n"][tokens]}
 
 
 def readings(scores: pd.DataFrame) -> list[Group]:

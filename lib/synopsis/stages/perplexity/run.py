@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synopsis.artifacts import Layout, Provenance, write_json
+from synopsis.artifacts import Layout, Provenance, write_json, write_json_lines
 from synopsis.compressors.loss import perplexity as perplexity_of
 from synopsis.config.experiment import Experiment
 from synopsis.data.corpora import load_corpus
@@ -86,7 +87,10 @@ def perplexity(experiment: Experiment, run: str) -> dict[str, Any]:
         "not_finite": measured.not_finite,
         "cost": measured.cost,
     }
-    write_json(layout.perplexity(run), "perplexity", payload, provenance.record())
+    path = layout.perplexity(run)
+    records = layout.examples(path)
+    write_json_lines(records, _records(documents, measured))
+    write_json(path, "perplexity", payload, provenance.record(), [records])
     return payload
 
 
@@ -136,13 +140,15 @@ def _summary_lengths(opened: OpenRun, run: str, section: Perplexity) -> list[int
 class _Measured:
     """What is kept of the losses: (documents, classes) sums of each reading, in nats, and counts; bytes of each text.
 
-    classes: names of the classes of tokens; not_finite: readings of documents that gave no usable numbers.
+    classes: names of the classes of tokens; hashes: of each document's scored tokens; not_finite: readings of documents
+    that gave no usable numbers.
     """
 
     classes: list[str]
     sums: dict[Reading, np.ndarray]
     counts: np.ndarray
     bytes: np.ndarray
+    hashes: list[int] = field(default_factory=list)
     not_finite: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)
 
@@ -164,6 +170,7 @@ def _measure(
         counted = _members(classes, kinds, (len(ids), scored - 1))  # (classes, batch, tokens)
         found.counts[chosen] = counted.sum(-1).T
         found.bytes[chosen] = [text_bytes(tokenizer, text[-scored:]) for text in ids]
+        found.hashes += [zlib.crc32(text[-scored:].tobytes()) for text in ids]
         tokens = torch.from_numpy(ids).to(model.device)
         for reading in readings:
             what = f"{reading.context} tokens of context, {scored} scored"
@@ -215,6 +222,23 @@ def _fault(record: dict[str, Any]) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- rows
+
+
+def _records(documents: Documents, measured: _Measured) -> Iterator[dict[str, Any]]:
+    """The mean loss of each document and reading by class of tokens, None where it is not finite, and their numbers."""
+    for reading, sums in measured.sums.items():
+        for number, row in enumerate(documents.rows):
+            counts = {name: int(n) for name, n in zip(measured.classes, measured.counts[number], strict=True) if n}
+            totals = dict(zip(measured.classes, sums[number].tolist(), strict=True))
+            yield {
+                "context_length": reading.context,
+                "summary_length": reading.summary_length,
+                "document": row,
+                "domain": documents.domain_of(number),
+                "hash": measured.hashes[number],
+                "n": counts,
+                "loss": {name: totals[name] / n if math.isfinite(totals[name]) else None for name, n in counts.items()},
+            }
 
 
 def _rows(documents: Documents, measured: _Measured, reading: Reading, vectors: int) -> Iterator[dict[str, Any]]:

@@ -73,7 +73,7 @@ STAGE = Stage(
     name="perplexity",
     kind="perplexity",
     wildcards=("run",),
-    outputs=lambda layout, run: [layout.perplexity(run)],
+    outputs=lambda layout, run: [layout.perplexity(run), layout.examples(layout.perplexity(run))],
     inputs=_inputs,
     parts=_parts,
     grid=of_runs("perplexity"),
@@ -82,7 +82,7 @@ STAGE = Stage(
     title="Perplexity",
     axes={"domain": str, "context_length": int, "tokens": str, "summary_length": int},
     metrics={
-        "loss": Bounds(due=True),
+        "loss": Bounds(due=True, lower_is_better=True),
         **dict.fromkeys(("loss_low", "loss_high", "perplexity", "bits_per_byte"), AMOUNT),
         **dict.fromkeys(("summary_vectors", "n_documents", "skipped", "too_short"), COUNT),
     },
