@@ -234,11 +234,13 @@ def test_a_table_that_is_not_whole_is_an_error(tmp_path, content, message):
 
 def test_provenance_says_where_a_result_is_from(tmp_path, monkeypatch):
     (tmp_path / "in.txt").write_text("x")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     record = Provenance("1a2b", inputs=[tmp_path / "in.txt", tmp_path / "none"], seed=5).record(judge_models=["m"])
     hashes = {str(tmp_path / "in.txt"): hashlib.sha256(b"x").hexdigest(), str(tmp_path / "none"): None}
     assert record["inputs"] == hashes and record["config"] == "1a2b" and record["seed"] == 5
     assert record["judge_models"] == ["m"] and record["wall_seconds"] >= 0
     assert {"commit", "dirty", "packages", "python", "platform", "device", "dtype", "finished"} <= set(record)
+    assert record["slurm_job"] == "7" and "slurm_array" not in record
     assert "torch" in json.loads(json.dumps(record))["packages"]
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     assert artifacts.git_state.__wrapped__() == {"commit": None, "dirty": None}

@@ -53,14 +53,14 @@ def files(experiment: Experiment, chosen: dict[str, Any]) -> tuple[list[Path], l
         raise InputError(
             f"{asked or 'nothing chosen'}: no job of the experiment; expected --run, --dataset or --seed of one"
         )
-    changed = {path for job in again for path in job.outputs}
-    follows: list[Path] = []
-    left = [job for job in jobs if job not in again]
-    while new := [job for job in left if changed.intersection(job.inputs)]:
-        left = [job for job in left if job not in new]
-        follows += [path for job in new for path in job.outputs]
-        changed.update(follows)
-    return [path for job in again for path in job.outputs], [path for path in follows if path.exists()]
+    made = [path for job in again for path in job.outputs]
+    changed, follows = set(made), []
+    left = [job for job in jobs if not chosen.items() <= job.wildcards.items()]
+    while new := [path for job in left if changed.intersection(job.inputs) for path in job.outputs]:
+        left = [job for job in left if not changed.intersection(job.inputs)]
+        follows += new
+        changed.update(new)
+    return made, [path for path in follows if path.exists()]
 
 
 def summaries(experiment: Experiment) -> list[Path]:

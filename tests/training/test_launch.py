@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,3 +215,20 @@ def test_an_error_that_all_know_of_is_reported_by_the_first(monkeypatch: pytest.
     with pytest.raises(SystemExit) as ended:
         distributed.fail(SynopsisError("of the first"))
     assert ended.value.code == 1
+
+
+def test_a_job_of_slurm_is_queued_again_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "scontrol"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    launch.requeue()
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    launch.requeue()
+    assert capfd.readouterr() == ("requeue 7\n", "asking Slurm to queue job 7 again\n")
+    program.unlink()
+    launch.requeue()  # a container without Slurm's commands: the job fails, and Snakemake submits it again
