@@ -69,7 +69,8 @@ def test_outputs_are_those_of_each_row_alone(config: Any, tmp_path: Path) -> Non
     seq2seq = model.config.is_encoder_decoder
     with Layout(found).generations("it-s0", "seen").open() as stream:
         written = list(csv.DictReader(stream))
-    prompts = prompts_of(rows("seen", 5), tokenizer, subject, "seen", seq2seq)
+    made = prompts_of(rows("seen", 5), model, tokenizer, subject, found.generate, "seen")
+    prompts = [[*prompt.compressed, *prompt.ids] for prompt in made]
     assert len({len(prompt) for prompt in prompts}) > 1
     for prompt, row in zip(prompts, written, strict=True):
         answer: list[int] = []
@@ -93,7 +94,8 @@ def test_the_human_split_has_its_published_lengths(tmp_path: Path) -> None:
     tokenizer.add_tokens(["<GIST>"], special_tokens=True)
     long = [{"id": "a", "instruction": " ".join(WORDS[5:25]), "input": WORDS[30], "output": WORDS[31]}]
     subject: Any = found.compressors["it"]
-    (seen,), (human,) = (prompts_of(long, tokenizer, subject, split, True) for split in ("seen", "human"))
+    sources = gist_collator(tokenizer, subject, seq2seq=True, keep_all=True)
+    seen, human = (sources([{**long[0], "split": split}])["input_ids"][0].tolist() for split in ("seen", "human"))
     assert len(seen) == 12 and len(human) > 20 and seen[-2:] == [GIST, 2]
     collator = gist_collator(tokenizer, subject, seq2seq=False)
     assert (collator.max_length, collator.max_length_human) == (12, 768)  # type: ignore[union-attr]
