@@ -112,8 +112,9 @@ def refused(project: Project, config: str) -> str:
 
 
 def test_read_only_results_are_reported_before_the_first_job(copied: Project) -> None:
-    for part in ("tables", "figures"):
+    for part in ("tables", "figures", "pages"):
         shutil.rmtree(copied.results / part)
+    (copied.results / "report.html").unlink()
     new = copied.experiment(lambda content: content.update(name="new"), "new")
     with read_only(copied.folder / "results"):
         assert (
