@@ -64,7 +64,7 @@ def front_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
             if key in costs:
                 panel.plot(share * costs[key], quality, looks[name].marker, color=looks[name].colour)
                 shown[name] = None
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, 1.1 * max(panel.dataLim.x1, 0.01))  # room for the markers at the right
         panel.set_xlabel(label)
         panel.set_ylabel(QUALITY[stage][1])
     legend_below(drawn, subject_handles(looks, list(shown), lines=False))
