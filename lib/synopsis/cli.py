@@ -13,10 +13,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from synopsis import cli_options as options
-from synopsis.cli_judge import judge
-from synopsis.cli_models import compress, convert, generate
-from synopsis.cli_options import (
+from synopsis.commands import options
+from synopsis.commands.judging import judge
+from synopsis.commands.models import compress, convert, generate
+from synopsis.commands.options import (
     STAGES,
     check_choice,
     command_line,
@@ -27,7 +27,7 @@ from synopsis.cli_options import (
     run_to_train,
     show,
 )
-from synopsis.cli_workflow import doctor, rerun
+from synopsis.commands.workflow import doctor, rerun
 from synopsis.errors import ArtifactError, InputError, SynopsisError
 
 app = typer.Typer(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synopsis.cli_options import run_to_train
+from synopsis.commands.options import run_to_train
 from synopsis.errors import InputError
 from synopsis.training import tracking
 from training_runs import autocompressor, experiment, gist, metrics, trained

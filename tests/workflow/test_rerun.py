@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from running import CONFIG, MICRO, Project, planned
+from synopsis.commands.rerun import summaries
 from synopsis.config.experiment import load_experiment
-from synopsis.rerun import summaries
 
 SUMMED_UP = {"score": 1, "report": 1}
 SEED = "icl/autocompressor-s0/world_eats/seed0.json"

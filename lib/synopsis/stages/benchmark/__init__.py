@@ -17,7 +17,7 @@ from synopsis.stages import run_of
 
 def calibrate(wanted: bool) -> None:
     if wanted:
-        from synopsis.cli_options import show
+        from synopsis.commands.options import show
         from synopsis.stages.benchmark import run
 
         show(run.calibrate(), as_json=False)

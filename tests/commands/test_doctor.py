@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from synopsis import doctor
+from synopsis.commands import doctor
 
 SINFO = 'case "$1" in --version) echo slurm 23.11;; *) echo "gpu: up, 4 nodes, 1-00:00:00, gpu:h100:8";; esac'
 PROGRAMS = {

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from synopsis import cli_options as options
+from synopsis.commands import options
 
 
 def rerun(
@@ -31,7 +31,7 @@ def rerun(
       synopsis rerun --config config/demo.yaml --run gist-1-s0 --dry-run
       synopsis rerun --config FILE --seed 3 -- --profile slurm
     """
-    from synopsis.rerun import rerun as make_again
+    from synopsis.commands.rerun import rerun as make_again
 
     chosen = {name: value for name, value in (("run", run), ("dataset", dataset), ("seed", seed)) if value is not None}
     make_again(options.read(config, None), config, chosen, dry_run, words or [])
@@ -47,7 +47,7 @@ def doctor(
 
     Exit code 1 where something is wrong; a note is what only some experiments need.
     """
-    from synopsis.doctor import examine
+    from synopsis.commands.doctor import examine
 
     findings = examine()
     lines = [f"{it.state:<6}{it.subject:<32}{it.text}" for it in findings]

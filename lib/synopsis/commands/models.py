@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from synopsis import cli_options as options
-from synopsis.cli_options import measure, plain_logs, show, values_of
+from synopsis.commands import options
+from synopsis.commands.options import measure, plain_logs, show, values_of
 from synopsis.errors import DataError, InputError
 
 
