@@ -43,7 +43,7 @@ def test_one_command_makes_every_table_and_figure(finished: Project) -> None:
     """And a log and a file of costs of each job; nothing half-done is left."""
     project = finished
     files = report_files(load_experiment(project.folder / CONFIG))
-    assert len(files["tables"]) >= 9 * 4 and len(files["figures"]) >= 8 * 3 and len(files["pages"]) == 1
+    assert len(files["tables"]) == 10 * 4 and len(files["figures"]) == 10 * 3 and len(files["pages"]) == 1
     for path in [path for paths in files.values() for path in paths]:
         assert (project.folder / path).stat().st_size > 100, f"{path} is all but empty"
     counts = ", ".join(f"{len(paths)} {kind}" for kind, paths in files.items())

@@ -49,20 +49,6 @@ class AnyJudge(Protocol):
     def ask(self, questions: Sequence[Question], keep: Keep) -> None: ...
 
 
-class OfflineJudge:
-    """A judge that answers at once."""
-
-    batch = 64
-    """Answers that are stored together."""
-
-    def reply(self, question: Question) -> Reply:
-        raise NotImplementedError
-
-    def ask(self, questions: Sequence[Question], keep: Keep) -> None:
-        for start in range(0, len(questions), self.batch):
-            keep([(question, self.reply(question)) for question in questions[start : start + self.batch]])
-
-
 def state_of(reply: Reply, order: Order) -> State:
     """The state of a judgement, with the order of the two answers undone.
 

@@ -5,14 +5,18 @@ It measures closeness to one reference and not quality; its tables should say so
 
 from __future__ import annotations
 
-from synopsis.stages.judge.pairs import Question
-from synopsis.stages.judge.records import OfflineJudge, Reply
+from collections.abc import Sequence
 
+from synopsis.stages.judge.pairs import Question
+from synopsis.stages.judge.records import Keep, Reply
+
+BATCH = 64
+"""Answers that are stored together."""
 ROUNDING = 1e-9
 """Differences of two F measures that are equal on paper: a margin of 0.1 holds for 0.3 against 0.2."""
 
 
-class ReferenceJudge(OfflineJudge):
+class ReferenceJudge:
     """Chooses the answer with the higher ROUGE-L F (stemmed) to the true output.
 
     Both answers are scored alone, so the order in which they are shown cannot matter. Differences up to `tie_margin`
@@ -24,6 +28,10 @@ class ReferenceJudge(OfflineJudge):
 
         self.tie_margin = tie_margin
         self._scorer = RougeScorer(["rougeL"], use_stemmer=True)
+
+    def ask(self, questions: Sequence[Question], keep: Keep) -> None:
+        for start in range(0, len(questions), BATCH):
+            keep([(question, self.reply(question)) for question in questions[start : start + BATCH]])
 
     def reply(self, question: Question) -> Reply:
         first, second = (self._score(text, question.pair.reference) for text in (question.first, question.second))

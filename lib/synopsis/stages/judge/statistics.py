@@ -171,11 +171,14 @@ def agreement(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str,
     {'examples': 4, 'agreement': 0.75, 'kappa': 0.5}
     """
     shared = [(winner(score), winner(other[id])) for id, score in one.items() if id in other]
-    equal = _share(sum(a == b for a, b in shared), len(shared))
-    sides = [Counter(pair[side] for pair in shared) for side in (0, 1)]
-    chance = _share(sum(sides[0][name] * sides[1][name] for name in sides[0]), len(shared) ** 2)
-    kappa = None if equal is None or chance is None or chance == 1 else (equal - chance) / (1 - chance)
-    return {"examples": len(shared), "agreement": equal, "kappa": kappa}
+    kappa = None
+    if len({name for pair in shared for name in pair}) > 1:
+        import numpy as np
+        from statsmodels.stats.inter_rater import cohens_kappa
+
+        counts = Counter(shared)
+        kappa = float(cohens_kappa(np.array([[counts[a, b] for b in POINTS] for a in POINTS])).kappa)
+    return {"examples": len(shared), "agreement": _share(sum(a == b for a, b in shared), len(shared)), "kappa": kappa}
 
 
 def winner(score: float) -> str:
