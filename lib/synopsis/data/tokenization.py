@@ -75,7 +75,7 @@ def tokenise(documents: Documents, record: Path, tokenizer: Any, label: str) -> 
     made = Dataset.from_file(str(file))
     if documents.of_text and len(made):
         made = _tokenised(made, ids, tokenizer)
-    files = [Path(file["filename"]) for file in made.cache_files] if len(made) else []
+    files = [record.with_name(Path(file["filename"]).name) for file in made.cache_files] if len(made) else []
     tokens = int(document_lengths(made).sum()) if files else 0
     counts = {"documents": len(made), "tokens": tokens, "empty_documents": documents.rows - len(made)}
     counts |= {key: pc.sum(made.data[key]).as_py() or 0 for key in COUNTED}
