@@ -5,20 +5,31 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
-from running import CONFIG
+from running import CONFIG, Project
 
 RUN = "autocompressor-s0"
 TARGET = f"results/micro/models/{RUN}"
 STEPS = 60
-SNAKEMAKE = ("snakemake", "--profile", "slurm", "--configfile", CONFIG, "--default-resources", "slurm_account='lab'")
+OPTIONS = ("--profile", "slurm", "--configfile", CONFIG, "--default-resources", "slurm_account='lab'")
 SECONDS = 1200.0
-"""For one Snakemake. Alone on two cores it needs less than a fifth."""
+"""For one Snakemake. Alone on two cores it needs less than a tenth."""
+FIRST = ("prepare_tokenizer", "prepare_corpus", "prepare_instructions", "prepare_task", "pretrain")
+BEGIN = ("--until", *FIRST, "--groups", *(f"{rule}=first" for rule in FIRST), "--group-components", "first=3")
+END = ("--groups", "generate=cells", "score=last", "report=last", "--group-components", "cells=2")
+"""A job of Slurm starts Python twice before the work begins: few of them make the same in less time."""
 
 
 def longer(content: dict[str, Any]) -> None:
+    """Long enough that an accident lands in the middle; one stage that runs a model for each way to submit one."""
+    for stage in ("perplexity", "needle", "judge", "benchmark"):
+        del content[stage]
     content["compressors"]["autocompressor"]["training"].update(
         steps=STEPS, checkpoint_every=5, keep_checkpoints=3, log_every=3, batch_size=2, sequences_per_step=8
     )
+
+
+def started(project: Project, *words: str) -> subprocess.Popen[str]:
+    return project.start("snakemake", *words, *OPTIONS)
 
 
 def ended(controller: subprocess.Popen[str]) -> str:
