@@ -48,7 +48,7 @@ lint: setup
 	$(BIN)/snakemake --lint
 
 test: lint browser
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # The report is tested in a real browser. Without one, and without the rights to install it, those tests are skipped.
 browser:
