@@ -162,6 +162,12 @@ def test_the_experiment_has_its_tables_and_names_its_machine_and_jobs(finished: 
     assert re.search(r'"host": "\w', provenance) and re.search(r'"slurm_job": "\d+"', provenance)
 
 
+def test_a_partition_that_is_not_there_is_reported_before_the_first_job(begun: Project) -> None:
+    done = begun.run("snakemake", TARGET, *OPTIONS, "slurm_partition='gpu'")
+    assert done.returncode == 2
+    assert done.stderr.endswith("synopsis: slurm_partition: found 'gpu'; this cluster has all\n")
+
+
 def test_slurm_was_asked_for_what_the_profile_says(begun: Project, finished: Project, cluster: Cluster) -> None:
     """One job a group, of which that of cells asks for what one cell does; nothing failed."""
     fields = "--format=State,ReqTRES,SubmitLine"
