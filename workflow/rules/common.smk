@@ -16,6 +16,7 @@ from synopsis.stages.workflow import (
     one_message,
     one_of,
     overrides,
+    share_all_files,
 )
 
 CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
@@ -30,6 +31,7 @@ with one_message():
         raise InputError(
             f"{workflow.basedir}: found braces; expected a folder without them: Snakemake takes them for wildcards"
         )
+    share_all_files(workflow.storage_settings)
     make_room(".snakemake/locks")
     OVERRIDES = overrides(workflow.config_settings.config)
     EXPERIMENT = load_experiment(*CONFIG_FILES, overrides=OVERRIDES)
