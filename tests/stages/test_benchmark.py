@@ -40,7 +40,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     layout = Layout(found)
     write_folder(LlamaForCausalLM(configuration(**FIELDS)).eval(), layout.model("base"))
     world_tokenizer(gist=False).save_pretrained(layout.tokenizer("base"))
-    # As models that were trained here, which say that they use no cache.
+    # As models that the Trainer saved, which say that they use no cache.
     write_folder(summary_model(seed=1, use_cache=False, **FIELDS), layout.model("auto-s0"))
     write_folder(GistLlamaForCausalLM(configuration(**GIST_FIELDS)).eval(), layout.model("gist-1-s0"))
     return found
