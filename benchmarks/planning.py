@@ -3,7 +3,8 @@
     python benchmarks/planning.py                      # 10,000 jobs; status 1 when it takes more than 60 s
     python benchmarks/planning.py --jobs 30000 --out results/planning.json
 
-Nothing is computed and nothing written but a copy of the project in a temporary folder. The limit holds for 10,000 jobs.
+Nothing is computed, and nothing is written but a copy of the project in a temporary folder. The limit holds for up to
+10,000 jobs.
 """
 
 from __future__ import annotations

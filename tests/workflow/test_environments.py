@@ -105,7 +105,7 @@ def storage(**changes: Any) -> SimpleNamespace:
 def test_a_volume_is_shared_and_a_storage_of_copies_is_refused() -> None:
     volume, none = storage(), storage(default_storage_provider=None)
     share_all_files(volume)
-    assert volume.default_storage_provider is None and len(volume.shared_fs_usage) == 6
+    assert volume.default_storage_provider is None and len(volume.shared_fs_usage) >= 6
     share_all_files(none)
     assert none.shared_fs_usage == frozenset(), "nothing is changed where no storage is asked for"
     with pytest.raises(InputError, match="found s3, 's3://mine'; expected neither"):
@@ -125,6 +125,13 @@ def test_kubernetes_plans_the_jobs_of_a_cluster(tmp_path: Path) -> None:
         assert "gpu=1, mem_mb=64000" in asked and "gpu_manufacturer=nvidia" in asked and "scale=0" in asked
     assert "results/micro/models/autocompressor-s0" in done.stdout + done.stderr and json.dumps("fs") not in done.stdout
     done = project.run(
-        "snakemake", "-n", "--profile", "profiles/kubernetes", "--default-storage-prefix", "copies", "--configfile", CONFIG
+        "snakemake",
+        "-n",
+        "--profile",
+        "profiles/kubernetes",
+        "--default-storage-prefix",
+        "copies",
+        "--configfile",
+        CONFIG,
     )
     assert done.returncode == 2 and "expected neither: all jobs work on" in done.stderr

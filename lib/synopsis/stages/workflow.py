@@ -28,7 +28,7 @@ def leave_warnings_to_jobs() -> None:
 
 
 def share_all_files(settings: Any) -> None:
-    """Let jobs share one file system even where Snakemake's plugin says that there is none, as that for Kubernetes does.
+    """Let jobs share one file system even where Snakemake's plugin says that there is none, as Kubernetes' does.
 
     Commands name their files by the experiment, and trainings keep checkpoints that are no declared outputs, so a
     storage that copies declared files is refused. One without a prefix stands for a volume that all jobs see.
@@ -40,8 +40,8 @@ def share_all_files(settings: Any) -> None:
     if settings.default_storage_prefix:
         found = f"{settings.default_storage_provider}, {settings.default_storage_prefix!r}"
         raise InputError(
-            f"--default-storage-provider and --default-storage-prefix: found {found}; expected neither: all jobs work on "
-            "one file system or volume (see workflow/profiles/kubernetes)"
+            f"--default-storage-provider and --default-storage-prefix: found {found}; expected neither: all jobs work "
+            "on one file system or volume (see workflow/profiles/kubernetes)"
         )
     settings.default_storage_provider = None
     settings.shared_fs_usage = SharedFSUsage.all()
