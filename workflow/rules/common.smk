@@ -14,9 +14,9 @@ from synopsis.stages.workflow import (
     find_own_commands,
     leave_warnings_to_jobs,
     one_message,
+    on_one_volume,
     one_of,
     overrides,
-    share_all_files,
 )
 
 CONFIG_FILES = [str(path) for path in workflow.config_settings.configfiles] or [
@@ -31,7 +31,7 @@ with one_message():
         raise InputError(
             f"{workflow.basedir}: found braces; expected a folder without them: Snakemake takes them for wildcards"
         )
-    share_all_files(workflow.storage_settings)
+    workflow.storage_settings = on_one_volume(workflow.storage_settings)
     make_room(".snakemake/locks")
     OVERRIDES = overrides(workflow.config_settings.config)
     EXPERIMENT = load_experiment(*CONFIG_FILES, overrides=OVERRIDES)
