@@ -38,11 +38,13 @@ def checked_install(words: list[str], folder: Path) -> list[str]:
 def test_conda_makes_an_environment_in_which_the_project_is_installed(tmp_path: Path) -> None:
     """With a conda that notes what it is asked for: the script beside the file runs where its paths exist."""
     pytest.importorskip("snakemake", reason="the package snakemake is not installed")
+    (tmp_path / "project").mkdir()
     project = Project.new(tmp_path / "project")
     programs = tmp_path / "bin"
     programs.mkdir()
     pip = f'#!/bin/sh\n(pwd; for word in pip "$@"; do echo "$word"; done) > {tmp_path}/pip.txt\n'
-    for name, text in {"conda": FAKE_CONDA.replace("FOLDER", str(tmp_path)), "pip": pip, "activate": ""}.items():
+    (programs / "activate").write_text(f"export PATH={programs}:$PATH")
+    for name, text in {"conda": FAKE_CONDA.replace("FOLDER", str(tmp_path)), "pip": pip}.items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     words = ("--sdm", "conda", "--conda-create-envs-only", "--cores", "1", "--configfile", CONFIG)
@@ -98,7 +100,9 @@ def test_a_volume_is_shared_and_a_storage_of_copies_is_refused() -> None:
     none = settings(shared_fs_usage=frozenset())
     assert on_one_volume(none) is none, "nothing is changed where no storage is asked for"
     volume = {"default_storage_provider": "fs", "default_storage_prefix": "volume", "shared_fs_usage": frozenset()}
-    assert on_one_volume(settings(**volume)) == settings()
+    shared = on_one_volume(settings(**volume)).shared_fs_usage
+    assert {usage.name for usage in settings().shared_fs_usage - shared} == {"SOURCE_CACHE"}
+    assert on_one_volume(settings(**volume)) == settings(shared_fs_usage=shared)
     with pytest.raises(InputError, match="found s3, 's3://mine'; expected neither"):
         on_one_volume(settings(default_storage_provider="s3", default_storage_prefix="s3://mine"))
 

@@ -32,7 +32,8 @@ def on_one_volume(settings: Any) -> Any:
     """Snakemake's settings of storage, with all files shared where its plugin says that none are, as Kubernetes' does.
 
     Commands name their files by the experiment, and trainings keep checkpoints that are no declared outputs, so a
-    storage that copies declared files is refused. The prefix `volume` stands for a volume that all jobs see.
+    storage that copies declared files is refused. The prefix `volume` stands for a volume that all jobs see. It holds
+    all but Snakemake's cache in the home folder.
     """
     if settings.default_storage_provider is None:
         return settings
@@ -45,7 +46,7 @@ def on_one_volume(settings: Any) -> Any:
     from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
     nothing = {"default_storage_provider": None, "default_storage_prefix": None}
-    return replace(settings, **nothing, shared_fs_usage=SharedFSUsage.all())
+    return replace(settings, **nothing, shared_fs_usage=SharedFSUsage.all() - {SharedFSUsage.SOURCE_CACHE})
 
 
 @contextlib.contextmanager
