@@ -169,7 +169,7 @@ class _Experiment(Strict):
             return []
         return list(self.training_seeds if subject.training_seeds is None else subject.training_seeds)
 
-    @property
+    @functools.cached_property
     def trained_runs(self) -> dict[str, tuple[str, int]]:
         """Run name -> (compressor, training seed)."""
         return {f"{name}-s{seed}": (name, seed) for name in self.compressors for seed in self.seeds_of(name)}
@@ -191,7 +191,7 @@ class _Experiment(Strict):
         name = self.name_of(run)
         return self.models[name] if name in self.models else self.compressors[name]
 
-    @property
+    @functools.cached_property
     def subjects(self) -> dict[str, Model | Compressor]:
         """Every model and compressor."""
         return {**self.models, **self.compressors}
