@@ -2,6 +2,7 @@
 # make test      set up and run every check and test
 # make smollm2   a pretrained model on real text; name a folder of local copies with SYNOPSIS_DATA
 # make smollm2_icl   the same model on all eleven data sets of in-context learning
+# make smollm2_benchmark   from when on compressing pays on that model, 20 minutes
 # make paper     the tables of the gist paper from its released data: RELEASE=DIR, its repository's folder data
 # make setup     the environment alone, in .venv
 
@@ -17,7 +18,7 @@ LOCKED = [ -z "$$(ls -A .snakemake/locks 2>/dev/null)" ] || echo "Where no other
 
 RELEASE ?= gisting/data
 
-.PHONY: setup demo smollm2 smollm2_icl paper test lint browser slurm clean
+.PHONY: setup demo smollm2 smollm2_icl smollm2_benchmark paper test lint browser slurm clean
 .DEFAULT_GOAL := demo
 
 setup: .venv/ready
@@ -29,7 +30,7 @@ setup: .venv/ready
 	@touch $@
 
 # `--quiet rules host` leaves the lines to read: what each stage says, and "3 of 51 steps (6%) done".
-demo smollm2 smollm2_icl: setup
+demo smollm2 smollm2_icl smollm2_benchmark: setup
 	@$(BIN)/snakemake --cores $(CORES) --configfile config/$@.yaml --quiet rules host reason \
 	  || { code=$$?; $(LOCKED); exit $$code; }
 	@if [ ! results/$@/snakemake-report.html -nt results/$@/scores.parquet ]; then \
@@ -48,7 +49,7 @@ lint: setup
 	$(BIN)/snakemake --lint
 
 test: lint browser
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # The report is tested in a real browser. Without one, and without the rights to install it, those tests are skipped.
 browser:
@@ -63,4 +64,4 @@ slurm:
 	  munge mariadb-server >/dev/null; } || echo "No Slurm: its tests are skipped."
 
 clean:
-	rm -rf results/demo results/smollm2 results/smollm2_icl .snakemake
+	rm -rf results/demo results/smollm2 results/smollm2_icl results/smollm2_benchmark .snakemake

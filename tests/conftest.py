@@ -14,6 +14,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=None, help="folder with more outputs of the published code (tests/parity)")
 
 
+LONGEST = ("/tests/workflow/test_demo", "/tests/slurm/", "/tests/workflow/")
+"""Parts of the suite that share what they set up, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n 2 --dist loadgroup`: which tests run in one process, and in which order."""
+
+    def part(item: pytest.Item) -> str:
+        # The README's commands and examples use what the demo made.
+        place = item.path.as_posix().replace("test_readme", "test_demo")
+        return next((part for part in LONGEST if part in place), place)
+
+    items.sort(key=lambda item: LONGEST.index(part(item)) if part(item) in LONGEST else len(LONGEST))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(part(item)))
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command line as the installed program does: (exit code, standard output, standard error)."""

@@ -12,6 +12,7 @@ from synopsis.artifacts import Layout
 from synopsis.config.experiment import json_schema, load_experiment
 from synopsis.config.files import JudgeDefinition, Task
 from synopsis.config.yaml_files import read_yaml
+from synopsis.stages.icl.section import settings_of
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "experiment.schema.json"
@@ -123,22 +124,22 @@ def test_runs_of_a_stage_are_those_that_it_can_measure(experiment):
 
 
 def test_a_run_without_summary_vectors_leaves_out_the_settings_that_need_them(experiment):
-    assert list(experiment.settings_of("base")) == ["zero_shot", "icl_90"]
-    assert list(experiment.settings_of("rmt-s0")) == ["zero_shot", "icl_90", "summary_12"]
+    assert list(settings_of(experiment, "base")) == ["zero_shot", "icl_90"]
+    assert list(settings_of(experiment, "rmt-s0")) == ["zero_shot", "icl_90", "summary_12"]
 
 
 def test_what_shows_no_demonstration_is_computed_with_the_first_seed_alone(experiment):
     """A budget that is smaller than the published length of a demonstration shows none."""
     (name,), first = experiment.icl.datasets, experiment.evaluation_seeds[0]
     every = ["zero_shot", "icl_90", "summary_12"]
-    assert list(experiment.settings_of("rmt-s0", name, first)) == every
-    assert list(experiment.settings_of("rmt-s0", name, first + 1)) == every[1:]
+    assert list(settings_of(experiment, "rmt-s0", name, first)) == every
+    assert list(settings_of(experiment, "rmt-s0", name, first + 1)) == every[1:]
     counted = experiment.tasks[name].model_copy(update={"tokens_per_demonstration": 31})
     changed = experiment.model_copy(update={"tasks": {name: counted}})
-    assert list(changed.settings_of("rmt-s0", name, first + 1)) == ["icl_90"]
+    assert list(settings_of(changed, "rmt-s0", name, first + 1)) == ["icl_90"]
     fitting = experiment.icl.model_copy(update={"demonstrations": "fitting"})
     changed = changed.model_copy(update={"icl": fitting})
-    assert list(changed.settings_of("rmt-s0", name, first + 1)) == every[1:]
+    assert list(settings_of(changed, "rmt-s0", name, first + 1)) == every[1:]
 
 
 def test_pairs_are_judged_seed_by_seed(experiment):
@@ -150,7 +151,7 @@ def test_pairs_are_judged_seed_by_seed(experiment):
 def test_stages_that_are_not_configured_have_no_runs(tmp_path):
     experiment = load_experiment(write(tmp_path, "name: bare\nmodels: {a: {hub: x}}\n"))
     assert experiment.run_names == ["a"]
-    assert experiment.runs_of("icl") == [] == experiment.judged_pairs() and experiment.settings_of("a") == {}
+    assert experiment.runs_of("icl") == [] == experiment.judged_pairs()
 
 
 @pytest.mark.parametrize(("method", "vectors"), [("autocompressor", 12), ("rmt", 4)])

@@ -45,6 +45,11 @@ def test_documents_keep_text_boundaries_and_domain(tmp_path: Path) -> None:
     assert not [entry for entry in path.parent.iterdir() if entry != path], "temporary files were left behind"
 
 
+def test_results_may_be_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_corpus(prepared(Path()), "train").num_rows == 5
+
+
 def test_counts_stand_in_the_provenance(tmp_path: Path) -> None:
     path = prepared(tmp_path, max_documents={"train": 2}, max_characters=2)
     record = read_json(path / "provenance.json", "corpus")

@@ -12,7 +12,7 @@ from synopsis.config.experiment import Experiment
 from synopsis.reporting.items import items
 from synopsis.reporting.style import drawing
 from synopsis.stages.benchmark.report import AXES, METRICS, OTHER_LOAD
-from synopsis.stages.icl.section import Setting
+from synopsis.stages.icl.section import Setting, settings_of
 from synopsis.stages.judge.pairs import Pair
 from synopsis.stages.judge.run import hash_of, judge_pairs
 from synopsis.stages.perplexity.report import domains_of
@@ -172,7 +172,7 @@ def write_icl_result(
     """A result and its records; the first examples are the right ones. `cells`: what is different in a setting."""
     count = ICL_EXAMPLES.get(dataset, 50)
     settings, records = {}, []
-    for name, setting in subject.settings_of(run, dataset, seed).items():
+    for name, setting in settings_of(subject, run, dataset, seed).items():
         right = round(count * (ACCURACY[name] + (0.02 * seed if setting.largest_budget else 0.0)))
         answers = {number: int(number < right) for number in range(count) if number not in dropped}
         settings[name] = {**_icl_cell(setting, list(answers.values()), len(dropped)), **cells.get(name, {})}

@@ -21,6 +21,7 @@ from synopsis.reporting.report import headline, main_tables, tables
 from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.statistics import failures
 from synopsis.reporting.style import styles
+from synopsis.stages.icl.section import settings_of
 
 MESSAGE = "row 17: the template shows {premise}, which is missing"
 
@@ -234,7 +235,7 @@ def test_failed_cells_say_so_and_why(subject: Experiment) -> None:
 def test_one_fault_that_fails_many_cells_is_named_once(subject: Experiment) -> None:
     for run in subject.runs_of("icl"):
         for seed in subject.evaluation_seeds:
-            every = {name: {"error": MESSAGE} for name in subject.settings_of(run, "world_eats", seed)}
+            every = {name: {"error": MESSAGE} for name in settings_of(subject, run, "world_eats", seed)}
             artifacts.write_icl_result(subject, run, "world_eats", seed, **every)
     for number, seed in enumerate(subject.evaluation_seeds * 3):
         run = subject.runs_of("icl")[number // 3]

@@ -9,6 +9,7 @@ import pytest
 from running import ROOT, Project
 from synopsis.config.experiment import Experiment, load_experiment
 from synopsis.costs.plan import Machine, training_costs
+from synopsis.stages.icl.section import settings_of
 from synopsis.stages.record import stages
 
 FOLDER = ROOT / "config" / "paper"
@@ -101,9 +102,9 @@ def test_in_context_learning_is_the_published_grid(name: str) -> None:
     experiment = paper(name)
     assert experiment.icl is not None and experiment.icl.datasets == TABLE_4
     assert list(experiment.icl.settings) == SETTINGS and experiment.evaluation_seeds == list(range(7))
-    assert list(experiment.settings_of("autocompressor-6k-s42")) == SETTINGS
+    assert list(settings_of(experiment, "autocompressor-6k-s42")) == SETTINGS
     base = next(iter(experiment.models))
-    assert list(experiment.settings_of(base)) == SETTINGS[:3]
+    assert list(settings_of(experiment, base)) == SETTINGS[:3]
 
 
 @pytest.mark.parametrize("name", [OPT, "debug-llama"])

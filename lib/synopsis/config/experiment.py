@@ -223,22 +223,6 @@ class _Experiment(Strict):
         subject, model = self.subjects[name], self.models.get(self.base_named(name))
         return subject.measured_on(stage, model.model_type if model else None)
 
-    def settings_of(self, run: str, dataset: str | None = None, seed: int | None = None) -> dict[str, Any]:
-        """The ICL settings that a run can do: those with compressed tokens need summary vectors.
-
-        With a data set and a seed, those that their job computes: what shows no demonstration follows from no draw, and
-        is computed once, with the first evaluation seed.
-        """
-        if self.icl is None:
-            return {}
-        compresses = self.subject(run).compresses
-        settings = {name: s for name, s in self.icl.settings.items() if compresses or not s.compressed_tokens}
-        if dataset is None or seed in (None, self.evaluation_seeds[0]):
-            return settings
-        task = self.tasks.get(dataset)
-        mean = task.tokens_per_demonstration if task and self.icl.demonstrations == "published" else None
-        return {name: setting for name, setting in settings.items() if setting.largest_budget >= (mean or 1)}
-
     def judged_pairs(self) -> list[tuple[str, str]]:
         """The pairs of runs that judges compare."""
         return [] if self.judge is None else [runs for a, b in self.judge.pairs for runs in self.paired_runs(a, b)]

@@ -154,6 +154,7 @@ def _write(
     report: dict[str, Any],
     provenance: Provenance,
 ) -> None:
+    prepared.model.config.use_cache = True  # off in training; who loads the model decodes with a cache
     with atomic_directory(path) as temporary:
         save_trained(prepared.model, temporary, training.lora, prepared.base, weights)
         prepared.tokenizer.save_pretrained(temporary)

@@ -11,6 +11,7 @@ MEASURES = {
     "profiler_cuda_seconds": ("CUDA time (ms)", 1e3),
     "profiler_cpu_seconds": ("CPU time (ms)", 1e3),
     "profiler_flops": ("GFLOP", 1e-9),
+    "deepspeed_flops": ("GFLOP by DeepSpeed", 1e-9),
     "wall_seconds": ("wall time (ms)", 1e3),
 }
 BASELINES = ("none", "prefix")

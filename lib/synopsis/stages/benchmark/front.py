@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 QUALITY = {
     "perplexity": ("loss", "loss (nats a token)"),
+    "icl": ("accuracy", "accuracy in context"),
     "needle": ("choice", "keys found (share)"),
     "generate": ("rougeL", "ROUGE-L"),
 }
@@ -31,11 +32,14 @@ def measured_both(experiment: Experiment) -> list[str]:
 
 
 def qualities(scores: pd.DataFrame, stage: str) -> dict[str, float]:
-    """By compressor: the mean of a stage's metric; of the perplexity that of all tokens after the longest context."""
+    """By compressor: the mean of a stage's metric; of the perplexity that of all tokens after the longest context, of
+    in-context learning that of the last setting."""
     rows = scores[(scores["stage"] == stage) & (scores["metric"] == QUALITY[stage][0])]
     if stage == "perplexity":
         rows = rows[rows["tokens"] == "all"]
         rows = rows[rows["context_length"] == rows.groupby("compressor")["context_length"].transform("max").min()]
+    if stage == "icl":
+        rows = rows[rows["setting"] == rows.groupby("compressor")["setting"].transform("last")]
     return {str(name): found.mean() for name, found in rows.groupby("compressor", sort=False)["value"]}
 
 
@@ -44,7 +48,8 @@ def front_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     """
     What each compressor's quality costs: the wall time of an answer and the bytes of a context in the cache, for the
     smallest batch and the longest context of the benchmark. Grey: the base models, with the cached prefix. Better is to
-    the left, and up, or for the loss down. Quality may have been measured with contexts of another length.
+    the left, and up, or for the loss down. Quality may have been measured with contexts of another length; accuracy is
+    that of the last setting of each.
     """
     from synopsis.reporting.style import legend_below, new_figure, styles, subject_handles
 

@@ -221,6 +221,21 @@ def published(mode: Mode) -> dict[str, float | None]:
     }
 
 
+def deepspeed_flops(mode: Mode) -> int:
+    """The same pass as counted by DeepSpeed's profiler."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.profiling.flops_profiler import FlopsProfiler
+
+    profiler = FlopsProfiler(mode.model)
+    profiler.start_profile()
+    try:
+        mode.prefill()
+        return int(profiler.get_total_flops())
+    finally:
+        profiler.end_profile()
+
+
 def cost(mode: Mode) -> tuple[int, int]:
     """FLOPs of a generation, and the most bytes that it takes beside the weights, the context counted; not timed."""
     device, kept = mode.model.device, mode.context.nbytes if mode.context is not None else 0

@@ -11,6 +11,7 @@ starts (`synopsis benchmark --calibrate` prints them).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import sys
@@ -31,9 +32,19 @@ from synopsis.costs.memory import cache_bytes, generation_bytes
 from synopsis.costs.model_size import model_size
 from synopsis.engine.memory import out_of_memory
 from synopsis.engine.runs import open_run
+from synopsis.errors import InputError
 from synopsis.progress import say, track
 from synopsis.stages.benchmark.checks import TOLERANCE, checks
-from synopsis.stages.benchmark.modes import PROMPT_TOKENS, Case, Mode, cost, modes_of, published, sample
+from synopsis.stages.benchmark.modes import (
+    PROMPT_TOKENS,
+    Case,
+    Mode,
+    cost,
+    deepspeed_flops,
+    modes_of,
+    published,
+    sample,
+)
 from synopsis.stages.benchmark.section import METRICS, OTHER_LOAD, STAGE
 
 COLUMNS = ("run", *STAGE.axes, "sample", *METRICS, "note")
@@ -48,6 +59,8 @@ def benchmark(experiment: Experiment, run: str) -> list[dict[str, Any]]:
     A point that does not fit into memory or into the model's positions has one row, whose `note` says so.
     """
     section, layout = experiment.benchmark, Layout(experiment)
+    if section.deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise InputError("benchmark.deepspeed: the package deepspeed is not installed; pip install 'synopsis[scale]'")
     provenance = Provenance(STAGE.fingerprint(experiment, run=run), inputs=[layout.weights(run)], seed=0)
     warnings = list(_warnings(section.repeats))
     for warning in warnings:
@@ -118,6 +131,7 @@ class Sweep:
             mode.generate()
         with torch.compiler.set_stance("force_eager"):
             flops, peak = cost(mode)
+            second = deepspeed_flops(mode) if self.section.deepspeed else None
         stored = mode.ids[:, : case.context_length].nbytes
         if mode.context is not None:
             stored = mode.context.nbytes
@@ -125,6 +139,7 @@ class Sweep:
         read = generation_bytes(self.size, case.batch_size, mode.held + PROMPT_TOKENS, case.new_tokens, element)
         return {
             "flops": flops,
+            "deepspeed_flops": second,
             "peak_bytes": peak,
             "peak_with_weights_bytes": peak + self.model.get_memory_footprint(),
             "stored_bytes": stored,

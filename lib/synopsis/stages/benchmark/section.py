@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METRICS = (
     *("compress_seconds", "load_seconds", "prefill_seconds", "first_token_seconds", "token_seconds"),
     *("wall_seconds", "cpu_seconds", "profiler_cpu_seconds", "profiler_cuda_seconds", "profiler_flops"),
+    "deepspeed_flops",
     *("flops", "peak_bytes", "peak_with_weights_bytes", "stored_bytes", "used_bytes", "floor_seconds", "times_floor"),
 )
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -40,6 +41,8 @@ class Benchmark(Strict):
     dtypes: Annotated[list[Dtype], Field(min_length=1), Distinct()] = Field(default=["float32"])
     compile: bool = False
     """Compile the layers with torch.compile; FLOPs and memory are those of the eager model."""
+    deepspeed: bool = False
+    """Count FLOPs with DeepSpeed's profiler too, the second back end of the published benchmark."""
     warmup: NonNegativeInt = 1
     repeats: PositiveInt = 3
     runs: Annotated[list[Name], Field(min_length=1), Distinct()] | None = None

@@ -20,7 +20,7 @@ from synopsis.reporting.items import figure, table
 from synopsis.reporting.reading import Result, json_lines, read_result
 from synopsis.reporting.rendering import Cell, Column, Table, at_most, cell_text, counts_text
 from synopsis.reporting.statistics import Estimate, Group, distinct, exists, failures, groups
-from synopsis.stages.icl.section import STAGE
+from synopsis.stages.icl.section import STAGE, settings_of
 from synopsis.stages.record import Job
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Measured:
         document = read_result(self.path, STAGE.kind)
         check_outputs(self.path)
         cells = document.part("settings")
-        self.settings = {name: cells.part(name) for name in experiment.settings_of(**job.wildcards)}
+        self.settings = {name: cells.part(name) for name in settings_of(experiment, **job.wildcards)}
         self.examples, self.dropped = document["examples"], frozenset(document["dropped"])
 
     def answers(self) -> dict[str, dict[Any, bool]]:
@@ -163,7 +163,7 @@ def accuracy_dictionary(experiment: Experiment, scores: pd.DataFrame) -> dict[st
         value = float(row["value"]) if exists(row["value"]) else None
         by_seed[str(row["seed"])] = value
         if row["seed"] == first:
-            computed = {seed: experiment.settings_of(row["run"], row["dataset"], seed) for seed in later}
+            computed = {seed: settings_of(experiment, row["run"], row["dataset"], seed) for seed in later}
             by_seed |= {str(seed): value for seed in later if row["setting"] not in computed[seed]}
     return nested
 

@@ -28,7 +28,7 @@ from synopsis.errors import DataError
 from synopsis.progress import say
 from synopsis.stages.icl.classification import Example, Texts, classify
 from synopsis.stages.icl.demonstrations import Prompt, demonstrations
-from synopsis.stages.icl.section import STAGE, InContextLearning, Setting
+from synopsis.stages.icl.section import STAGE, InContextLearning, Setting, settings_of
 
 EXAMPLE_SEED = 20230524
 
@@ -50,7 +50,7 @@ def icl(experiment: Experiment, run: str, dataset: str, seed: int) -> dict[str, 
     job = Job(
         model, Texts(task, opened.tokenizer), section, rows["train"], rows["test"][0], f"{run} {dataset} seed {seed}"
     )
-    settings, records, dropped = job.results(experiment.settings_of(run, dataset, seed), examples, seed)
+    settings, records, dropped = job.results(settings_of(experiment, run, dataset, seed), examples, seed)
     path = layout.icl(run, dataset, seed)
     records_path = path.with_suffix(".examples.jsonl.gz")
     write_json_lines(records_path, records)

@@ -72,6 +72,23 @@ class InContextLearning(Strict):
                     yield from not_its_language(experiment, ("icl", "datasets", str(index)), base, world, "a task")
 
 
+def settings_of(
+    experiment: Experiment, run: str, dataset: str | None = None, seed: int | None = None
+) -> dict[str, Setting]:
+    """The settings that a run can do: those with compressed tokens need summary vectors.
+
+    With a data set and a seed, those that their job computes: what shows no demonstration follows from no draw, and is
+    computed once, with the first evaluation seed.
+    """
+    section, compresses = experiment.icl, experiment.subject(run).compresses
+    settings = {name: s for name, s in section.settings.items() if compresses or not s.compressed_tokens}
+    if dataset is None or seed in (None, experiment.evaluation_seeds[0]):
+        return settings
+    task = experiment.tasks.get(dataset)
+    mean = task.tokens_per_demonstration if task and section.demonstrations == "published" else None
+    return {name: setting for name, setting in settings.items() if setting.largest_budget >= (mean or 1)}
+
+
 def _outputs(layout: Layout, run: str, dataset: str, seed: int | str) -> list[Path]:
     result = layout.icl(run, dataset, seed)
     return [result, layout.examples(result)]
@@ -83,7 +100,7 @@ def _inputs(experiment: Experiment, run: str, dataset: str, seed: int | str) -> 
 
 
 def _parts(experiment: Experiment, run: str, dataset: str, seed: int | str) -> tuple[Any, ...]:
-    settings = experiment.settings_of(run, dataset, int(seed))
+    settings = settings_of(experiment, run, dataset, int(seed))
     plain = {name: setting.model_dump() for name, setting in settings.items()}
     section = experiment.icl.model_dump(exclude={"datasets", "settings", "batch_tokens", "runs"})
     return "icl", experiment.tasks[dataset], plain, section, int(seed), *untrained(experiment, run)
