@@ -17,40 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster, missing
-from running import CONFIG, Project, metrics, remove, wait_for
+from cluster import Cluster
+from running import Project, metrics, remove, wait_for
+from through_slurm import RUN, SECONDS, SNAKEMAKE, STEPS, TARGET, ended
 
-RUN = "autocompressor-s0"
-TARGET = f"results/micro/models/{RUN}"
-STEPS = 60
-SNAKEMAKE = ("snakemake", "--profile", "slurm", "--configfile", CONFIG, "--default-resources", "slurm_account='lab'")
-SECONDS = 1200.0
-"""For one Snakemake. Alone on two cores it needs less than a fifth."""
-pytestmark = pytest.mark.timeout(2 * SECONDS)
-
-
-def longer(content: dict[str, Any]) -> None:
-    content["compressors"]["autocompressor"]["training"].update(
-        steps=STEPS, checkpoint_every=5, keep_checkpoints=3, log_every=3, batch_size=2, sequences_per_step=8
-    )
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the plugin for Slurm is not installed")
-    if reason := missing():
-        pytest.skip(reason)
-    with Cluster(tmp_path_factory.mktemp("slurm")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The micro experiment, through the profile to its tables. Tests only look at this one."""
-    project = Project.new(tmp_path_factory.mktemp("workflow"))
-    project.experiment(longer, "micro")
-    ended(project.start(*SNAKEMAKE, "--groups", "generate=cells", "--group-components", "cells=2"))
-    return project
+pytestmark = [pytest.mark.timeout(2 * SECONDS), pytest.mark.xdist_group("slurm")]
 
 
 # ------------------------------------------------------------------------------------------------- what stories need
@@ -73,12 +44,6 @@ def held(project: Project, controller: subprocess.Popen[str]) -> int:
     process = int(re.findall(r'"process": (\d+)', (folder / "lock.json").read_text())[0])
     os.kill(process, signal.SIGSTOP)
     return process
-
-
-def ended(controller: subprocess.Popen[str]) -> str:
-    output, _ = controller.communicate(timeout=SECONDS)
-    assert controller.returncode == 0, output
-    return output
 
 
 def log(project: Project) -> str:
