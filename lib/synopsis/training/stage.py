@@ -25,14 +25,13 @@ from synopsis.artifacts import (
     Layout,
     Provenance,
     atomic_directory,
-    check_outputs,
     read_json,
     report_full_disk,
     write_json,
 )
 from synopsis.config.experiment import Experiment, Model
 from synopsis.config.training import Optimisation, SegmentTraining
-from synopsis.errors import ArtifactError, InputError, Interrupted
+from synopsis.errors import InputError, Interrupted
 from synopsis.progress import say
 from synopsis.reporting.tracking import Tracked, check_installed
 from synopsis.stages.train.section import STAGE
@@ -64,7 +63,7 @@ def train(experiment: Experiment, run: str, files: Sequence[Path] = ()) -> dict[
     group = training.fsdp or training.deepspeed is not None
     layout = Layout(experiment)
     with distributed.processes(group), owned(run, layout.checkpoints(run)) as lock:
-        if distributed.on_first(lambda: lock.waited_for is not None and _is_finished(layout, run, experiment)):
+        if distributed.on_first(lambda: lock.waited_for is not None and STAGE.job(experiment, run=run).is_made()):
             if distributed.is_first():
                 say(f"{run}: finished by the other process; taking {layout.model(run)}")
             return headline(layout, run)
@@ -194,17 +193,6 @@ def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str
         use_cpu=not torch.cuda.is_available(),
         **spread,
     )
-
-
-def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
-    """Whether the run's model is there, whole and made with this configuration."""
-    record = layout.model(run) / PROVENANCE
-    try:
-        report = read_json(record, "model")
-        check_outputs(record)
-    except ArtifactError:
-        return False
-    return report["provenance"]["config"] == STAGE.fingerprint(experiment, run=run)
 
 
 def headline(layout: Layout, run: str) -> dict[str, float]:
