@@ -119,9 +119,15 @@ else:
 
 
 class Tracking(Strict):
-    """Weights & Biases, by its own environment variables; every logged number also stands in metrics.jsonl."""
+    """Weights & Biases: each run with its curves and its ROUGE, and the report with its tables and figures.
 
-    project: Annotated[str, Field(min_length=1)] = "synopsis"
+    Online where a key is known; what else there is to choose (WANDB_ENTITY, WANDB_MODE, WANDB_DIR) are its own
+    environment variables. It changes no result, and every number also stands in the results.
+    """
+
+    project: Name = "synopsis"
+    tag: Name | None = None
+    """What the group of the runs begins with: `<tag>-<experiment>`. Another tag makes new runs."""
 
 
 class Report(Strict):
