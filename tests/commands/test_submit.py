@@ -32,6 +32,7 @@ REFUSED = [
     ("--slurm=partition", "--slurm partition: expected KEY=VALUE, for instance --slurm partition=gpu"),
     ("--slurm=gpus=1", "--slurm: Unknown argument 'gpus' for executor 'slurm'"),
     ("--slurm=timeout_min=soon", '--slurm: Parameter "timeout_min" expected type'),
+    ("--slurm=timeout_min=6", "--slurm timeout_min=6: expected a minute more than signal_delay_s (300 s) at least"),
     ("--cluster=slurm", "--cluster slurm: no sbatch and srun on this machine; expected local or debug here"),
 ]
 
