@@ -207,3 +207,13 @@ def test_longer_contexts_than_the_positions_need_segments(tmp_path: Path) -> Non
     assert "316 positions in one pass (300 tokens of context + 16 new tokens)" in fault
     assert faults(path, benchmark__context_lengths=[300], benchmark__segments=[2], benchmark__runs=["auto"]) == []
     assert "benchmark.dtypes.0" in faults(path, benchmark__dtypes=["int8"])[0]
+
+
+def test_deepspeed_counts_the_same_pass(experiment: Experiment) -> None:
+    pytest.importorskip("deepspeed", reason="the package deepspeed is not installed")
+    few = changed(experiment, context_lengths=[40], batch_sizes=[3], repeats=1, deepspeed=True)
+    rows = {row["mode"]: row for row in benchmark(few, "auto-s0")}
+    # torch's profiler leaves out attention: two products of (44, 44, 32) for each row in both layers.
+    attention = 2 * 2 * 2 * 3 * (40 + PROMPT_TOKENS) ** 2 * 32
+    assert rows["none"]["deepspeed_flops"] == pytest.approx(rows["none"]["profiler_flops"] + attention, rel=0.02)
+    assert rows["compressed"]["deepspeed_flops"] < rows["none"]["deepspeed_flops"] / 5

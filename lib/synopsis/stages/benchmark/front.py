@@ -48,7 +48,8 @@ def front_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
     """
     What each compressor's quality costs: the wall time of an answer and the bytes of a context in the cache, for the
     smallest batch and the longest context of the benchmark. Grey: the base models, with the cached prefix. Better is to
-    the left, and up, or for the loss down. Quality may have been measured with contexts of another length.
+    the left, and up, or for the loss down. Quality may have been measured with contexts of another length; accuracy is
+    that of the last setting of each.
     """
     from synopsis.reporting.style import legend_below, new_figure, styles, subject_handles
 

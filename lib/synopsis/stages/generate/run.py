@@ -38,6 +38,7 @@ from synopsis.engine.memory import Halving
 from synopsis.engine.runs import open_run
 from synopsis.errors import ArtifactError, DataError, SynopsisError
 from synopsis.progress import say, track
+from synopsis.reporting.tracking import publish
 from synopsis.stages.generate.rouge import ROUGE_TYPES, exact_match, score_rouge
 from synopsis.stages.generate.section import STAGE, Generate
 
@@ -114,6 +115,10 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
         "without_room": sum(prompt.limit == 0 for prompt in prompts),
     }
     write_json(path.with_suffix(".json"), STAGE.kind, payload, provenance.record(), [path])
+    training = getattr(subject, "training", None) or getattr(subject, "pretraining", None)
+    steps = training.steps if training else 0
+    logged = {f"{split}_{kind}": payload[kind] for kind in ("rouge1", "rouge2", "rougeL")}
+    publish(experiment, run, lambda: logged, steps + 1 + [*section.splits, split].index(split))
     return payload
 
 
