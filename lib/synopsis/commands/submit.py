@@ -195,7 +195,9 @@ def _send(work: list[Work], folder: Path, cluster: str, parameters: list[str], n
     limit, delay = given["timeout_min"], given["signal_delay_s"]
     if isinstance(limit, int) and isinstance(delay, int) and 60 * limit <= delay + 60:
         # Slurm may send the signal a minute early. A job that gets it at its start is queued again and gets nowhere.
-        raise InputError(f"--slurm timeout_min={limit}: expected a minute more than signal_delay_s ({delay} s) at least")
+        raise InputError(
+            f"--slurm timeout_min={limit}: expected a minute more than signal_delay_s ({delay} s) at least"
+        )
     make_room(folder)
     try:
         executor = submitit.AutoExecutor(
