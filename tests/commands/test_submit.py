@@ -12,10 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
+from running import MICRO
 from synopsis.artifacts import Layout
-from synopsis.commands.submit import Work
+from synopsis.commands.submit import Work, selected
+from synopsis.config.experiment import load_experiment
 from synopsis.errors import SynopsisError
-from synopsis.stages.train.section import STAGE
+from synopsis.stages.record import stages
 from synopsis.training.stage import train
 from training_runs import autocompressor, experiment, gist
 
@@ -32,6 +34,7 @@ REFUSED = [
     ("--slurm=partition", "--slurm partition: expected KEY=VALUE, for instance --slurm partition=gpu"),
     ("--slurm=gpus=1", "--slurm: Unknown argument 'gpus' for executor 'slurm'"),
     ("--slurm=timeout_min=soon", '--slurm: Parameter "timeout_min" expected type'),
+    ("--slurm=timeout_min=6", "--slurm timeout_min=6: expected a minute more than signal_delay_s (300 s) at least"),
     ("--cluster=slurm", "--cluster slurm: no sbatch and srun on this machine; expected local or debug here"),
 ]
 
@@ -49,6 +52,14 @@ def test_what_cannot_be_submitted(
     code, _, err = call(*words(tmp_path, "--cluster=local", *options.split()))
     assert code == 2 and f"synopsis: {fault}" in err
     assert not list(tmp_path.rglob("submit/*"))
+
+
+def test_the_seed_of_a_stage_with_seeds_is_one_of_its_own() -> None:
+    found = load_experiment(MICRO, overrides={"evaluation_seeds": [0, 1, 2], "training_seeds": [0, 1]})
+    chosen = {"compressor": ["autocompressor"], "seed": ["1", "2"]}
+    jobs = selected(found, stages()["icl"], chosen)
+    named = [(job.wildcards["run"], job.wildcards["seed"]) for job in jobs]
+    assert named == [(f"autocompressor-s{run}", seed) for run in (0, 1) for seed in (1, 2)]
 
 
 def test_missing_inputs_are_named_with_the_commands_that_make_them(call: Call, tmp_path: Path) -> None:
@@ -101,7 +112,7 @@ def test_what_slurm_refuses_leaves_nothing_behind(call: Call, tmp_path: Path, sl
 
 
 def test_jobs_that_end_badly(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = STAGE.job(experiment(tmp_path, autocompressor()), run="it-s0")
+    job = stages()["train"].job(experiment(tmp_path, autocompressor()), run="it-s0")
     with pytest.raises(SynopsisError, match="ended with exit code 3"):
         Work(job, ["sh", "-c", "exit 3"])()
     for cancelled in ("kill -TERM $$", "exit 143"):

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def submit(
             say(f"up to date: {job.outputs[0]}; delete it to make it again")
         else:
             left.append(job)
-    if missing := {path: how for job in left for path, how in _missing(experiment, config, changes, job)}:
+    if missing := _missing(experiment, left, config, changes):
         lines = "".join(f"\n  {path}: {how}" for path, how in missing.items())
         raise InputError(f"nothing was submitted: inputs are missing; make them in this order:{lines}")
     if not left:
@@ -146,6 +145,8 @@ def _trained_with(config: list[Path], changes: list[str], seeds: list[str], chos
     for name in chosen["compressor"]:
         check_choice("compressor", name, experiment.compressors)
         own = experiment.seeds_of(name)
+        if not own:
+            raise InputError(f"--seed: '{name}' is not trained; expected no seed for it")
         if new := [seed for seed in map(int, seeds) if seed not in own]:
             changes.append(f"compressors.{name}.training_seeds={[*own, *new]}")
     return [f"{name}-s{seed}" for name in chosen["compressor"] for seed in seeds]
@@ -167,23 +168,28 @@ def selected(experiment: Experiment, stage: Stage, chosen: dict[str, list[str]])
     return found
 
 
-def _missing(experiment: Experiment, config: list[Path], changes: list[str], job: Job) -> Iterator[tuple[Path, str]]:
-    """Inputs that are not there with the commands that make them, in their order."""
-    for path in job.inputs:
-        if not path.exists():
-            maker, words = _maker(experiment, path)
-            yield from _missing(experiment, config, changes, maker)
-            yield path, shlex.join(["synopsis", *command_line(words[0], config, changes, False, *words[1:])])
+def _missing(experiment: Experiment, jobs: list[Job], config: list[Path], changes: list[str]) -> dict[Path, str]:
+    """Inputs that are not there, and theirs before them, with the commands that make them."""
+    if all(path.exists() for job in jobs for path in job.inputs):
+        return {}
+    makers: dict[Path, tuple[Job, list[str]]] = {}
+    for name, kind in {**PREPARE, **stages()}.items():
+        for job in kind.jobs(experiment):
+            prepared = ["prepare", name, *job.wildcards.values()]
+            words = prepared if name in PREPARE else [name, *job_words(name, job.wildcards)]
+            makers |= dict.fromkeys(job.outputs, (job, words))
+    found: dict[Path, str] = {}
 
+    def look(job: Job) -> None:
+        for path in job.inputs:
+            if path not in found and not path.exists():
+                maker, (stage, *words) = makers[path]
+                look(maker)
+                found[path] = shlex.join(["synopsis", *command_line(stage, config, changes, False, *words)])
 
-def _maker(experiment: Experiment, path: Path) -> tuple[Job, list[str]]:
-    """The job that makes a file, and the words of its command."""
-    for name, jobs in {**PREPARE, **stages()}.items():
-        for job in jobs.jobs(experiment):
-            if path in job.outputs:
-                prepared = ["prepare", name, *map(str, job.wildcards.values())]
-                return job, prepared if name in PREPARE else [name, *job_words(name, job.wildcards)]
-    raise AssertionError(path)
+    for job in jobs:
+        look(job)
+    return found
 
 
 def _send(work: list[Work], folder: Path, cluster: str, parameters: list[str], name: str, timeouts: int) -> list[Any]:
@@ -192,6 +198,12 @@ def _send(work: list[Work], folder: Path, cluster: str, parameters: list[str], n
 
     shared = submitit.AutoExecutor._valid_parameters()
     given = {"name": name, **DEFAULTS, **values_of(parameters, "--slurm", "partition=gpu")}
+    limit, delay = given["timeout_min"], given["signal_delay_s"]
+    if isinstance(limit, int) and isinstance(delay, int) and 60 * limit <= delay + 60:
+        # Slurm may send the signal a minute early. A job that gets it at its start is queued again and gets nowhere.
+        raise InputError(
+            f"--slurm timeout_min={limit}: expected a minute more than signal_delay_s ({delay} s) at least"
+        )
     make_room(folder)
     try:
         executor = submitit.AutoExecutor(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ def run_of(stage: str, help: str = "A run: a model's name, or <compressor>-s<see
     return Word(help, lambda experiment: experiment.runs_of(stage), "run", f"the stage '{stage}' of the experiment")
 
 
+@cache
 def subcommands() -> dict[str, ModuleType]:
     """Name -> package of each stage that has a subcommand."""
     packages = {found.name: f"{__name__}.{found.name}" for found in pkgutil.iter_modules(__path__) if found.ispkg}
