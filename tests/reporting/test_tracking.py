@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import reporting_artifacts as artifacts
-from synopsis.artifacts import Layout, read_json
+from filelock import FileLock
+from synopsis.artifacts import Layout, read_json, write_json
 from synopsis.config.experiment import Experiment, load_experiment
 from synopsis.errors import InputError
 from synopsis.reporting import tracking
-from synopsis.reporting.report import report
-from synopsis.reporting.scores import score
 from synopsis.stages.generate.run import generate
 from synopsis.stages.record import stages
 from synopsis.training import stage
-from training_runs import autocompressor, experiment, gist, metrics
+from training_runs import autocompressor, experiment, gist, metrics, rows
 from wandb_files import Part, parts
 
 wandb = pytest.importorskip("wandb")
 SHIPPED = Path(__file__).parents[2] / "config" / "paper" / "gist-llama-7b.yaml"
 SECTION = {"project": "compression", "tag": "first"}
-GENERATE = {"instructions": "translations", "splits": ["seen"], "max_new_tokens": 4}
+SPLITS = {"seen": "none.json", "unseen": "none.json"}
+GENERATE = {"instructions": "translations", "splits": [*SPLITS], "max_new_tokens": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +42,29 @@ def left(experiment: Experiment) -> list[Part]:
     return parts(Layout(experiment).root / "logs" / "wandb")
 
 
+def nothing(**other: Any) -> SimpleNamespace:
+    """A run of wandb that keeps nothing."""
+    does = dict.fromkeys(("log", "finish", "define_metric"), lambda *_, **__: None)
+    return SimpleNamespace(**{"step": 0, **does, **other})
+
+
 def losses(folder: Path) -> dict[int, float]:
     return {int(row["step"]): row["loss"] for row in metrics(folder) if "loss" in row}
 
 
 def test_a_run_has_the_curves_of_its_training_and_its_rouge(tmp_path: Path) -> None:
-    found = tracked(tmp_path, gist("pos_control", gist_tokens=2), generate=GENERATE)
+    data = {"translations": {"source": "alpaca_plus", "splits": SPLITS}}
+    found = tracked(tmp_path, gist("pos_control", gist_tokens=2), generate=GENERATE, instructions=data)
+    rows_of = {"train": rows("train", 12), **{split: rows(split, 5) for split in SPLITS}}
+    write_json(Layout(found).instructions("translations"), "instructions", {"splits": rows_of}, {})
     stage.train(found, "it-s0")
-    generate(found, "it-s0", "seen")
-    generate(found, "base", "seen")
-    training, outputs, base = left(found)
+    for run, split in (("it-s0", "seen"), ("it-s0", "unseen"), ("base", "seen")):
+        generate(found, run, split)
+    training, first, outputs, base = left(found)
     assert {(part.run.project, part.run.run_group, part.run.job_type) for part in (training, outputs, base)} == {
         ("compression", "first-runs", "")
     }
-    assert training.run.run_id == outputs.run.run_id != base.run.run_id
+    assert training.run.run_id == first.run.run_id == outputs.run.run_id != base.run.run_id
     assert [part.run.display_name for part in (training, outputs, base)] == [
         *2 * ["first-runs-it-run-0"], "first-runs-base",
     ]  # fmt: skip
@@ -65,13 +72,16 @@ def test_a_run_has_the_curves_of_its_training_and_its_rouge(tmp_path: Path) -> N
         "compressor": "it", "condition": "pos_control", "gist_tokens": 2, "seed": 0,
     }  # fmt: skip
     assert training.column("train/loss") == losses(tmp_path) != {}
+    assert training.column("train/global_step") == {step: step for step in training.rows}
     assert training.column("eval/loss") == {4: metrics(tmp_path)[-1]["eval_loss"]}
-    result = read_json(Layout(found).generations("it-s0", "seen").with_suffix(".json"), "rouge")
-    for kind in ("rouge1", "rouge2", "rougeL"):
-        assert outputs.column(f"seen_{kind}") == {5: result[kind]}, "after the last step of the training"
+    assert first.column("seen_rouge1") and not first.column("unseen_rouge1")
+    for split in SPLITS:
+        result = read_json(Layout(found).generations("it-s0", split).with_suffix(".json"), "rouge")
+        for kind in ("rouge1", "rouge2", "rougeL"):
+            assert outputs.column(f"{split}_{kind}") == {5: result[kind]}, "after the last step of the training"
 
 
-def test_a_run_that_was_killed_resumes_with_its_whole_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_cut_off_resumes_with_its_whole_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = tracked(tmp_path, autocompressor(steps=6))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(stage, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -86,8 +96,8 @@ def test_a_run_that_was_killed_resumes_with_its_whole_curve(tmp_path: Path, monk
 
 
 def test_online_a_run_is_resumed_and_gets_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[tuple[dict[str, Any], int]] = []
-    run = SimpleNamespace(step=3, log=lambda row, step: rows.append((row, step)), finish=lambda exit_code: None)
+    logged: list[tuple[dict[str, Any], int]] = []
+    run = nothing(step=3, log=lambda row, step: logged.append((row, step)))
     settings: dict[str, Any] = {}
     monkeypatch.setattr(wandb, "init", lambda **given: (settings.update(given), run)[1])
     monkeypatch.setenv("WANDB_API_KEY", "x")
@@ -97,7 +107,7 @@ def test_online_a_run_is_resumed_and_gets_what_it_lacks(tmp_path: Path, monkeypa
         it.log({"train/loss": 1.0}, 3)
     tracking.publish(found, "it-s0", lambda: {"seen_rouge1": 50.0}, 1)
     assert (settings["mode"], settings["resume"]) == ("online", "allow")
-    assert rows == [({"train/loss": 1.0}, 3), ({"seen_rouge1": 50.0}, 3)]
+    assert logged == [({"train/loss": 1.0}, 3), ({"seen_rouge1": 50.0}, 3)]
 
 
 def test_tracking_reruns_nothing(tmp_path: Path) -> None:
@@ -106,73 +116,41 @@ def test_tracking_reruns_nothing(tmp_path: Path) -> None:
     assert jobs[0] == jobs[1] != []
 
 
-def test_the_report_is_a_run_with_tables_and_figures(tmp_path: Path) -> None:
-    subject = artifacts.experiment(tmp_path, only="icl", tracking={"project": "compression"})
-    artifacts.write_artifacts(subject)
-    score(subject)
-    report(subject)
-    (part,) = left(subject)
-    assert (part.run.run_group, part.run.job_type, part.run.display_name) == ("small", "report", "small-report")
-    (row,) = part.rows.values()
-    layout = Layout(subject)
-    for name in artifacts.names(subject, "table"):
-        (file,) = (layout.root / "logs").rglob(row[f"tables/{name}"]["path"])
-        columns, *lines = csv.reader((layout.tables / f"{name}.csv").read_text().splitlines())
-        logged = json.loads(file.read_text())
-        assert logged["columns"] == columns
-        assert [[_read(text) for text in line] for line in lines] == logged["data"]
-    for name in artifacts.names(subject, "figure"):
-        (file,) = (layout.root / "logs").rglob(row[f"figures/{name}"]["path"])
-        assert file.read_bytes() == (layout.figures / f"{name}.png").read_bytes()
-
-
-def _read(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return None if text == "–" else text
-
-
 # ----------------------------------------------------------------------------------------------------------- failures
-
-
-def refuses(error: Exception, *, online_alone: bool = False) -> Any:
-    init = wandb.init
-
-    def begin(**given: Any) -> Any:
-        if given["mode"] == "online" or not online_alone:
-            raise error
-        return init(**given)
-
-    return begin
 
 
 def test_without_a_network_a_run_is_tracked_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    monkeypatch.setattr(wandb, "init", refuses(wandb.errors.CommError("no\nnetwork"), online_alone=True))
+    for name, value in {"API_KEY": 40 * "x", "BASE_URL": "http://127.0.0.1:9", "INIT_TIMEOUT": "1"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     found = tracked(tmp_path)
     tracking.publish(found, "it-s0", lambda: {"seen_rouge1": 50.0}, 5)
-    assert "warning: Weights & Biases: no network; tracked offline instead" in capsys.readouterr().err.splitlines()
-    assert [part.column("seen_rouge1") for part in left(found)] == [{5: 50.0}]
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warning.startswith("warning: Weights & Biases: ") and warning.endswith("; tracked offline instead")
+    assert left(found)[-1].column("seen_rouge1") == {5: 50.0}
+
+
+def test_two_jobs_of_a_run_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "LONGEST_WAIT", 0.1)
+    found = tracked(tmp_path)
+    with FileLock(tracking._folder(found) / "it-s0.lock"):
+        tracking.publish(found, "it-s0", lambda: {"seen_rouge1": 50.0})
+    assert "could not be acquired; goes on without it" in capsys.readouterr().err
+    assert left(found) == []
 
 
 @pytest.mark.parametrize("where", ["init", "log", "finish"])
 def test_a_failure_is_one_warning_and_costs_nothing(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fault = OSError(28, "No space left on device")
-    if where == "init":
-        monkeypatch.setattr(wandb, "init", refuses(fault))
-    else:
 
-        def fails(*_: Any, **__: Any) -> None:
-            raise fault
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
 
-        run = SimpleNamespace(step=0, log=lambda row, step: None, finish=lambda exit_code: None)
-        setattr(run, where, fails)
-        monkeypatch.setattr(wandb, "init", lambda **_: run)
+    monkeypatch.setattr(wandb, "init", fails if where == "init" else lambda **_: nothing(**{where: fails}))
     found = tracked(tmp_path)
     assert stage.train(found, "it-s0")["steps"] == 4
     assert Layout(found).model("it-s0").is_dir()

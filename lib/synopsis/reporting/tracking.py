@@ -9,7 +9,8 @@ another.
 
 Without a key (WANDB_API_KEY, or a login), and where WANDB_MODE says so, all stays on this machine under
 results/<experiment>/logs/wandb (or WANDB_DIR). A killed run resumes under its id. Offline each job leaves a part with
-that id; `WANDB_RESUME=allow wandb sync results/<experiment>/logs/wandb/wandb` sends and joins them.
+that id; `WANDB_RESUME=allow wandb sync results/<experiment>/logs/wandb/wandb` sends and joins them (the summary is that
+of the last part, so it has the ROUGE of all splits).
 
 Tracking changes no result, and its failures cost none: they are warnings.
 """
@@ -90,6 +91,7 @@ def publish(experiment: Experiment, name: str | None, row: Callable[[], dict[str
 def media(files: Iterable[Path]) -> dict[str, Any]:
     """CSV files as tables of wandb, and PNG files as its images; of others nothing."""
     import pandas as pd
+
     import wandb
 
     row: dict[str, Any] = {}
@@ -112,7 +114,7 @@ def _harmless() -> Iterator[None]:
 
 
 def _warn(error: Exception, consequence: str) -> None:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     say(f"warning: Weights & Biases: {reason}; {consequence}")
 
 
@@ -120,15 +122,25 @@ def _begin(experiment: Experiment, tracking: Tracking, name: str | None) -> Any:
     import wandb
 
     folder, mode, project = _folder(experiment), _mode(), tracking.project
-    quiet = wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, finish_timeout=LONGEST_UPLOAD)
-    options = {"project": project, "dir": folder, "settings": quiet, **_identity(experiment, tracking.tag, name)}
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_git=True,
+        finish_timeout=LONGEST_UPLOAD,
+        x_transaction_log_flush_interval=1.0,  # `wandb sync` stops at an empty file, which a killed job would leave
+    )
+    options = {"project": project, "dir": folder, "settings": settings, **_identity(experiment, tracking.tag, name)}
     try:  # offline there is nothing to resume
         run = wandb.init(mode=mode, resume="allow" if mode == "online" else None, **options)
     except wandb.Error as error:
         if mode != "online":
             raise
         _warn(error, "tracked offline instead")
+        wandb.teardown()  # its process would still hold the run
         run = wandb.init(mode="offline", **options)
+    for curves in ("train/*", "eval/*"):
+        run.define_metric(curves, step_metric="train/global_step")  # wandb counts its own steps on where it joins parts
     say(f"{options['name']}: tracked by Weights & Biases in the project {project}; files in {folder}")
     return run
 

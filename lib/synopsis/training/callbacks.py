@@ -44,13 +44,16 @@ class Metrics(TrainerCallback):
         if distributed.is_first():
             write_text(self.path, "".join(_row(row["step"], row) for row in state.log_history))
             for row in state.log_history:
-                self.log(rewrite_logs(row), row["step"])
+                self._log({key: value for key, value in row.items() if key != "step"}, row["step"])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if distributed.is_first() and ("train_loss" not in logs or state.global_step >= state.max_steps):
             with self.path.open("a") as stream:
                 stream.write(_row(state.global_step, logs))
-            self.log(rewrite_logs(logs), state.global_step)
+            self._log(logs, state.global_step)
+
+    def _log(self, row: dict[str, float], step: int) -> None:
+        self.log(rewrite_logs({**row, "global_step": step}), step)
 
 
 def _row(step: int, logs: dict[str, float]) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
-from synopsis.artifacts import Layout, Provenance, write_csv, write_json
+from synopsis.artifacts import Layout, Provenance, read_json, write_csv, write_json
 from synopsis.compressors.loading import load_tokenizer
 from synopsis.compressors.section import Subject
 from synopsis.config.experiment import Experiment
@@ -117,9 +117,19 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
     write_json(path.with_suffix(".json"), STAGE.kind, payload, provenance.record(), [path])
     training = getattr(subject, "training", None) or getattr(subject, "pretraining", None)
     steps = training.steps if training else 0
-    logged = {f"{split}_{kind}": payload[kind] for kind in ("rouge1", "rouge2", "rougeL")}
-    publish(experiment, run, lambda: logged, steps + 1 + [*section.splits, split].index(split))
+    publish(experiment, run, lambda: _tracked(experiment, run), steps + 1)
     return payload
+
+
+def _tracked(experiment: Experiment, run: str) -> dict[str, float]:
+    """ROUGE of every split that is done, under the published names."""
+    row: dict[str, float] = {}
+    for job in STAGE.jobs(experiment):
+        if job.wildcards["run"] == run and job.record.is_file():
+            found = read_json(job.record, STAGE.kind)
+            if found["provenance"].get("config") == job.fingerprint:
+                row |= {f"{found['split']}_{kind}": found[kind] for kind in ROUGE_TYPES[:-1]}
+    return row
 
 
 def _rows(source: Path, split: str) -> list[dict[str, Any]]:
