@@ -91,7 +91,6 @@ def publish(experiment: Experiment, name: str | None, row: Callable[[], dict[str
 def media(files: Iterable[Path]) -> dict[str, Any]:
     """CSV files as tables of wandb, and PNG files as its images; of others nothing."""
     import pandas as pd
-
     import wandb
 
     row: dict[str, Any] = {}
