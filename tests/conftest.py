@@ -18,6 +18,7 @@ LONGEST = ("/tests/workflow/test_demo", "/tests/slurm/", "/tests/workflow/")
 """Parts of the suite that share what they set up, the longest first."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `pytest -n 2 --dist loadgroup`: which tests run in one process, and in which order."""
 

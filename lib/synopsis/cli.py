@@ -27,7 +27,7 @@ from synopsis.commands.options import (
     run_to_train,
     show,
 )
-from synopsis.commands.workflow import doctor, rerun
+from synopsis.commands.workflow import doctor, rerun, submit
 from synopsis.errors import SynopsisError
 
 app = typer.Typer(
@@ -228,7 +228,7 @@ for stage in STAGES:
     else:
         add_stage(stage)
 for further in (
-    *(compress, convert, rerun, doctor),
+    *(compress, convert, rerun, submit, doctor),
     *(results.score, results.report, results.summary, results.scores, results.compare, results.export),
     *(results.verify, results.paper),
 ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from synopsis.reporting.items import places_in_report, report_files
 from synopsis.reporting.report import headline, main_tables, report, tables
 from synopsis.reporting.scores import read_scores, score
 from synopsis.reporting.style import save_figure, styles
+from wandb_files import parts
 
 TABLES, FIGURES, PAGES = 9, 9, 4
 MAGIC = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
@@ -22,10 +25,12 @@ MAGIC = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    subject = artifacts.experiment(tmp_path_factory.mktemp("report"))
+    subject = artifacts.experiment(tmp_path_factory.mktemp("report"), tracking={"project": "compression"})
     artifacts.write_artifacts(subject)
     score(subject)
-    report(subject)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("WANDB_MODE", "offline")
+        report(subject)
     return subject
 
 
@@ -52,6 +57,31 @@ def test_equal_scores_give_equal_bytes(reported: Experiment, tmp_path: Path) -> 
         save_figure(artifacts.figure(reported, name, scores), again)
         for path in again:
             assert path.read_bytes() == (layout.figures / path.name).read_bytes(), f"{path.name} differs"
+
+
+def test_tables_and_figures_are_tracked(reported: Experiment) -> None:
+    pytest.importorskip("wandb")
+    layout = Layout(reported)
+    tracked = layout.root / "logs" / "wandb"
+    (part,) = parts(tracked)
+    assert (part.run.run_group, part.run.job_type, part.run.display_name) == ("small", "report", "small-report")
+    (row,) = part.rows.values()
+    (folder,) = tracked.glob("wandb/offline-run-*/files")
+    for name in artifacts.names(reported, "table"):
+        columns, *lines = csv.reader((layout.tables / f"{name}.csv").read_text().splitlines())
+        logged = json.loads((folder / row[f"tables/{name}"]["path"]).read_text())
+        assert logged["columns"] == columns
+        assert logged["data"] == [[_value(text) for text in line] for line in lines]
+    for name in artifacts.names(reported, "figure"):
+        logged = (folder / row[f"figures/{name}"]["path"]).read_bytes()
+        assert logged == (layout.figures / f"{name}.png").read_bytes()
+
+
+def _value(text: str) -> float | str | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None if text == "–" else text
 
 
 def test_an_experiment_has_the_tables_and_figures_of_its_sections(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -199,7 +200,7 @@ def test_a_training_that_was_taken_for_dead_ends_before_it_writes(
 ) -> None:
     found = experiment(tmp_path, autocompressor())
     folder = Layout(found).checkpoints(RUN)
-    monkeypatch.setattr(stage, "tracked", _taken_over(folder, of(other)))
+    monkeypatch.setattr(stage, "Tracked", _taken_over(folder, of(other)))
     with pytest.raises(SynopsisError, match=f"process {other.pid} on .* has taken over the checkpoints"):
         stage.train(found, RUN)
     assert json.loads((folder / "lock.json").read_text())["process"] == other.pid
@@ -208,12 +209,12 @@ def test_a_training_that_was_taken_for_dead_ends_before_it_writes(
 
 
 def _taken_over(folder: Path, owner: dict[str, Any]) -> Any:
-    """In place of the trackers, which begin when a training has its lock."""
+    """In place of the tracking, which begins when a training has its lock."""
 
     @module.contextlib.contextmanager
-    def begin(*_: Any) -> Iterator[list[Any]]:
+    def begin(*_: Any) -> Iterator[Any]:
         written(folder, **owner)
-        yield []
+        yield SimpleNamespace(log=lambda *_: None)
 
     return begin
 

@@ -15,6 +15,7 @@ from synopsis.stages.workflow import (
     find_own_commands,
     leave_warnings_to_jobs,
     one_message,
+    on_one_volume,
     one_of,
     overrides,
 )
@@ -31,6 +32,7 @@ with one_message():
         raise InputError(
             f"{workflow.basedir}: found braces; expected a folder without them: Snakemake takes them for wildcards"
         )
+    workflow.storage_settings = on_one_volume(workflow.storage_settings)
     make_room(".snakemake/locks")
     OVERRIDES = overrides(workflow.config_settings.config)
     EXPERIMENT = load_experiment(*CONFIG_FILES, overrides=OVERRIDES)

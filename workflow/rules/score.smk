@@ -6,8 +6,8 @@ rule score:
         [
             path
             for stage in STAGES.values()
-            for job in stage.jobs(EXPERIMENT)
-            for path in job.outputs
+            for wildcards in stage.grid(EXPERIMENT)
+            for path in stage.outputs(LAYOUT, **wildcards)
         ],
     output:
         scores=LAYOUT.scores,

@@ -144,16 +144,16 @@ def run_to_train(
     return chosen, [*whole, *own]
 
 
-def values_of(changes: list[str] | None) -> dict[str, Any]:
-    """Key -> value of what stands behind --set."""
+def values_of(changes: list[str] | None, option: str = "--set", example: str = "icl.max_examples=50") -> dict[str, Any]:
+    """Key -> value of what stands behind an option."""
     from synopsis.config.yaml_files import parse_value
 
     overrides = {}
     for change in changes or []:
         key, separator, value = change.partition("=")
         if not separator or not key:
-            raise InputError(f"--set {change}: expected KEY=VALUE, for instance --set icl.max_examples=50")
-        overrides[key] = parse_value(value, f"--set {key}")
+            raise InputError(f"{option} {change}: expected KEY=VALUE, for instance {option} {example}")
+        overrides[key] = parse_value(value, f"{option} {key}")
     return overrides
 
 

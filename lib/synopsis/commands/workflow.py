@@ -1,4 +1,4 @@
-"""Subcommands that look after the workflow: results made again, and what this machine has."""
+"""Subcommands that look after the workflow, or do without: results made again, a sweep, and what this machine has."""
 
 from __future__ import annotations
 
@@ -35,6 +35,54 @@ def rerun(
 
     chosen = {name: value for name, value in (("run", run), ("dataset", dataset), ("seed", seed)) if value is not None}
     make_again(options.read(config, None), config, chosen, dry_run, words or [])
+
+
+def submit(
+    stage: Annotated[str, typer.Argument(help=f"One of {', '.join(['train', *options.STAGES])}.")],
+    config: options.Config,
+    compressor: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Jobs of these models or compressors.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN,...", help="Jobs of these runs.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME,...", help="Jobs on these data sets.")] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(metavar="A:B or N,...", help="Evaluation seeds of icl; else training seeds of --compressor, any."),
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(help="slurm; local: all at once on this machine; debug: one after the other, waited for.")
+    ] = "slurm",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A parameter of submitit, such as partition=gpu; may be given again."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when the jobs have ended, with exit code 1 where one failed.")
+    ] = False,
+    change: options.Set = None,
+) -> None:
+    """Submit jobs of a stage to Slurm with submitit, without Snakemake, and print their numbers.
+
+    \b
+      synopsis submit train --config FILE --compressor gist-1,pos_control-1,neg_control-1 --seed 0:3
+      synopsis submit icl --config FILE --dataset sst2,boolq --seed 0:7 --slurm account=lab --slurm timeout_min=60
+      synopsis submit train --config config/demo.yaml --compressor gist-1 --seed 0:2 --cluster debug
+
+    Without --compressor, --run, --dataset and --seed: all jobs of the stage. Jobs whose result is there and was made
+    with this configuration are left out. Inputs must be there; those that are not are named, with the commands that
+    make them. Training seeds that the experiment does not have are used too (0:3 is 0, 1, 2).
+
+    A job has 1440 minutes, a GPU, 8 cores and 64 GB: timeout_min, gpus_per_node, cpus_per_task, mem_gb. A training
+    saves a checkpoint signal_delay_s (300) seconds before its time limit, and submitit queues its job again.
+    """
+    from synopsis.commands.submit import seeds
+    from synopsis.commands.submit import submit as send
+
+    words = {"compressor": compressor, "run": run, "dataset": dataset}
+    chosen = {name: value.split(",") for name, value in words.items() if value is not None}
+    if seed is not None:
+        chosen["seed"] = seeds(seed)
+    send(stage, config, change or [], chosen, cluster, slurm or [], wait)
 
 
 def doctor(

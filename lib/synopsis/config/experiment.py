@@ -119,9 +119,15 @@ else:
 
 
 class Tracking(Strict):
-    """Weights & Biases, by its own environment variables; every logged number also stands in metrics.jsonl."""
+    """Weights & Biases: each run with its curves and its ROUGE, and the report with its tables and figures.
 
-    project: Annotated[str, Field(min_length=1)] = "synopsis"
+    Online where a key is known; what else there is to choose (WANDB_ENTITY, WANDB_MODE, WANDB_DIR) are its own
+    environment variables. It changes no result, and every number also stands in the results.
+    """
+
+    project: Name = "synopsis"
+    tag: Name | None = None
+    """What the group of the runs begins with: `<tag>-<experiment>`. Another tag makes new runs."""
 
 
 class Report(Strict):
@@ -169,7 +175,7 @@ class _Experiment(Strict):
             return []
         return list(self.training_seeds if subject.training_seeds is None else subject.training_seeds)
 
-    @property
+    @functools.cached_property
     def trained_runs(self) -> dict[str, tuple[str, int]]:
         """Run name -> (compressor, training seed)."""
         return {f"{name}-s{seed}": (name, seed) for name in self.compressors for seed in self.seeds_of(name)}
@@ -191,7 +197,7 @@ class _Experiment(Strict):
         name = self.name_of(run)
         return self.models[name] if name in self.models else self.compressors[name]
 
-    @property
+    @functools.cached_property
     def subjects(self) -> dict[str, Model | Compressor]:
         """Every model and compressor."""
         return {**self.models, **self.compressors}

@@ -25,7 +25,7 @@ from synopsis.errors import ArtifactError
 from synopsis.reporting.items import Item, items, measured
 from synopsis.reporting.rendering import DASH, Table, at_most
 from synopsis.reporting.statistics import FAILURES
-from synopsis.stages import subcommands
+from synopsis.stages import job_words
 from synopsis.stages.record import Job, Stage
 
 if TYPE_CHECKING:
@@ -198,11 +198,7 @@ def _file(result: Result, root: Path) -> dict[str, str]:
 
 def _command(stage: Stage, job: Job, options: Sequence[str]) -> str:
     """A command that makes one result again."""
-    module, words = subcommands().get(stage.name), list[str]()
-    for name in module.WORDS if module else job.wildcards:
-        value = str(job.wildcards[name])
-        words += [f"--{name}", value] if module and module.WORDS[name].known is None else [value]
-    return shlex.join(["synopsis", stage.name, *options, *words])
+    return shlex.join(["synopsis", stage.name, *options, *job_words(stage.name, job.wildcards)])
 
 
 def _snakemake(options: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from synopsis.reporting.items import items, measured, report_files
 from synopsis.reporting.page import front_page
 from synopsis.reporting.rendering import Table, as_csv, as_html, as_latex, as_markdown, as_terminal_text
 from synopsis.reporting.scores import read_scores
+from synopsis.reporting.tracking import media, publish
 
 WIDTH_WITHOUT_TERMINAL = 110
 
@@ -60,6 +61,7 @@ def report(experiment: Experiment, options: Sequence[str] = ()) -> dict[str, lis
     write_json(layout.root / "report.provenance.json", "report", {}, provenance.record(), outputs)
     written = ", ".join(f"{len(paths)} {kind}" for kind, paths in files.items())
     say(f"{layout.root}: {written} written")
+    publish(experiment, None, lambda: media(outputs))
     return files
 
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from synopsis.artifacts import PROVENANCE, Layout
+from synopsis.artifacts import PROVENANCE, Layout, check_outputs, read_json
 from synopsis.compressors.section import Compressor
 from synopsis.config.types import Strict
+from synopsis.errors import ArtifactError
 
 if TYPE_CHECKING:
     from synopsis.config.experiment import Experiment
@@ -35,16 +36,26 @@ if TYPE_CHECKING:
 class Job:
     """What one job reads and writes.
 
-    record: the JSON document with its provenance. fingerprint: short hash of the part of the configuration that its
-    result follows from. Snakemake keeps it as a parameter of the job, so that a changed setting makes exactly those
-    jobs run again that it touches; provenance keeps it too.
+    record: the JSON document with its provenance; kind: of it. fingerprint: short hash of the part of the configuration
+    that its result follows from. Snakemake keeps it as a parameter of the job, so that a changed setting makes exactly
+    those jobs run again that it touches; provenance keeps it too.
     """
 
     wildcards: Mapping[str, Any]
     inputs: list[Path]
     outputs: list[Path]
     record: Path
+    kind: str
     fingerprint: str
+
+    def is_made(self) -> bool:
+        """Whether its result is there, whole and made with this configuration."""
+        try:
+            provenance = read_json(self.record, self.kind)["provenance"]
+            check_outputs(self.record)
+        except ArtifactError:
+            return False
+        return provenance.get("config") == self.fingerprint
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ class Jobs:
             inputs=self.inputs(experiment, **wildcards),
             outputs=outputs,
             record=outputs[0] / PROVENANCE if self.folder else outputs[0],
+            kind=self.kind,
             fingerprint=self.fingerprint(experiment, **wildcards),
         )
 
@@ -143,13 +155,15 @@ class Stage(Jobs):
     """The record of a stage.
 
     section: its class in the YAML; None: it has no section. place: where it stands in the order of the report. title:
-    its heading there. axes: its own columns of the scores, with the type of their values. metrics: what they may be;
-    one that is not named may be any finite number.
+    its heading there. resumes: a job that was stopped goes on from there when it is started again. axes: its own
+    columns of the scores, with the type of their values. metrics: what they may be; one that is not named may be any
+    finite number.
     """
 
     section: type[Strict] | None = None
     place: int = 0
     title: str = ""
+    resumes: bool = False
     axes: Mapping[str, type] = field(default_factory=dict)
     metrics: Mapping[str, Bounds] = field(default_factory=dict)
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ def leave_warnings_to_jobs() -> None:
     """In a job of Slurm, SIGUSR1 before the time limit reaches every process; Snakemake and shells would die of it."""
     if "SLURM_JOB_ID" in os.environ:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def on_one_volume(settings: Any) -> Any:
+    """Snakemake's settings of storage, with all files shared where its plugin says that none are, as Kubernetes' does.
+
+    Commands name their files by the experiment, and trainings keep checkpoints that are no declared outputs, so a
+    storage that copies declared files is refused. The prefix `volume` stands for a volume that all jobs see. It holds
+    all but Snakemake's cache in the home folder.
+    """
+    if settings.default_storage_provider is None:
+        return settings
+    if settings.default_storage_prefix != "volume":
+        found = f"{settings.default_storage_provider}, {settings.default_storage_prefix!r}"
+        raise InputError(
+            f"--default-storage-provider and --default-storage-prefix: found {found}; expected neither: all jobs work "
+            "on one file system or volume (see workflow/profiles/kubernetes)"
+        )
+    from snakemake_interface_executor_plugins.settings import SharedFSUsage
+
+    nothing = {"default_storage_provider": None, "default_storage_prefix": None}
+    return replace(settings, **nothing, shared_fs_usage=SharedFSUsage.all() - {SharedFSUsage.SOURCE_CACHE})
 
 
 @contextlib.contextmanager

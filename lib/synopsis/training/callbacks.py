@@ -17,6 +17,7 @@ import psutil
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import rewrite_logs
 
 from synopsis.artifacts import write_text
 from synopsis.compressors.section import Subject
@@ -30,22 +31,29 @@ from synopsis.training.validation import without_prefix
 
 
 class Metrics(TrainerCallback):
-    """Every logged number goes to metrics.jsonl; a resumed run begins it with the rows that its checkpoint holds.
+    """Every logged number goes to metrics.jsonl, and to `log` as (row, step) under the names of wandb's callback.
 
-    The Trainer's summary of a run counts only where the run is finished, so that a stopped run leaves no trace.
+    A resumed run begins with the rows that its checkpoint holds. The Trainer's summary of a run counts only where the
+    run is finished, so that a stopped run leaves no trace.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, log: Callable[[dict[str, float], int], None] = lambda row, step: None):
+        self.path, self.log = path, log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if distributed.is_first():
             write_text(self.path, "".join(_row(row["step"], row) for row in state.log_history))
+            for row in state.log_history:
+                self._log({key: value for key, value in row.items() if key != "step"}, row["step"])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if distributed.is_first() and ("train_loss" not in logs or state.global_step >= state.max_steps):
             with self.path.open("a") as stream:
                 stream.write(_row(state.global_step, logs))
+            self._log(logs, state.global_step)
+
+    def _log(self, row: dict[str, float], step: int) -> None:
+        self.log(rewrite_logs({**row, "global_step": step}), step)
 
 
 def _row(step: int, logs: dict[str, float]) -> str:

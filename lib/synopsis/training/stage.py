@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
@@ -25,15 +25,15 @@ from synopsis.artifacts import (
     Layout,
     Provenance,
     atomic_directory,
-    check_outputs,
     read_json,
     report_full_disk,
     write_json,
 )
 from synopsis.config.experiment import Experiment, Model
 from synopsis.config.training import Optimisation, SegmentTraining
-from synopsis.errors import ArtifactError, InputError, Interrupted
+from synopsis.errors import InputError, Interrupted
 from synopsis.progress import say
+from synopsis.reporting.tracking import Tracked, check_installed
 from synopsis.stages.train.section import STAGE
 from synopsis.training import distributed
 from synopsis.training.callbacks import Metrics, Progress, StopOnSignal, utilisation
@@ -42,7 +42,6 @@ from synopsis.training.launch import requeue
 from synopsis.training.lock import RunLock, owned
 from synopsis.training.preparation import Numbered, Prepared, prepare
 from synopsis.training.sharding import check_deepspeed, sharding, whole_weights
-from synopsis.training.tracking import tracked
 from synopsis.training.trainable import save_trained
 from synopsis.training.trainer import CompressorTrainer
 from synopsis.training.validation import without_prefix
@@ -64,12 +63,13 @@ def train(experiment: Experiment, run: str, files: Sequence[Path] = ()) -> dict[
     group = training.fsdp or training.deepspeed is not None
     layout = Layout(experiment)
     with distributed.processes(group), owned(run, layout.checkpoints(run)) as lock:
-        if distributed.on_first(lambda: lock.waited_for is not None and _is_finished(layout, run, experiment)):
+        if distributed.on_first(lambda: lock.waited_for is not None and STAGE.job(experiment, run=run).is_made()):
             if distributed.is_first():
                 say(f"{run}: finished by the other process; taking {layout.model(run)}")
             return headline(layout, run)
-        with tracked(experiment, run) as trackers:
-            return _train(experiment, run, training, files, trackers, lock)
+        distributed.on_all(lambda: check_installed(experiment))
+        with Tracked(experiment, run, distributed.is_first()) as tracked:
+            return _train(experiment, run, training, files, tracked, lock)
 
 
 def _train(
@@ -77,7 +77,7 @@ def _train(
     run: str,
     training: Optimisation,
     files: Sequence[Path],
-    trackers: list[TrainerCallback],
+    tracked: Tracked,
     lock: RunLock,
 ) -> dict[str, float]:
     subject = experiment.subject(run)
@@ -100,7 +100,7 @@ def _train(
     checkpoint = checkpoint_to_resume(folder, fingerprint)
     arguments.eval_on_start = training.evaluate_first and checkpoint is None
     tokens = prepared.tokens_per_sequence
-    metrics, stop = Metrics(folder / "metrics.jsonl"), StopOnSignal()
+    metrics, stop = Metrics(folder / "metrics.jsonl", tracked.log), StopOnSignal()
     speed = utilisation(prepared.model.config, subject, training, tokens)
     progress = Progress(run, training.sequences(processes) * tokens, speed)
     trainer = CompressorTrainer(
@@ -114,7 +114,7 @@ def _train(
         longest=0 if isinstance(subject, Model) else subject.longest_segment(prepared.model),
         describe=prepared.describe,
         measured=progress.measured,
-        callbacks=[metrics, progress, Checkpoints(fingerprint), *trackers, stop, lock],
+        callbacks=[metrics, progress, Checkpoints(fingerprint), stop, lock],
     )
     logging.disable_progress_bar()
     trainer.remove_callback(PrinterCallback)  # `Progress` says what it would
@@ -193,17 +193,6 @@ def _arguments(training: Optimisation, folder: Path, seed: int, spread: dict[str
         use_cpu=not torch.cuda.is_available(),
         **spread,
     )
-
-
-def _is_finished(layout: Layout, run: str, experiment: Experiment) -> bool:
-    """Whether the run's model is there, whole and made with this configuration."""
-    record = layout.model(run) / PROVENANCE
-    try:
-        report = read_json(record, "model")
-        check_outputs(record)
-    except ArtifactError:
-        return False
-    return report["provenance"]["config"] == STAGE.fingerprint(experiment, run=run)
 
 
 def headline(layout: Layout, run: str) -> dict[str, float]:

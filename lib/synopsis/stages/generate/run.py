@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
-from synopsis.artifacts import Layout, Provenance, write_csv, write_json
+from synopsis.artifacts import Layout, Provenance, read_json, write_csv, write_json
 from synopsis.compressors.loading import load_tokenizer
 from synopsis.compressors.section import Subject
 from synopsis.config.experiment import Experiment
@@ -38,6 +38,7 @@ from synopsis.engine.memory import Halving
 from synopsis.engine.runs import open_run
 from synopsis.errors import ArtifactError, DataError, SynopsisError
 from synopsis.progress import say, track
+from synopsis.reporting.tracking import publish
 from synopsis.stages.generate.rouge import ROUGE_TYPES, exact_match, score_rouge
 from synopsis.stages.generate.section import STAGE, Generate
 
@@ -114,7 +115,21 @@ def generate(experiment: Experiment, run: str, split: str) -> dict[str, Any]:
         "without_room": sum(prompt.limit == 0 for prompt in prompts),
     }
     write_json(path.with_suffix(".json"), STAGE.kind, payload, provenance.record(), [path])
+    training = getattr(subject, "training", None) or getattr(subject, "pretraining", None)
+    steps = training.steps if training else 0
+    publish(experiment, run, lambda: _tracked(experiment, run), steps + 1)
     return payload
+
+
+def _tracked(experiment: Experiment, run: str) -> dict[str, float]:
+    """ROUGE of every split that is done, under the published names."""
+    row: dict[str, float] = {}
+    for job in STAGE.jobs(experiment):
+        if job.wildcards["run"] == run and job.record.is_file():
+            found = read_json(job.record, STAGE.kind)
+            if found["provenance"].get("config") == job.fingerprint:
+                row |= {f"{found['split']}_{kind}": found[kind] for kind in ROUGE_TYPES[:-1]}
+    return row
 
 
 def _rows(source: Path, split: str) -> list[dict[str, Any]]:

@@ -74,6 +74,7 @@ STAGE = Stage(
     section=Judge,
     place=5,
     title="Instructions",
+    resumes=True,
     axes={"judge": str, "against": str},
     metrics={
         **dict.fromkeys(("judgements", "win", "lose", "tie", "parse_error", "api_error", "unmatched"), COUNT),

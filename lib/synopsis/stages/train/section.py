@@ -64,6 +64,7 @@ STAGE = Stage(
     folder=True,
     place=7,
     title="Training",
+    resumes=True,
     axes={"step": int},
     metrics=dict.fromkeys(("loss", "eval_loss", "learning_rate"), Bounds()),
 )
