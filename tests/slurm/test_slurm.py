@@ -20,7 +20,7 @@ from cluster import Cluster
 from running import Project, metrics
 from through_slurm import OPTIONS, RUN, SECONDS, STEPS, TARGET, ended, held, started
 
-pytestmark = [pytest.mark.timeout(2 * SECONDS), pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.timeout(2 * SECONDS)
 
 
 # ------------------------------------------------------------------------------------------------- what stories need
