@@ -48,7 +48,7 @@ lint: setup
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-test: lint browser
+test: lint browser slurm
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # The report is tested in a real browser. Without one, and without the rights to install it, those tests are skipped.
@@ -59,9 +59,9 @@ browser:
 
 # tests/slurm starts a Slurm of its own. Without its programs those tests are skipped.
 slurm:
-	@command -v slurmctld slurmd slurmdbd munged mariadbd >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurm-wlm slurmdbd \
-	  munge mariadb-server >/dev/null; } || echo "No Slurm: its tests are skipped."
+	@command -v slurmctld >/dev/null && command -v slurmdbd >/dev/null && command -v mariadbd >/dev/null || { [ "$$(id -u)" = 0 ] \
+	  && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+	  --no-install-recommends slurm-wlm slurmdbd munge mariadb-server >/dev/null; } || echo "No Slurm: its tests are skipped."
 
 clean:
 	rm -rf results/demo results/smollm2 results/smollm2_icl results/smollm2_benchmark .snakemake

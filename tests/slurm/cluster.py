@@ -52,7 +52,7 @@ KillWait=5
 MinJobAge=300
 GresTypes=gpu
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[2]}-{ports[3]}] \\
-    CPUs=32 RealMemory=600000 Gres=gpu:h100:4
+    CPUs=64 RealMemory=600000 Gres=gpu:h100:8
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=1000
 """
 ACCOUNTING = """
@@ -73,7 +73,7 @@ PidFile={folder}/slurmdbd.pid
 """
 SYSTEM = Path("/etc/slurm/slurm.conf")
 """Job steps of the plugin for Snakemake look nowhere else."""
-GPUS = "NodeName=n[1-2] Name=gpu Type=h100 Count=4 File=/dev/tty[0-3]\n"
+GPUS = "NodeName=n[1-2] Name=gpu Type=h100 Count=8 File=/dev/tty[0-7]\n"
 
 
 def missing() -> str:

@@ -1,15 +1,14 @@
 """The workflow on a Slurm of its own: what is asked for, and that work which is cut short ends as if it had not been.
 
-Each story is a training in a project of its own; they wait most of the time, so four of them run at once.
+Each story is a training in a project of its own. They wait most of the time, so several run at once, beside the rest of
+the experiment.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,8 +17,8 @@ from typing import Any
 
 import pytest
 from cluster import Cluster
-from running import Project, metrics, remove, wait_for
-from through_slurm import RUN, SECONDS, SNAKEMAKE, STEPS, TARGET, ended
+from running import CONFIG, Project, metrics, wait_for_line
+from through_slurm import OPTIONS, RUN, SECONDS, STEPS, TARGET, ended, held, started
 
 pytestmark = [pytest.mark.timeout(2 * SECONDS), pytest.mark.xdist_group("slurm")]
 
@@ -33,19 +32,6 @@ def jobs(project: Project, cluster: Cluster) -> list[str]:
     return [number for number, folder in (line.split(maxsplit=1) for line in lines) if Path(folder) == project.folder]
 
 
-def started(project: Project, *words: str) -> subprocess.Popen[str]:
-    return project.start(SNAKEMAKE[0], TARGET, *SNAKEMAKE[1:], *words)
-
-
-def held(project: Project, controller: subprocess.Popen[str]) -> int:
-    """The process that trains, standing still after its second checkpoint."""
-    folder = project.results / "checkpoints" / RUN
-    wait_for(folder / "checkpoint-10" / "manifest.json", controller)
-    process = int(re.findall(r'"process": (\d+)', (folder / "lock.json").read_text())[0])
-    os.kill(process, signal.SIGSTOP)
-    return process
-
-
 def log(project: Project) -> str:
     """What the job said so far; a job that starts again begins it anew."""
     path = project.results / "logs" / "train" / f"{RUN}.log"
@@ -56,7 +42,7 @@ def log(project: Project) -> str:
 
 
 def cancelled(project: Project, cluster: Cluster) -> None:
-    controller = started(project)
+    controller = started(project, TARGET)
     held(project, controller)
     cluster.call("scancel", *jobs(project, cluster))
     assert "SLURM status is: 'CANCELLED'" in ended(controller)
@@ -64,14 +50,14 @@ def cancelled(project: Project, cluster: Cluster) -> None:
 
 
 def at_its_time_limit(project: Project, cluster: Cluster) -> None:
-    controller = started(project, "--set-resources", "train:runtime=attempt")
+    controller = started(project, TARGET, "--set-resources", "train:runtime=attempt")
     held(project, controller)
     assert "SLURM status is: 'TIMEOUT'" in ended(controller)
     assert f"{RUN}: resumes from " in log(project)
 
 
 def killed(project: Project, cluster: Cluster) -> None:
-    controller = started(project)
+    controller = started(project, TARGET)
     os.kill(held(project, controller), signal.SIGKILL)
     assert "SLURM status is: 'FAILED'" in ended(controller)
     assert f"{RUN}: resumes from " in log(project)
@@ -79,7 +65,7 @@ def killed(project: Project, cluster: Cluster) -> None:
 
 def warned(project: Project, cluster: Cluster) -> None:
     """As before a time limit. Slurm queues the same job again, and Snakemake sees no failure."""
-    controller = started(project)
+    controller = started(project, TARGET)
     process = held(project, controller)
     number = jobs(project, cluster)[0]
     cluster.call("scancel", "--signal=USR1", number)
@@ -92,12 +78,12 @@ def warned(project: Project, cluster: Cluster) -> None:
 
 def without_its_controller(project: Project, cluster: Cluster) -> None:
     """The job runs on. That of the next Snakemake waits for it, and takes its model."""
-    controller = started(project)
+    controller = started(project, TARGET)
     process = held(project, controller)
     os.killpg(controller.pid, signal.SIGKILL)
     controller.communicate()
-    assert project.run(*SNAKEMAKE, "--unlock").returncode == 0
-    second = started(project)
+    assert project.run("snakemake", *OPTIONS, "--unlock").returncode == 0
+    second = started(project, TARGET)
     while "waiting for it to end" not in log(project):
         assert second.poll() is None, second.communicate()[0]
         time.sleep(0.5)
@@ -109,8 +95,10 @@ def without_its_controller(project: Project, cluster: Cluster) -> None:
 def of_processes(project: Project, nodes: int) -> None:
     """Two on each node."""
     shape = f"nodes={nodes} tasks_per_node=2 tasks_per_gpu=0 gpu=0 gres='gpu:2' cpus_per_task=2 mem_mb=8000"
-    start = f"start='srun --nodes={nodes} --ntasks-per-node=2 --gpus-per-node=2 --kill-on-bad-exit=1'"
-    ended(started(project, "--set-resources", *(f"train:{value}" for value in ["mpi='srun'", *shape.split(), start])))
+    srun = f"srun --nodes={nodes} --ntasks-per-node=2 --gpus-per-node=2 --kill-on-bad-exit=1"
+    start = f"start='MASTER_ADDR=127.0.0.1 {srun}'"  # the names of the nodes lead nowhere
+    values = [f"train:{value}" for value in ["mpi='srun'", *shape.split(), start]]
+    ended(started(project, TARGET, "--set-resources", *values))
     assert f'"processes": {2 * nodes}' in (project.folder / TARGET / "provenance.json").read_text()
 
 
@@ -122,31 +110,49 @@ def on_two_nodes(project: Project, cluster: Cluster) -> None:
     of_processes(project, 2)
 
 
-RESUMED = (at_its_time_limit, warned, cancelled, killed, without_its_controller)
+def sent_by_submitit(project: Project, cluster: Cluster) -> None:
+    """One of a sweep of two gets the signal that comes before a time limit, in all its processes."""
+    size = ("account=lab", "cpus_per_task=1", "mem_gb=4", "timeout_min=30")
+    sweep = ("train", "--config", CONFIG, "--compressor", "autocompressor", "--seed", "0:2", "--wait")
+    sender = project.start("synopsis", "submit", *sweep, *(f"--slurm={value}" for value in size))
+    number = wait_for_line(f"train {RUN}", sender).split()[-3]
+    process = held(project, sender)
+    cluster.call("scancel", "--signal=USR2", number)
+    os.kill(process, signal.SIGCONT)
+    assert f"train {RUN}: done" in ended(sender)
+    assert (project.results / "models" / "autocompressor-s1" / "model.safetensors").exists()
+    (log,) = project.results.rglob(f"logs/submit/train-*/{number}_0_log.out")
+    assert f"Requeued job {number}" in log.read_text()
+
+
+def without_slurm(project: Project, cluster: Cluster) -> None:
+    done = project.synopsis("train", RUN)
+    assert done.returncode == 0, done.stderr
+
+
+EQUAL = (at_its_time_limit, warned, cancelled, killed, without_its_controller, sent_by_submitit, without_slurm)
 """The slowest first."""
+PARALLEL = (on_one_node, on_two_nodes)
 Story = Callable[[Project, Cluster], None]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stories(
-    finished: Project, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+    begun: Project, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Story, tuple[Project, Future[None]]]]:
-    """Each story under way, in a project that has data and base model and nothing else."""
+    """Each story under way, in a project that has data and base model."""
     under_way = {}
-    with ThreadPoolExecutor(4) as pool, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MASTER_ADDR", "127.0.0.1")  # the names of the nodes lead nowhere
-        for story in (*RESUMED, on_one_node, on_two_nodes):
-            project = finished.copy(tmp_path_factory.mktemp("story") / story.__name__)
-            remove(project.folder / TARGET)
-            shutil.rmtree(project.results / "logs" / "train")
+    with ThreadPoolExecutor(4) as pool:
+        for story in (*EQUAL, *PARALLEL):
+            project = begun.copy(tmp_path_factory.mktemp("story") / story.__name__)
             under_way[story] = project, pool.submit(story, project, cluster)
         yield under_way
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("story", RESUMED, ids=lambda story: story.__name__)
+@pytest.mark.parametrize("story", EQUAL, ids=lambda story: story.__name__)
 def test_a_training_that_was(stories: Any, finished: Project, story: Story) -> None:
-    """... has the losses and the weights of one that was not, to the last bit."""
+    """... has the losses and the weights of one that Slurm ran undisturbed, to the last bit."""
     project, outcome = stories[story]
     outcome.result()
     assert metrics(project.folder / TARGET) == metrics(finished.folder / TARGET)
@@ -154,7 +160,7 @@ def test_a_training_that_was(stories: Any, finished: Project, story: Story) -> N
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("story", (on_one_node, on_two_nodes), ids=lambda story: story.__name__)
+@pytest.mark.parametrize("story", PARALLEL, ids=lambda story: story.__name__)
 def test_two_processes_on_each_node_have_the_losses_of_one(stories: Any, finished: Project, story: Story) -> None:
     project, outcome = stories[story]
     outcome.result()
@@ -165,32 +171,28 @@ def test_two_processes_on_each_node_have_the_losses_of_one(stories: Any, finishe
 # ------------------------------------------------------------------------------------------------- the whole of it
 
 
-def test_the_experiment_has_its_tables_and_the_numbers_of_this_machine(finished: Project, cluster: Cluster) -> None:
+def test_the_experiment_has_its_tables_and_names_its_machine_and_jobs(finished: Project) -> None:
     assert (finished.results / "report.html").stat().st_size > 10_000
     provenance = (finished.folder / TARGET / "provenance.json").read_text()
     assert re.search(r'"host": "\w', provenance) and re.search(r'"slurm_job": "\d+"', provenance)
-    undisturbed = finished.copy(finished.folder.with_name("local"))
-    remove(undisturbed.folder / TARGET)
-    assert undisturbed.synopsis("train", RUN).returncode == 0
-    weights = [(each.folder / TARGET / "model.safetensors").read_bytes() for each in (undisturbed, finished)]
-    assert weights[0] == weights[1]
 
 
-def test_slurm_was_asked_for_what_the_profile_says(finished: Project, cluster: Cluster) -> None:
-    """One job a group of cells, which asks for what one cell does; nothing failed."""
+def test_slurm_was_asked_for_what_the_profile_says(begun: Project, finished: Project, cluster: Cluster) -> None:
+    """One job a group, of which that of cells asks for what one cell does; nothing failed."""
     fields = "--format=State,ReqTRES,SubmitLine"
     lines = cluster.call("sacct", "--noheader", "--parsable2", "--allocations", fields).splitlines()
     asked: dict[str, list[list[str]]] = {}
     for line in lines:
         state, resources, submitted = line.split("|", 2)
-        if str(finished.folder) in submitted:
+        if any(str(project.folder) in submitted for project in (begun, finished)):
             assert state == "COMPLETED"
-            rule = re.search(r"--comment rule_(\w+?)(?:_wildcards|\s)", submitted)
+            rule = re.search(r"--comment rule_([a-z]+)", submitted)
             assert rule is not None, submitted
             asked.setdefault(rule[1], []).append([resources, submitted])
-    assert len(asked["train"]) == 3 and len(asked["cells_generate"]) == 1, asked.keys()
-    for rule in ("train", "pretrain", "cells_generate", "icl"):
+    numbers = {"first": 1, "prepare": 2, "train": 3, "icl": 1, "cells": 1, "last": 1}
+    assert {rule: len(jobs) for rule, jobs in asked.items()} == numbers
+    for rule in ("train", "icl", "cells"):
         for resources, submitted in asked[rule]:
             assert {"cpu=8", "gres/gpu=1", "mem=62.50G", "node=1"} <= set(resources.split(","))
-            assert ("--signal=USR1@300" in submitted) == ("train" in rule)
-    assert "gpu" not in asked["score"][0][0]
+            assert ("--signal=USR1@300" in submitted) == (rule == "train")
+    assert "gpu" not in asked["last"][0][0]

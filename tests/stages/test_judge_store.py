@@ -6,8 +6,8 @@ import errno
 import fcntl
 import json
 import os
-import threading
-import time
+import subprocess
+import sys
 
 import pytest
 from synopsis.errors import ArtifactError, InputError, SynopsisError
@@ -103,22 +103,22 @@ def test_what_was_appended_is_in_the_file_at_once_and_flushed_before_the_store_c
     assert 1 <= len(flushed) <= 2 and flushed[-1] == path.stat().st_size
 
 
-def test_a_second_writer_waits_and_finds_what_the_first_stored(tmp_path, capsys):
-    path, found = tmp_path / "store.jsonl", []
-
-    def second():
-        with JudgementStore(path) as store:
-            found.extend(store.latest.values())
-
+def test_a_second_process_waits_and_finds_what_the_first_stored(tmp_path):
+    path = tmp_path / "store.jsonl"
+    program = (
+        "import sys; from pathlib import Path; from synopsis.stages.judge.store import JudgementStore\n"
+        "with JudgementStore(Path(sys.argv[1])) as store:\n"
+        "    print(*(judgement.order for judgement in store.latest.values()))"
+    )
     with JudgementStore(path) as store:
-        waiting = threading.Thread(target=second)
-        waiting.start()
-        while "another process judges these outputs; waiting" not in capsys.readouterr().err:
-            time.sleep(0.01)
-        store.append([RECORD])
-        assert not found
-    waiting.join(10)
-    assert found == [RECORD]
+        command = [sys.executable, "-c", program, str(path)]
+        second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        assert "another process judges these outputs; waiting" in second.stderr.readline()
+        store.append([RECORD, SECOND])
+        assert second.poll() is None
+    found, _ = second.communicate(timeout=60)
+    assert found == "ab ba\n"
 
 
 def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, capsys):

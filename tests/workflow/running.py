@@ -115,15 +115,15 @@ def planned(output: str) -> dict[str, int]:
     return {rule: count for rule, count in counts.items() if rule not in {"all", "total"}}
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = WAIT_SECONDS) -> None:
     """Return when a file is there; fails when the process ends before, or after a long time."""
-    end = time.monotonic() + WAIT_SECONDS
+    end = time.monotonic() + seconds
     while not path.exists():
         if process.poll() is not None:
             raise AssertionError(f"the process ended before {path.name} was there:\n{process.communicate()[0]}")
         if time.monotonic() > end:
             process.kill()
-            raise AssertionError(f"{path} did not appear within {WAIT_SECONDS:.0f} s")
+            raise AssertionError(f"{path} did not appear within {seconds:.0f} s")
         time.sleep(0.005)
 
 

@@ -10,6 +10,7 @@ from synopsis.reporting.items import places_in_report, report_files
 from synopsis.stages.prepare.section import PREPARE
 from synopsis.stages.record import stages
 from synopsis.stages.workflow import (
+    check_slurm,
     check_submitted,
     find_own_commands,
     leave_warnings_to_jobs,
@@ -64,6 +65,11 @@ onstart:
             files = [("--configfile", file) for file in CONFIG_FILES]
             snakefile = ("--snakefile", str(workflow.main_snakefile))
             check_submitted([*changes, *files, snakefile])
+        if workflow.executor_plugin.name == "slurm":
+            jobs = {
+                job.rule.name: job for job in workflow.dag.needrun_jobs()
+            }.values()
+            check_slurm({job.resources.get("slurm_partition") for job in jobs})
         make_room(LOGS)
 
 

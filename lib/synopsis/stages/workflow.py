@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -88,6 +90,21 @@ def check_submitted(options: Iterable[tuple[str, Any]]) -> None:
         if re.search(r"[$`'\\]", json.dumps(value, ensure_ascii=False)):  # where quotes stand behind a backslash
             wanted = "a text without quotes, '$', '`' and '\\' when jobs are submitted"
             raise InputError(f"{option}: found {value!r}; expected {wanted}; a file for --configfile may hold any text")
+
+
+def check_slurm(partitions: Iterable[Any]) -> None:
+    """An error before the first of perhaps thousands of jobs, where Slurm would take none of them."""
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "--profile slurm: found no sbatch; expected a machine that submits jobs to Slurm (for this one: --cores 2)"
+        )
+    asked = subprocess.run(("sinfo", "--all", "--noheader", "--format=%R"), capture_output=True, text=True)
+    if asked.returncode:
+        raise SynopsisError(f"Slurm does not answer ({asked.stderr.strip()}); type the same command again when it does")
+    known = asked.stdout.split()
+    for name in {name for names in partitions if names for name in str(names).split(",")}:
+        if name not in known:
+            raise InputError(f"slurm_partition: found {name!r}; this cluster has {', '.join(known)}")
 
 
 def one_of(names: Iterable[Any]) -> str:
