@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from cluster import Cluster
-from running import Project, metrics
+from running import CONFIG, Project, metrics, wait_for_line
 from through_slurm import OPTIONS, RUN, SECONDS, STEPS, TARGET, ended, held, started
 
 pytestmark = pytest.mark.timeout(2 * SECONDS)
@@ -110,12 +110,27 @@ def on_two_nodes(project: Project, cluster: Cluster) -> None:
     of_processes(project, 2)
 
 
+def sent_by_submitit(project: Project, cluster: Cluster) -> None:
+    """One of a sweep of two gets the signal that comes before a time limit, in all its processes."""
+    size = ("account=lab", "cpus_per_task=1", "mem_gb=4", "timeout_min=30")
+    sweep = ("train", "--config", CONFIG, "--compressor", "autocompressor", "--seed", "0:2", "--wait")
+    sender = project.start("synopsis", "submit", *sweep, *(f"--slurm={value}" for value in size))
+    number = wait_for_line(f"train {RUN}", sender).split()[-3]
+    process = held(project, sender)
+    cluster.call("scancel", "--signal=USR2", number)
+    os.kill(process, signal.SIGCONT)
+    assert f"train {RUN}: done" in ended(sender)
+    assert (project.results / "models" / "autocompressor-s1" / "model.safetensors").exists()
+    (log,) = project.results.rglob(f"logs/submit/train-*/{number}_0_log.out")
+    assert f"Requeued job {number}" in log.read_text()
+
+
 def without_slurm(project: Project, cluster: Cluster) -> None:
     done = project.synopsis("train", RUN)
     assert done.returncode == 0, done.stderr
 
 
-EQUAL = (at_its_time_limit, warned, cancelled, killed, without_its_controller, without_slurm)
+EQUAL = (at_its_time_limit, warned, cancelled, killed, without_its_controller, sent_by_submitit, without_slurm)
 """The slowest first."""
 PARALLEL = (on_one_node, on_two_nodes)
 Story = Callable[[Project, Cluster], None]
