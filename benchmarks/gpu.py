@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -40,6 +39,7 @@ from synopsis.progress import say
 from synopsis.stages.benchmark.checks import checks
 from synopsis.stages.benchmark.modes import PROMPT_TOKENS, Case, Compressed, modes_of, timed
 from synopsis.stages.benchmark.run import Sweep, attempt, device_name
+from synopsis.stages.benchmark.section import Benchmark
 from synopsis.training.trainable import choose_trainable
 from training import StepSizes, compressed_step
 from transformers import AutoConfig
@@ -152,7 +152,7 @@ def attention(sizes: Sizes, device: str) -> Iterator[dict[str, Any]]:
 def sweep(sizes: Sizes, device: str) -> Iterator[dict[str, Any]]:
     for name, (values, _) in sizes.models.items():
         model = new_model("summary", values, device, torch.bfloat16, summary_length=sizes.summary)
-        points = Sweep(model, "bfloat16", SimpleNamespace(compile=False, warmup=1, repeats=sizes.repeats))
+        points = Sweep(model, "bfloat16", Benchmark(context_lengths=[sizes.context], repeats=sizes.repeats))
         points.checks.append({"check": "made by the step parity", "agrees": True})
         for batch in sizes.batches:
             case = Case(batch, sizes.context, sizes.new_tokens, sizes.segments)
