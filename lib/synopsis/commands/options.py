@@ -206,7 +206,7 @@ def measure(stage: str, config: list[Path], change: list[str] | None, as_json: b
         if word.known is not None:
             check_choice(word.kind or name, job[name], list(word.known(experiment)), word.where)
     offline()
-    # Imports leave no garbage. To look for it among their objects, then and at the end, is a third of a short job's time.
+    # Imports leave no garbage. To look for it among their objects, then and at the end, is a third of a short job.
     gc.disable()
     module = import_module(f"{STAGES[stage].__name__}.run")
     gc.freeze()

@@ -318,7 +318,8 @@ def efficiency_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
     The measure of Mu et al. (2023) and the wall time: means and standard deviations over samples, and what the
     compressed context saves: the mean of the paired differences with its 95 % interval (t), in percent as the ratio of
     the means, and the mean of the samples' percentages. CUDA time, CPU time and GFLOP are those of torch's profiler, of
-    one pass over what is left to read, and DeepSpeed's where it was asked for; CUDA time is the sum of the kernels' times. The wall time is that of an answer.
+    one pass over what is left to read, and the GFLOP of DeepSpeed's where it was asked for; CUDA time is the sum of the
+    kernels' times. The wall time is that of an answer.
     """
     records = [
         (work, measure)
