@@ -49,7 +49,7 @@ lint: setup
 	$(BIN)/snakemake --lint
 
 test: lint browser slurm
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --no-loadscope-reorder
 
 # The report is tested in a real browser. Without one, and without the rights to install it, those tests are skipped.
 browser:

@@ -6,6 +6,7 @@ import io
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,22 +15,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=None, help="folder with more outputs of the published code (tests/parity)")
 
 
-LONGEST = ("/tests/workflow/test_demo", "/tests/slurm/", "/tests/workflow/")
-"""Parts of the suite that share what they set up, the longest first."""
+LONGEST = ("tests/workflow/test_demo", "tests/slurm/", "tests/workflow/")
+"""Parts of the suite that share what they set up, the longest first; each other file is a part by itself."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
+def part(nodeid: str) -> str:
+    # The README's commands and examples use what the demo made.
+    path = nodeid.split("::")[0].replace("test_readme", "test_demo")
+    return next((part for part in LONGEST if path.startswith(part)), path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: which tests run in one process, and in which order."""
+    order = {part: place for place, part in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(part(item.nodeid), len(order)))
 
-    def part(item: pytest.Item) -> str:
-        # The README's commands and examples use what the demo made.
-        place = item.path.as_posix().replace("test_readme", "test_demo")
-        return next((part for part in LONGEST if part in place), place)
 
-    items.sort(key=lambda item: LONGEST.index(part(item)) if part(item) in LONGEST else len(LONGEST))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(part(item)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `pytest -n 2`: a part runs in one process. (The marks of pytest-xdist 3.8 do nothing in pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPart(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return part(nodeid)
+
+    return ByPart(config, log)
 
 
 @pytest.fixture
