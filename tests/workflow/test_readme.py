@@ -21,6 +21,10 @@ INSTEAD = {
     "make smollm2": "make -n smollm2 && snakemake -n --configfile config/smollm2.yaml",
     # The released data are not shipped; tests/paper reads them where they are.
     "make paper RELEASE=gisting/data": "make -n paper RELEASE=gisting/data && synopsis paper --help",
+    # No cluster is at hand; the trainings of the demo's seeds are there, so that nothing is left to submit.
+    "synopsis submit train --config config/demo.yaml --compressor gist-1,pos_control-1,neg_control-1 --seed 0:3 "
+    "--slurm account=lab --wait": "synopsis submit train --config config/demo.yaml --compressor gist-1,pos_control-1 "
+    "--seed 0:2 --cluster debug",
     "source .venv/bin/activate": ". .venv/bin/activate",
 }
 
