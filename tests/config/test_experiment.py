@@ -142,6 +142,13 @@ def test_what_shows_no_demonstration_is_computed_with_the_first_seed_alone(exper
     assert list(settings_of(changed, "rmt-s0", name, first + 1)) == every[1:]
 
 
+def test_a_copy_with_other_seeds_has_other_runs(experiment):
+    assert "rmt-s7" not in experiment.trained_runs
+    changed = experiment.compressors["rmt"].model_copy(update={"training_seeds": [7]})
+    copied = experiment.model_copy(update={"compressors": {"rmt": changed}})
+    assert list(copied.trained_runs) == ["rmt-s7"] and list(copied.subjects)[-1] == "rmt"
+
+
 def test_pairs_are_judged_seed_by_seed(experiment):
     assert experiment.judged_pairs() == [("gist-1-s1", "pos-1-s1")]
     assert experiment.paired_runs("gist-1", "opt") == [("gist-1-s0", "opt"), ("gist-1-s1", "opt")]

@@ -15,7 +15,7 @@ TARGET = f"results/micro/models/{RUN}"
 STEPS = 60
 OPTIONS = ("--profile", "slurm", "--configfile", CONFIG, "--default-resources", "slurm_account='lab'")
 SECONDS = 1200.0
-"""For one Snakemake. Alone on two cores it needs less than a tenth."""
+"""For one Snakemake, with room for a machine that has much else to do."""
 FIRST = ("prepare_tokenizer", "prepare_corpus", "pretrain")
 BEGIN = ("--until", *FIRST, "prepare_instructions", "prepare_task", "--groups", *(f"{rule}=first" for rule in FIRST))
 END = ("--groups", "generate=cells", "score=last", "report=last", "--group-components", "cells=2")

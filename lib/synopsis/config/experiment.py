@@ -20,7 +20,7 @@ import json
 import operator
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, create_model
 
@@ -174,6 +174,13 @@ class _Experiment(Strict):
         if not isinstance(subject, TrainedCompressor):
             return []
         return list(self.training_seeds if subject.training_seeds is None else subject.training_seeds)
+
+    def model_copy(self, **changes: Any) -> Self:
+        """As pydantic's; what is kept of the original's properties is not copied."""
+        copied = super().model_copy(**changes)
+        for name in ("trained_runs", "subjects"):
+            copied.__dict__.pop(name, None)
+        return copied
 
     @functools.cached_property
     def trained_runs(self) -> dict[str, tuple[str, int]]:

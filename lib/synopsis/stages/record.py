@@ -155,7 +155,7 @@ class Stage(Jobs):
     """The record of a stage.
 
     section: its class in the YAML; None: it has no section. place: where it stands in the order of the report. title:
-    its heading there. resumes: a job that was stopped goes on from there when it is started again. axes: its own
+    its heading there. resumes: whether a job that was stopped resumes when it is started again. axes: its own
     columns of the scores, with the type of their values. metrics: what they may be; one that is not named may be any
     finite number.
     """
