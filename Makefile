@@ -2,7 +2,7 @@
 # make test      set up and run every check and test
 # make smollm2   a pretrained model on real text; name a folder of local copies with SYNOPSIS_DATA
 # make smollm2_icl   the same model on all eleven data sets of in-context learning
-# make smollm2_benchmark   from when on compressing pays on that model; about 50 minutes
+# make smollm2_benchmark   from when on compressing pays on that model; about 40 minutes
 # make paper     the tables of the gist paper from its released data: RELEASE=DIR, its repository's folder data
 # make setup     the environment alone, in .venv
 

@@ -7,7 +7,7 @@
 - attention: sdpa, flex attention and flash-attn (where it is installed) against eager attention, bfloat16;
 - sweep: answers after 150 summary vectors against 6144 tokens read again or cached, batch 64 to 1, for a model of the
   shape of SmolLM2-135M and one of Llama-2-7B: the speed-up of a token beside its ceiling, which is the ratio of the
-  bytes that a step reads;
+  bytes that a step reads (transformers' cache is also copied in each step, so that the speed-up can exceed it);
 - training: tokens/s and model FLOPs utilisation of a step of both (the larger one with LoRA);
 - loss: liger-kernel's fused loss against ours in slices; collectives: a sum over two GPUs by nccl.
 

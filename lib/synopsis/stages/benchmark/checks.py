@@ -47,11 +47,9 @@ def checks(modes: dict[str, Mode], folder: Path, dtype: str) -> list[dict[str, A
         logits[name] = mode.prefill(more).logits.float()
         if isinstance(mode, Prefix):
             check("logits", name, _difference(logits[name], out))
-            check(
-                "keys and values",
-                name,
-                _difference(_pairs(mode, mode.prompt, mode.cache()), _pairs(mode, mode.ids, DynamicCache())),
-            )
+            cached, again = _prompt(mode, mode.prompt, mode.cache()), _prompt(mode, mode.ids, DynamicCache())
+            for what, one, other in zip(("hidden states", "keys and values"), cached, again, strict=True):
+                check(what, name, _difference(one, other))
         if name == "compressed" and mode.context is not None:
             before, file = mode.context, folder / "check.safetensors"
             before.save(file)
@@ -70,9 +68,11 @@ def _difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
-def _pairs(mode: Mode, ids: Tensor, cache: DynamicCache) -> Tensor:
-    """(layers, 2, batch, heads, prompt, width): keys and values of the prompt, read into the cache with the ids."""
-    mode.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
+def _prompt(mode: Mode, ids: Tensor, cache: DynamicCache) -> tuple[Tensor, Tensor]:
+    """Of the prompt, when the ids are read into the cache: the last layer's outputs, (batch, prompt, hidden), and the
+    keys and values, (layers, 2, batch, heads, prompt, width).
+    """
+    out = mode.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
     layers: Any = cache.layers
-    pairs = [torch.stack([layer.keys, layer.values]) for layer in layers]
-    return torch.stack([pair[..., -PROMPT_TOKENS:, :] for pair in pairs]).float()
+    pairs = torch.stack([torch.stack([layer.keys, layer.values])[..., -PROMPT_TOKENS:, :] for layer in layers])
+    return out.last_hidden_state[:, -PROMPT_TOKENS:].float(), pairs.float()

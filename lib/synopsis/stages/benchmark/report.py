@@ -240,6 +240,7 @@ def benchmark_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         return [Column(axis.replace("_", " ").capitalize(), lambda work: getattr(work.of, axis), key=True)] * several
 
     found, cached = works(scores), MODES[1:]
+    searched = any(work.value(mode, "largest_batch") is not None for work in found for mode in MODES)
     columns = [
         Column("Compressor", lambda work: work.of.compressor, key=True),
         Column("Batch", lambda work: work.of.batch_size, key=True),
@@ -266,15 +267,17 @@ def benchmark_table(experiment: Experiment, scores: pd.DataFrame) -> Table:
         *by_mode("context in use (KiB)", "used_bytes", 1 / KIBIBYTE, 1),
         Column("In use, a token and row (bytes)", _bytes_per_token, 1, brief=False),
         Column("Context smaller in use (×)", lambda work: work.smaller(), digits=1),
-        *by_mode("largest batch", "largest_batch", 1, 0),
+        *(by_mode("largest batch", "largest_batch", 1, 0) if searched else []),
         Column("Samples", lambda work: counts_text(work.samples), brief=False),
     ]
     note = (
         "None: the context is read again; prefix: its keys and values are cached; compressed: it was compressed. "
         "Medians of the wall time of a whole batch; faster: the median of paired ratios, with a bootstrap interval of "
         "95 %. Pays from use: compressing included, against reading the context again. Floor: the least time by the "
-        "device's peak and bandwidth. Largest batch: that fits on the GPU, with the longest context."
+        "device's peak and bandwidth."
     )
+    if searched:
+        note += " Largest batch: that fits on the GPU, with the longest context."
     return Table("Time and memory in three modes", columns, found, note, _remarks(scores, found))
 
 
