@@ -116,16 +116,18 @@ def cell_text(cell: Cell, digits: int) -> str:
 
     >>> cell_text(Cell(71.25, deviation=2.5), 1), cell_text(Cell(None), 1), cell_text(Cell(12000), 1)
     ('71.2 ± 2.5', '–', '12,000')
+    >>> cell_text(Cell(-0.04), 1)
+    '0.0'
     """
     if isinstance(cell.value, str):
         return (cell.value or DASH) + cell.mark
     if cell.value is None or not exists(cell.value):
         return DASH + cell.mark
-    text = f"{cell.value:,}" if isinstance(cell.value, int) else f"{cell.value:.{digits}f}"
+    text = f"{cell.value:,}" if isinstance(cell.value, int) else f"{cell.value:z.{digits}f}"
     if cell.deviation is not None:
         text += f" ± {cell.deviation:.{digits}f}"
     if cell.interval is not None:
-        text += f" [{cell.interval[0]:.{digits}f}, {cell.interval[1]:.{digits}f}]"
+        text += f" [{cell.interval[0]:z.{digits}f}, {cell.interval[1]:z.{digits}f}]"
     return text + cell.mark
 
 

@@ -432,7 +432,7 @@ def break_even_figure(experiment: Experiment, scores: pd.DataFrame) -> Figure:
                 panel.plot(lost, [never] * len(lost), "x", color=looks[compressor].colour)
         panel.set_yscale("log")
         panel.set_ylim(0.8, 1.5 * never)
-        panel.set_yticks([ten for ten in (1, 10, 100, 1000, 10000) if ten < never] + [never])
+        panel.set_yticks([ten for ten in (1, 10, 100, 1000, 10000) if ten <= never / 2] + [never])
         panel.set_yticklabels([f"{tick:,.0f}" for tick in panel.get_yticks()[:-1]] + ["never"])
         panel.minorticks_off()
         panel.set_xticks(range(len(contexts)), [f"{context:,}" for context in contexts])
